@@ -1,0 +1,11 @@
+// What the parts of the native module add to it.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+namespace tilepress {
+
+void bind_codec(nanobind::module_& m);
+void bind_kernels(nanobind::module_& m);
+
+}  // namespace tilepress

@@ -1,0 +1,25 @@
+"""The exceptions of tilepress.
+
+Each message says what was wrong, where (file, tensor, value) and what to do next. The command line prints
+the message and exits with status 2.
+"""
+
+
+class TilepressError(Exception):
+    """Base of everything that tilepress raises on purpose."""
+
+
+class CheckpointError(TilepressError):
+    """A checkpoint directory or one of its files is not what it has to be."""
+
+
+class BitstreamError(TilepressError):
+    """Compressed bytes are damaged, or were made by a foreign compressor."""
+
+
+class QuantizationError(TilepressError):
+    """Weights, calibration text or statistics cannot be quantized as asked."""
+
+
+class UsageError(TilepressError):
+    """An option, a device or the installation does not allow what was asked."""
