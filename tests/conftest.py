@@ -1,0 +1,17 @@
+"""Fixtures that every part's tests share: tiny float checkpoints, made once a session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import make_tiny_qwen3
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A float16 Qwen3 of two layers with an untied head; tests only read it."""
+    return make_tiny_qwen3(tmp_path_factory.mktemp("models") / "tiny-qwen3")
