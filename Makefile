@@ -1,0 +1,53 @@
+# Every target makes the virtual environment that it needs, in .venv/ of this checkout.
+
+PYTHON ?= python3
+# Pinned because a plain `torch` may take a build with gigabytes of CUDA; the package itself accepts a range.
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+NATIVE := $(wildcard csrc/*.cpp csrc/*.hpp) CMakeLists.txt pyproject.toml
+
+.PHONY: help demo test test-all lint format bench clean
+
+help:
+	@echo "make demo      fetch a real chat model, quantize, compress, answer a question, print a table"
+	@echo "make test      the tests (a few minutes)"
+	@echo "make test-all  the tests and the slow ones"
+	@echo "make lint      ruff, mypy, clang-format"
+	@echo "make format    let ruff and clang-format rewrite the sources"
+	@echo "make bench     the benchmarks behind docs/performance.md"
+
+$(READY): $(NATIVE) requirements-dev.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip
+	$(BIN)/python -m pip install -q "$(TORCH)"
+	$(BIN)/python -m pip install -q -c requirements-dev.txt -e ".[dev]"
+	touch $@
+
+demo: $(READY)
+	$(BIN)/python demo/demo.py
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+test-all: $(READY)
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror csrc/*.cpp csrc/*.hpp
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i csrc/*.cpp csrc/*.hpp
+
+bench: $(READY)
+	$(BIN)/python benchmarks/codec_size.py
+	$(BIN)/python benchmarks/kernel_speed.py
+
+clean:
+	rm -rf $(VENV) build .demo

@@ -1,0 +1,76 @@
+"""The program: its commands, and how an error becomes one line and exit status 2."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from tilepress.cli.chat import chat
+from tilepress.cli.compress import compress
+from tilepress.cli.console import print_error
+from tilepress.cli.eval import evaluate
+from tilepress.cli.inspect import inspect
+from tilepress.cli.quant import quant
+from tilepress.cli.run import run
+from tilepress.errors import TilepressError
+
+EPILOG = "Options may be spelled with - or _. --debug, anywhere, shows the traceback of an error."
+
+app = typer.Typer(
+    name="tilepress",
+    help="Make large language models small and fast: sparse int8 weights, compressed, run from the compressed bytes.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    # The vendor's command lines spell options with underscores.
+    context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": lambda token: token.replace("_", "-")},
+)
+for name, command in {
+    "quant": quant,
+    "compress": compress,
+    "run": run,
+    "chat": chat,
+    "eval": evaluate,
+    "inspect": inspect,
+}.items():
+    app.command(name)(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line and give its exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = _with_plain_flags([word for word in words if word != "--debug"])
+    try:
+        return app(words, prog_name="tilepress", standalone_mode=True) or 0
+    except SystemExit as exit_:
+        return exit_.code if isinstance(exit_.code, int) else 1
+    except TilepressError as error:
+        if debug:
+            raise
+        print_error(str(error))
+        return 2
+    except KeyboardInterrupt:
+        print_error("interrupted")
+        return 130
+
+
+def _with_plain_flags(words: list[str]) -> list[str]:
+    """The vendor writes `--trust_remote_code True`; here it is a flag. Fold the value into its presence."""
+    folded: list[str] = []
+    i = 0
+    while i < len(words):
+        word = words[i]
+        value = words[i + 1].lower() if i + 1 < len(words) else ""
+        if word in ("--trust_remote_code", "--trust-remote-code") and value in ("true", "false"):
+            if value == "true":
+                folded.append(word)
+            i += 1
+        else:
+            folded.append(word)
+        i += 1
+    return folded

@@ -1,0 +1,21 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+ModelPath = Annotated[
+    str, typer.Option("--model-path", "-m", help="Model directory, or a hub id such as Qwen/Qwen3-8B.", show_default=False)
+]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:N, npu or npu:N.")]
+TrustRemoteCode = Annotated[
+    bool,
+    typer.Option("--trust-remote-code", help="Let the checkpoint bring Python code of its own. Off unless given."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+ComputeType = Annotated[
+    str | None,
+    typer.Option("--dtype", help="Type of activations: float32, bfloat16 or float16.", show_default="chosen by the engine"),
+]

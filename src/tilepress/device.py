@@ -1,0 +1,30 @@
+"""Which device a command may use."""
+
+from __future__ import annotations
+
+import torch
+
+from tilepress.errors import UsageError
+
+_REMEDIES = {
+    "cuda": "install a CUDA build of torch and the NVIDIA driver",
+    "npu": "install torch_npu and the CANN toolkit",
+}
+
+
+def resolve_device(name: str) -> torch.device:
+    """The torch device that `cpu`, `cuda[:i]` or `npu[:i]` names.
+
+    Raises `UsageError` for another name, and where torch has no such device, with what to install.
+    """
+    kind, _, number = name.partition(":")
+    if (kind != "cpu" and kind not in _REMEDIES) or (":" in name and not number.isdecimal()):
+        raise UsageError(f"--device {name}: unknown device; use cpu, cuda, cuda:0, npu or npu:0")
+    if kind == "cpu":
+        return torch.device("cpu")
+    backend = getattr(torch, kind, None)
+    if backend is None or not backend.is_available():
+        raise UsageError(f"--device {name}: this torch has no {kind} device; {_REMEDIES[kind]}, or use --device cpu")
+    if number and int(number) >= backend.device_count():
+        raise UsageError(f"--device {name}: there are only {backend.device_count()} {kind} devices")
+    return torch.device(name)
