@@ -2,9 +2,24 @@
 #include <nanobind/nanobind.h>
 
 #include "bindings.hpp"
+#include "bitstream_error.hpp"
+
+namespace {
+
+void translate_bitstream_error(const std::exception_ptr& pending, void*) {
+    try {
+        std::rethrow_exception(pending);
+    } catch (const tilepress::BitstreamError& error) {
+        const nanobind::object type = nanobind::module_::import_("tilepress.errors").attr("BitstreamError");
+        PyErr_SetString(type.ptr(), error.what());
+    }
+}
+
+}  // namespace
 
 NB_MODULE(_native, m) {
     m.doc() = "Native codec and CPU kernels of tilepress";
+    nanobind::register_exception_translator(translate_bitstream_error);
     tilepress::bind_codec(m);
     tilepress::bind_kernels(m);
 }
