@@ -42,10 +42,12 @@ void validate(const TensorView& tensor) {
     uint64_t end = 0;
     for (int64_t i = 0; i < geometry.n_index; ++i) {
         for (int64_t j = 0; j < geometry.k_index; ++j) {
+            if ((tensor.entry(i, j) & kOffsetMask) != end) {
+                throw BitstreamError(i, j, "the offset is not where the tile before ends");
+            }
             if (const TileError error = tensor.parse(i, j, tile); error != TileError::none) {
                 throw BitstreamError(i, j, describe(error));
             }
-            if (tile.offset != end) throw BitstreamError(i, j, "the offset is not where the tile before ends");
             end += tile.bytes;
         }
     }

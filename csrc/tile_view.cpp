@@ -79,7 +79,7 @@ const char* describe(TileError error) {
 
 TileError parse_tile(const uint8_t* weight, uint64_t size, uint64_t entry, TileShape shape, TileView& view) {
     view.shape = shape;
-    view.offset = entry & 0xffffffffffff;
+    view.offset = entry & kOffsetMask;
     if (const TileError error = parse_widths(entry, view); error != TileError::none) return error;
     if (view.offset % 64 != 0) return TileError::offset_unaligned;
     if (view.offset > size) return TileError::past_end;

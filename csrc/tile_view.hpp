@@ -8,6 +8,7 @@
 namespace tilepress {
 
 constexpr int kMaxLevels = 4;
+constexpr uint64_t kOffsetMask = 0xffffffffffff;  // of an index entry
 
 enum class TileError : uint8_t {
     none,
