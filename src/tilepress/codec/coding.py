@@ -1,0 +1,56 @@
+"""The native codec: int8 matrix to tiles and back."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from tilepress import _native
+from tilepress.codec.compressed import TILING, Compressed, Int8Array, make_info
+
+
+def encode(matrix: Int8Array, *, threads: int | None = None) -> Compressed:
+    """Compresses an int8 matrix [n, k], n and k at least 1, without loss.
+
+    The bytes depend on the matrix alone, not on `threads` (default: all cores of this process).
+    Raises ValueError for another dtype or shape.
+    """
+    return encode_tiled(matrix, TILING, TILING, threads)
+
+
+def encode_tiled(matrix: Int8Array, tiling_n: int, tiling_k: int, threads: int | None) -> Compressed:
+    """`encode` to tiles of tiling_n x tiling_k fractals."""
+    if matrix.dtype != np.int8 or matrix.ndim != 2 or 0 in matrix.shape:
+        raise ValueError(f"cannot compress {matrix.dtype} {list(matrix.shape)}: int8 [n, k] is needed, both at least 1")
+    weight, index = _native.encode(np.ascontiguousarray(matrix), tiling_n, tiling_k, threads or core_count())
+    n, k = matrix.shape
+    return Compressed(weight, index, make_info(n, k, tiling_n, tiling_k))
+
+
+def decode(c: Compressed, *, threads: int | None = None) -> Int8Array:
+    """The int8 matrix [n, k]. Raises BitstreamError where anything is damaged that can be told from the bytes."""
+    matrix: Int8Array = _native.decode(c.weight, c.index, c.info, threads or core_count())
+    return matrix
+
+
+def validate(c: Compressed) -> None:
+    """One pass over info, index and tile headers. Raises BitstreamError that names the first tile that is wrong.
+
+    After it every decoder stays inside its buffers, whatever the tiles' codes are: only `decode` checks those.
+    """
+    _native.validate(c.weight, c.index, c.info)
+
+
+def entropy(matrix: Int8Array) -> float:
+    """Order-0 entropy in bits a value: what a perfect code of fixed statistics for the whole matrix would need."""
+    counts = np.bincount(matrix.ravel().view(np.uint8), minlength=256)
+    shares = counts[counts > 0] / matrix.size
+    return float(-(shares * np.log2(shares)).sum())
+
+
+def core_count() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,314 @@
+"""The codec in NumPy, to be read beside docs/bitstream.md. The native one gives the same bytes and refuses the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilepress.codec.compressed import (
+    BITSTREAM_V1,
+    FRACTAL_COLUMNS,
+    FRACTAL_ROWS,
+    FRACTAL_SYMBOLS,
+    MAX_TILE_FRACTALS,
+    TILING,
+    Compressed,
+    Int8Array,
+    make_info,
+)
+from tilepress.errors import BitstreamError
+
+Bytes = NDArray[np.uint8]
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+# Geometry -----------------------------------------------------------------------------------------------------------
+
+
+def _symbols(tile: Int8Array) -> Int8Array:
+    """int8 [16 r, 32 c] to symbols [512 r c]: fractals row by row, in each [8 groups][16 rows][4 columns]."""
+    r, c = tile.shape[0] // FRACTAL_ROWS, tile.shape[1] // FRACTAL_COLUMNS
+    return tile.reshape(r, FRACTAL_ROWS, c, 8, 4).transpose(0, 2, 3, 1, 4).ravel()
+
+
+def _matrix(symbols: Int8Array, r: int, c: int) -> Int8Array:
+    """The inverse of _symbols."""
+    fractals = symbols.reshape(r, c, 8, FRACTAL_ROWS, 4)
+    return fractals.transpose(0, 3, 1, 2, 4).reshape(r * FRACTAL_ROWS, c * FRACTAL_COLUMNS)
+
+
+# Planes -------------------------------------------------------------------------------------------------------------
+
+
+def _plane_widths(width: int) -> list[int]:
+    return [bits for bits in (4, 2, 1) if width & bits]
+
+
+def pack(codes: Bytes, width: int, V: int) -> Bytes:
+    """Codes [multiple of 8 V] of 1 to 7 bits to blocks of width * V bytes."""
+    blocks, planes, shift = codes.reshape(-1, 8 * V), [], 0
+    for bits in _plane_widths(width):
+        field = (blocks >> shift & (1 << bits) - 1).reshape(len(blocks), bits, 8 // bits, V)
+        shifts = np.arange(0, 8, bits, dtype=np.uint8)[:, None]
+        planes.append((field << shifts).sum(axis=2, dtype=np.uint8).reshape(len(blocks), bits * V))
+        shift += bits
+    return np.concatenate(planes, axis=1).ravel()
+
+
+def unpack(data: Bytes, width: int, V: int) -> Bytes:
+    """The inverse of pack."""
+    blocks = data.reshape(-1, width * V)
+    codes, at, shift = np.zeros((len(blocks), 8 * V), np.uint8), 0, 0
+    for bits in _plane_widths(width):
+        plane = blocks[:, at : at + bits * V].reshape(len(blocks), bits, 1, V)
+        shifts = np.arange(0, 8, bits, dtype=np.uint8)[:, None]
+        codes |= (plane >> shifts & (1 << bits) - 1).reshape(len(blocks), 8 * V) << shift
+        at, shift = at + bits * V, shift + bits
+    return codes.ravel()
+
+
+# Tile layout --------------------------------------------------------------------------------------------------------
+
+
+def _table_size(widths: tuple[int, ...], level: int) -> int:
+    if widths[level] == 8:
+        return 0
+    return (1 << widths[level]) - (level + 1 < len(widths))
+
+
+def _code_bytes(width: int, count: int) -> int:
+    """Bytes of the codes of a level after level 0."""
+    return _round_up(count, 16) if width == 8 else 16 * width * -(-count // 128)
+
+
+def _header_bytes(widths: tuple[int, ...], r: int) -> int:
+    """Sync table, counts and tables, without padding."""
+    numbers = r + len(widths) - 2 if len(widths) > 1 else 0
+    return 2 * numbers + sum(_table_size(widths, level) for level in range(len(widths)))
+
+
+def _tile_bytes(widths: tuple[int, ...], counts: list[int], r: int, c: int) -> int:
+    head = _round_up(64 * widths[0] * r * c + _header_bytes(widths, r), 16)
+    return _round_up(head + sum(map(_code_bytes, widths[1:], counts[1:])), 64)
+
+
+# Encoder ------------------------------------------------------------------------------------------------------------
+
+
+def _ranked(symbols: Int8Array) -> tuple[Int8Array, NDArray[np.int64]]:
+    """Distinct values, often before rare, near zero before far, negative before positive; and how often each occurs."""
+    values, counts = np.unique(symbols, return_counts=True)
+    order = np.lexsort((values, np.abs(values.astype(int)), -counts))
+    return values[order], counts[order]
+
+
+def choose_widths(counts: NDArray[np.int64], r: int, c: int) -> tuple[int, ...]:
+    """The widths of the smallest encoding of a tile whose ranked values occur `counts` times."""
+    left = [*np.cumsum(counts[::-1])[::-1].tolist(), 0]  # symbols that are not among the first so many values
+    best: tuple[int, ...] = (8,)
+    best_bytes = FRACTAL_SYMBOLS * r * c
+    for levels in range(1, 5):
+        for escaping in product(range(1, 8), repeat=levels - 1):
+            taken = np.cumsum([0, *((1 << b) - 1 for b in escaping)]).tolist()
+            remaining = len(counts) - taken[-1]
+            if remaining < 1:
+                continue
+            for terminal in ((remaining - 1).bit_length(), 8):
+                widths = (*escaping, terminal)
+                size = _tile_bytes(widths, [left[t] for t in taken], r, c)
+                if size < best_bytes:
+                    best, best_bytes = widths, size
+    return best
+
+
+def _encode_tile(symbols: Int8Array, widths: tuple[int, ...], ranked: Int8Array, r: int, c: int) -> bytes:
+    header, tables, codes_of_levels, level_0 = b"", b"", b"", b""
+    for level, width in enumerate(widths):
+        count, terminal = len(symbols), level + 1 == len(widths)
+        if level > 1:
+            header += count.to_bytes(2, "little")
+        size = _table_size(widths, level)
+        if width == 8:
+            codes, escaping = symbols.view(np.uint8), np.zeros(count, bool)
+        else:
+            own, ranked = np.sort(ranked[:size]), ranked[size:]
+            escaping = ~np.isin(symbols, own)
+            codes = np.searchsorted(own, symbols).astype(np.uint8)
+            codes[escaping] = (1 << width) - 1
+            tables += np.pad(own, (0, size - len(own)), mode="edge").tobytes()
+        if level == 0:
+            level_0 = codes.tobytes() if width == 8 else pack(codes, width, 64).tobytes() if width else b""
+            if not terminal:
+                header += escaping.reshape(r, -1).sum(axis=1).cumsum().astype("<u2").tobytes()
+        elif width == 8:
+            codes_of_levels += codes.tobytes().ljust(_round_up(count, 16), b"\0")
+        elif width > 0:
+            codes_of_levels += pack(np.pad(codes, (0, -count % 128)), width, 16).tobytes()
+        symbols = symbols[escaping]
+    head = level_0 + header + tables
+    tile = head.ljust(_round_up(len(head), 16), b"\0") + codes_of_levels
+    return tile.ljust(_round_up(len(tile), 64), b"\0")
+
+
+def encode(matrix: Int8Array, tiling_n: int = TILING, tiling_k: int = TILING) -> Compressed:
+    """int8 matrix [n, k], n and k at least 1, to its smallest encoding."""
+    n, k = matrix.shape
+    empty = np.zeros(0, np.int8)
+    plan = Compressed(empty, empty, make_info(n, k, tiling_n, tiling_k))
+    padded = np.pad(matrix, ((0, -n % FRACTAL_ROWS), (0, -k % FRACTAL_COLUMNS)))
+    height, width = FRACTAL_ROWS * tiling_n, FRACTAL_COLUMNS * tiling_k
+    weight, entries = bytearray(), []
+    for i, j, r, c in plan.tiles():
+        symbols = _symbols(padded[i * height :, j * width :][: r * FRACTAL_ROWS, : c * FRACTAL_COLUMNS])
+        ranked, counts = _ranked(symbols)
+        widths = choose_widths(counts, r, c)
+        entries.append(len(weight) | sum(b + 1 << 48 + 4 * level for level, b in enumerate(widths)))
+        weight += _encode_tile(symbols, widths, ranked, r, c)
+    index = np.array(entries, "<u8").tobytes()
+    return Compressed(np.frombuffer(weight, np.int8), np.frombuffer(index, np.int8), plan.info)
+
+
+# Validator and decoder ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """A parsed header. Positions are bytes of weight."""
+
+    widths: tuple[int, ...]
+    sync: NDArray[np.int64]
+    counts: list[int]
+    tables: list[Bytes]
+    level_0: int
+    codes: int
+    end: int
+
+
+def _parse_tile(c: Compressed, entry: int, i: int, j: int, rows: int, columns: int, begin: int) -> _Tile:
+    def refuse(what: str) -> BitstreamError:
+        return BitstreamError(f"tile ({i}, {j}): {what}")
+
+    if entry & (1 << 48) - 1 != begin:
+        raise refuse("the offset is not where the tile before ends")
+    nibbles = [entry >> 48 + 4 * level & 15 for level in range(4)]
+    levels = sum(nibble > 0 for nibble in nibbles)
+    widths = tuple(nibble - 1 for nibble in nibbles[:levels])
+    if max(nibbles) > 9:
+        raise refuse("a level is wider than 8 bits")
+    if levels == 0:
+        raise refuse("no level at all")
+    if min(widths) < 0:
+        raise refuse("an unused level stands before a used one")
+    if any(width in (0, 8) for width in widths[:-1]):
+        raise refuse("a level with an escape has width 0 or 8")
+
+    header = begin + 64 * widths[0] * rows * columns
+    codes = begin + _round_up(header - begin + _header_bytes(widths, rows), 16)
+    if codes > len(c.weight):
+        raise refuse("the tile reaches past the end of weight")
+    counts, sync = [FRACTAL_SYMBOLS * rows * columns], np.zeros(0, np.int64)
+    weight = c.weight.view(np.uint8)
+    if levels > 1:
+        numbers = weight[header : header + 2 * (rows + levels - 2)].view("<u2").astype(np.int64)
+        header += 2 * len(numbers)
+        sync = numbers[:rows]
+        steps = np.diff(sync, prepend=0)
+        if steps.min() < 0:
+            raise refuse("the sync table falls")
+        if steps.max() > columns * FRACTAL_SYMBOLS:
+            raise refuse("the sync table grows by more than the symbols of a strip")
+        counts += numbers[rows - 1 :].tolist()
+        if np.diff(counts).max() > 0:
+            raise refuse("a level has more codes than the one before")
+    tables = []
+    for level in range(levels):
+        size = _table_size(widths, level)
+        tables.append(weight[header : header + size])
+        header += size
+    end = begin + _tile_bytes(widths, counts, rows, columns)
+    if end > len(c.weight):
+        raise refuse("the tile reaches past the end of weight")
+    return _Tile(widths, sync, counts, tables, begin, codes, end)
+
+
+def _check_info(c: Compressed) -> None:
+    tiling_k, tiling_n, k, n, version = c.info.tolist()
+    if version != BITSTREAM_V1:
+        raise BitstreamError(
+            f"info[4] is {version}, not {BITSTREAM_V1}: the tensor is compressed for the Atlas card by the vendor's "
+            "closed compressor, or damaged; compress it from the W8A8S directory instead"
+        )
+    if not (1 <= n < 2**31 and 1 <= k < 2**31):
+        raise BitstreamError(f"info gives a matrix of {n} x {k}; both must be 1 to 2^31 - 1")
+    if tiling_n < 1 or tiling_k < 1 or tiling_n * tiling_k > MAX_TILE_FRACTALS:
+        raise BitstreamError(
+            f"info gives tiles of {tiling_n} x {tiling_k} fractals; both must be at least 1, their product at most 64"
+        )
+    tiles = c.n_index * c.k_index
+    if len(c.index) != 8 * tiles:
+        raise BitstreamError(f"index has {len(c.index)} bytes, but a matrix of {n} x {k} has {tiles} tiles of 8")
+
+
+def parse(c: Compressed) -> list[_Tile]:
+    """Checks info, index and every header. Raises BitstreamError at the first that is wrong."""
+    _check_info(c)
+    parsed: list[_Tile] = []
+    for entry, (i, j, rows, columns) in zip(c.entries().tolist(), c.tiles(), strict=True):
+        parsed.append(_parse_tile(c, entry, i, j, rows, columns, parsed[-1].end if parsed else 0))
+    if parsed[-1].end != len(c.weight):
+        i, j = c.n_index - 1, c.k_index - 1
+        raise BitstreamError(f"tile ({i}, {j}): the last tile ends before the end of weight")
+    return parsed
+
+
+def validate(c: Compressed) -> None:
+    """Raises BitstreamError unless info, index and every tile's header are sound."""
+    parse(c)
+
+
+def _decode_tile(weight: Bytes, tile: _Tile, i: int, j: int) -> Int8Array:
+    levels, at = [], tile.codes
+    for level, (width, count) in enumerate(zip(tile.widths, tile.counts, strict=True)):
+        begin, V = (tile.level_0, 64) if level == 0 else (at, 16)
+        size = width * count // 8 if level == 0 else _code_bytes(width, count)
+        data = weight[begin : begin + size]
+        codes = data if width == 8 else unpack(data, width, V) if width else np.zeros(count, np.uint8)
+        levels.append(codes[:count])
+        at += size if level else 0
+
+    below = np.zeros(0, np.uint8)
+    for level in reversed(range(len(levels))):
+        codes, width, terminal = levels[level], tile.widths[level], level + 1 == len(levels)
+        if width == 8:
+            below = codes
+            continue
+        values = np.append(tile.tables[level], np.uint8(0))[codes]
+        if not terminal:
+            escapes = codes == (1 << width) - 1
+            if escapes.sum() != len(below):
+                raise BitstreamError(
+                    f"tile ({i}, {j}): level {level} has {escapes.sum()} escapes, "
+                    f"but level {level + 1} has {len(below)} codes"
+                )
+            if level == 0 and (escapes.reshape(len(tile.sync), -1).sum(axis=1).cumsum() != tile.sync).any():
+                raise BitstreamError(f"tile ({i}, {j}): the escapes of level 0 are not those of the sync table")
+            values[escapes] = below
+        below = values
+    return below.view(np.int8)
+
+
+def decode(c: Compressed) -> Int8Array:
+    """The int8 matrix [n, k]. Raises BitstreamError where anything is damaged that can be told from the bytes."""
+    parsed = parse(c)
+    height, width = FRACTAL_ROWS * c.tiling_n, FRACTAL_COLUMNS * c.tiling_k
+    padded = np.empty((c.n1 * FRACTAL_ROWS, c.k1 * FRACTAL_COLUMNS), np.int8)
+    for tile, (i, j, r, columns) in zip(parsed, c.tiles(), strict=True):
+        decoded = _matrix(_decode_tile(c.weight.view(np.uint8), tile, i, j), r, columns)
+        padded[i * height :, j * width :][: decoded.shape[0], : decoded.shape[1]] = decoded
+    return padded[: c.n, : c.k].copy()
