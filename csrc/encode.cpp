@@ -68,38 +68,35 @@ struct Coder {
         }
     }
 
-    // Codes `length` symbols; those that escape are appended at `escaped`. Returns how many.
+    // Codes `length` symbols; those that escape are appended at `escaped`. Returns how many. A symbol is stored there
+    // before it is known whether it escapes: `escaped` needs room for one more.
     int run(const uint8_t* symbols, int length, uint8_t* codes, uint8_t* escaped) const {
+        const int escape_code = escape;  // a member would be read again after each byte stored
         int escapes = 0;
         for (int at = 0; at < length; ++at) {
-            const uint8_t symbol = symbols[at];
-            codes[at] = code[symbol];
+            const uint8_t symbol = symbols[at], own = code[symbol];
+            codes[at] = own;
             escaped[escapes] = symbol;
-            escapes += code[symbol] == escape;
+            escapes += own == escape_code;
         }
         return escapes;
     }
 };
 
-// What one thread needs to code a tile. A symbol is stored behind those that escaped before it is known whether it
-// escapes, hence the spare byte.
+// The symbols of a level and those that escape to the next, in turns.
 struct Scratch {
-    uint8_t symbols[2][kMaxTileSymbols + 1];  // those of a level and those that escape to the next, in turns
-    uint8_t codes[kMaxTileSymbols];
+    uint8_t symbols[2][kMaxTileSymbols + 1];
 };
-
-// Too large for the stacks that some platforms give a thread.
-thread_local Scratch scratch;
 
 // Codes level 0 to `out`; leaves what escapes at `escaped` and the running number of escapes a strip in `sync`.
 void write_level_0(const Coder& coder, int width, TileShape shape, const uint8_t* symbols, uint8_t* escaped,
                    uint8_t* out, uint16_t sync[kMaxTileFractals]) {
-    const int strip_symbols = shape.c * kFractalSymbols;
+    uint8_t codes[kFractalSymbols];
     int escapes = 0;
-    for (int strip = 0; strip < shape.r; ++strip, symbols += strip_symbols) {
-        escapes += coder.run(symbols, strip_symbols, scratch.codes, escaped + escapes);
-        for (int fractal = 0; fractal < shape.c; ++fractal, out += 64 * width) {
-            pack_planes<64>(scratch.codes + fractal * kFractalSymbols, width, out);
+    for (int strip = 0; strip < shape.r; ++strip) {
+        for (int fractal = 0; fractal < shape.c; ++fractal, symbols += kFractalSymbols, out += 64 * width) {
+            escapes += coder.run(symbols, kFractalSymbols, codes, escaped + escapes);
+            pack_planes<64>(codes, width, out);
         }
         sync[strip] = static_cast<uint16_t>(escapes);
     }
@@ -108,17 +105,17 @@ void write_level_0(const Coder& coder, int width, TileShape shape, const uint8_t
 // Codes the `count` symbols of a level after 0 to `out`; leaves what escapes at `escaped`. Returns the end of the
 // codes.
 uint8_t* write_level(const Coder& coder, int width, int count, const uint8_t* symbols, uint8_t* escaped, uint8_t* out) {
-    coder.run(symbols, count, scratch.codes, escaped);
-    const int blocks = (count + 127) / 128;
-    std::memset(scratch.codes + count, 0, static_cast<size_t>(blocks * 128 - count));
-    for (int block = 0; block < blocks; ++block, out += 16 * width) {
-        pack_planes<16>(scratch.codes + 128 * block, width, out);
+    int escapes = 0;
+    for (int begin = 0; begin < count; begin += 128, out += 16 * width) {
+        uint8_t codes[128] = {};
+        escapes += coder.run(symbols + begin, std::min(128, count - begin), codes, escaped + escapes);
+        pack_planes<16>(codes, width, out);
     }
     return out;
 }
 
 // Writes the tile whose symbols are in scratch.symbols[0] to plan.bytes zeroed bytes.
-void write_tile(const TilePlan& plan, TileShape shape, uint8_t* out) {
+void write_tile(const TilePlan& plan, TileShape shape, Scratch& scratch, uint8_t* out) {
     uint8_t* header = out + plan.header;
     uint8_t* codes = out + plan.codes;
     uint8_t* tables = header + (plan.levels > 1 ? 2 * (shape.r + plan.levels - 2) : 0);
@@ -153,8 +150,9 @@ std::vector<TilePlan> plan_tiles(const int8_t* matrix, const Geometry& geometry,
         const int64_t i = number / geometry.k_index, j = number % geometry.k_index;
         const TileShape shape = geometry.tile(i, j);
         uint32_t histogram[256];
-        gather_symbols(matrix, geometry, i, j, scratch.symbols[0]);
-        count_symbols(scratch.symbols[0], shape.f * kFractalSymbols, histogram);
+        uint8_t symbols[kMaxTileSymbols];
+        gather_symbols(matrix, geometry, i, j, symbols);
+        count_symbols(symbols, shape.f * kFractalSymbols, histogram);
         plans[static_cast<size_t>(number)] = plan_tile(histogram, shape);
     });
     return plans;
@@ -175,9 +173,10 @@ void write_tiles(const int8_t* matrix, const Geometry& geometry, const std::vect
     }
     parallel_for(geometry.tiles(), threads, [&](int64_t number) {
         const int64_t i = number / geometry.k_index, j = number % geometry.k_index;
+        Scratch scratch;
         gather_symbols(matrix, geometry, i, j, scratch.symbols[0]);
         const uint64_t begin = load_u64(index + 8 * number) & kOffsetMask;
-        write_tile(plans[static_cast<size_t>(number)], geometry.tile(i, j), weight + begin);
+        write_tile(plans[static_cast<size_t>(number)], geometry.tile(i, j), scratch, weight + begin);
     });
 }
 
