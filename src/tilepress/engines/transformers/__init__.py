@@ -1,0 +1,7 @@
+"""The embedded engine: Hugging Face transformers with linears that multiply from compressed bytes."""
+
+from tilepress.engines.transformers.conversation import Conversation
+from tilepress.engines.transformers.generate import Generation, generate
+from tilepress.engines.transformers.loading import load
+
+__all__ = ["Conversation", "Generation", "generate", "load"]

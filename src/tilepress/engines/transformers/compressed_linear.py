@@ -1,0 +1,62 @@
+"""A linear layer that keeps its weight compressed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from tilepress.kernels import linear
+
+if TYPE_CHECKING:
+    from tilepress.checkpoint import CompressedLinear as StoredLinear
+
+
+class CompressedLinear(nn.Module):
+    """y = (x_q @ weight.T + quant_bias) * deq_scale with x_q = clamp(round(x / input_scale) + input_offset, -128, 127).
+
+    Buffers: weight int8 [bytes], index int8 [8 * tiles], info int64 [5], input_scale float32 [1],
+    input_offset int32 [1], deq_scale float32 [n], quant_bias int32 [n]. `forward` takes float32, bfloat16 or float16
+    [..., k] and gives [..., n] of the same dtype; accumulation is int32.
+    """
+
+    weight: Tensor
+    index: Tensor
+    info: Tensor
+    input_scale: Tensor
+    input_offset: Tensor
+    deq_scale: Tensor
+    quant_bias: Tensor
+
+    def __init__(self, stored: StoredLinear) -> None:
+        super().__init__()
+        self.out_features, self.in_features = stored.weight.shape
+        self.register_buffer("weight", torch.from_numpy(stored.weight.weight))
+        self.register_buffer("index", torch.from_numpy(stored.weight.index))
+        self.register_buffer("info", torch.from_numpy(stored.weight.info))
+        self.register_buffer("input_scale", torch.tensor([stored.input_scale], dtype=torch.float32))
+        self.register_buffer("input_offset", torch.tensor([stored.input_offset], dtype=torch.int32))
+        self.register_buffer("deq_scale", stored.deq_scale)
+        self.register_buffer("quant_bias", stored.quant_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(
+            x,
+            self.weight,
+            self.index,
+            self.info,
+            self.input_scale,
+            self.input_offset,
+            self.deq_scale,
+            self.quant_bias,
+        )
+
+    @property
+    def bits(self) -> float:
+        """Stored bits a weight: tiles, index and info."""
+        stored = self.weight.nbytes + self.index.nbytes + self.info.nbytes
+        return 8 * stored / (self.out_features * self.in_features)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits:.2f}"

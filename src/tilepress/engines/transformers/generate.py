@@ -1,0 +1,171 @@
+"""Answer a prompt, streaming the text and measuring the time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
+
+from tilepress.errors import UsageError
+
+Message = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What was generated and how fast.
+
+    tokens: the new ones, with the end token where the model gave one. prompt_tokens: of the whole prompt; of these,
+    cached_tokens were known from an earlier turn and not computed again. first_token_seconds: from the call to the
+    first token. tokens_per_second: of the tokens after the first; None where there are none.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    prompt_tokens: int
+    cached_tokens: int
+    first_token_seconds: float
+    tokens_per_second: float | None
+
+    @property
+    def new_tokens(self) -> int:
+        return len(self.tokens)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "text": self.text,
+            "prompt_tokens": self.prompt_tokens,
+            "cached_tokens": self.cached_tokens,
+            "new_tokens": self.new_tokens,
+            "first_token_seconds": self.first_token_seconds,
+            "tokens_per_second": self.tokens_per_second,
+        }
+
+
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    *,
+    system: str | None = None,
+    max_new_tokens: int = 512,
+    on_text: Callable[[str], None] | None = None,
+    template_variables: Mapping[str, Any] | None = None,
+    **sampling: Any,
+) -> Generation:
+    """Answer `prompt` through the model's chat template; a model without one continues it as it stands.
+
+    on_text: called with each piece of text as soon as it is final. template_variables: for the chat template, such as
+    {"enable_thinking": False}. sampling: for transformers' `generate`, such as do_sample=True, temperature=0.7; what is
+    not given comes from the model's generation_config.json. Raises UsageError for an empty prompt, for one that fills
+    the model's context, and for one that the template refuses.
+    """
+    if tokenizer.chat_template is None:
+        tokens = list(tokenizer(f"{system}\n\n{prompt}" if system else prompt)["input_ids"])
+    else:
+        messages = [{"role": "system", "content": system}] if system else []
+        tokens = render([*messages, {"role": "user", "content": prompt}], tokenizer, template_variables)
+    return complete(model, tokenizer, tokens, max_new_tokens=max_new_tokens, on_text=on_text, **sampling)
+
+
+def render(
+    messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, variables: Mapping[str, Any] | None = None
+) -> list[int]:
+    """The tokens of a conversation, up to where the assistant begins to answer."""
+    try:
+        rendered = tokenizer.apply_chat_template(
+            [dict(message) for message in messages],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=False,
+            **(variables or {}),
+        )
+    except Exception as error:  # templates raise what they like: jinja's errors, TypeError, their own
+        raise UsageError(f"the model's chat template refuses the conversation: {error}") from error
+    return list(rendered)
+
+
+def complete(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    tokens: Sequence[int],
+    *,
+    max_new_tokens: int,
+    cache: Cache | None = None,
+    on_text: Callable[[str], None] | None = None,
+    **sampling: Any,
+) -> Generation:
+    """Continue `tokens`. cache: keys and values of the first of these, extended in place; None for a new one."""
+    room = model.config.max_position_embeddings - len(tokens)
+    if not tokens:
+        raise UsageError("the prompt is empty")
+    if max_new_tokens < 1:
+        raise UsageError(f"the number of new tokens is {max_new_tokens}; it has to be at least 1")
+    if room < 1:
+        raise UsageError(
+            f"the prompt has {len(tokens)} tokens, the model's context is {model.config.max_position_embeddings}; shorten it"
+        )
+    if max(tokens) >= model.config.vocab_size:
+        raise UsageError(
+            f"the tokenizer gives token {max(tokens)}, the model has {model.config.vocab_size}; they do not match"
+        )
+    cached = cache.get_seq_length() if cache is not None else 0
+    stream = _Stream(tokenizer, on_text)
+    prompt = torch.tensor([list(tokens)], device=model.device)
+    output = model.generate(
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        past_key_values=cache,
+        streamer=stream,
+        max_new_tokens=min(max_new_tokens, room),
+        pad_token_id=_pad_token(model, tokenizer),
+        **sampling,
+    )
+    new = tuple(output[0, len(tokens) :].tolist())
+    return Generation(
+        text=str(tokenizer.decode(new, skip_special_tokens=True)),
+        tokens=new,
+        prompt_tokens=len(tokens),
+        cached_tokens=cached,
+        first_token_seconds=stream.first - stream.start,
+        tokens_per_second=(len(new) - 1) / (stream.last - stream.first) if stream.last > stream.first else None,
+    )
+
+
+def _pad_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Nothing is padded in a batch of one, but `generate` warns where it has no token to pad with."""
+    ends = model.generation_config.eos_token_id
+    for token in (
+        model.generation_config.pad_token_id,
+        tokenizer.pad_token_id,
+        ends[0] if isinstance(ends, list) else ends,
+    ):
+        if token is not None:
+            return int(token)
+    return None
+
+
+class _Stream(TextStreamer):
+    """Hands text on as it becomes final, and notes when the first and the last token came."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, on_text: Callable[[str], None] | None) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self.on_text = on_text
+        self.start = self.first = self.last = time.perf_counter()
+
+    def put(self, value: torch.Tensor) -> None:
+        if not self.next_tokens_are_prompt:
+            self.last = time.perf_counter()
+            if self.first == self.start:
+                self.first = self.last
+        if self.on_text is not None:
+            super().put(value)
+        self.next_tokens_are_prompt = False
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        if text and self.on_text is not None:
+            self.on_text(text)

@@ -1,0 +1,87 @@
+"""From a directory to a model that runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from tilepress.checkpoint import open_checkpoint
+from tilepress.device import resolve_device
+from tilepress.engines.transformers.quantized_model import build_quantized_model
+from tilepress.errors import CheckpointError, UsageError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+# Processors without 16-bit matrix units convert on the fly: there a prompt of 512 tokens took 5 to 10 times longer in
+# bfloat16 and float16 than in float32, and a generated token of a compressed model 10 to 20 % less (the head's bytes).
+CPU_DTYPE = torch.float32
+
+
+def load(
+    path: str | Path,
+    *,
+    device: str = "cpu",
+    dtype: str | torch.dtype | None = None,
+    trust_remote_code: bool = False,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model ready to generate, and its tokenizer, from a float, W8A8S or W8A8SC directory or a hub id.
+
+    device: cpu, cuda[:i] or npu[:i]; quantized models run on the cpu only. dtype: of activations and float tensors, one of
+    DTYPES or its name; by default float32 on the cpu and what the directory stores elsewhere. A W8A8S model is compressed
+    in memory first and gives the same bits as its W8A8SC directory, whatever its tensor-parallel size.
+
+    Raises CheckpointError or BitstreamError for a directory that is incomplete, damaged or of another kind, UsageError for
+    a device or dtype that cannot be had.
+    """
+    target = resolve_device(device)
+    compute = _resolve_dtype(dtype)
+    checkpoint = open_checkpoint(path)
+    if checkpoint.kind == "float":
+        default: Any = CPU_DTYPE if target.type == "cpu" else "auto"
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            checkpoint.path, dtype=compute or default, trust_remote_code=trust_remote_code, local_files_only=True
+        )
+        model = model.to(target).eval()
+    elif target.type != "cpu":
+        raise UsageError(
+            f"--device {device}: {checkpoint.path} is quantized, and this version multiplies compressed weights on the cpu only; "
+            "use --device cpu, or the float model"
+        )
+    else:
+        model = build_quantized_model(checkpoint, compute or CPU_DTYPE)
+        model.generation_config = _generation_config(checkpoint.path, model)
+    return model, _tokenizer(checkpoint.path, trust_remote_code)
+
+
+def _resolve_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    if dtype is None or dtype in DTYPES.values():
+        return dtype if isinstance(dtype, torch.dtype) else None
+    if dtype not in DTYPES:
+        raise UsageError(f"--dtype {dtype}: use one of {', '.join(DTYPES)}")
+    return DTYPES[str(dtype)]
+
+
+def _generation_config(path: Path, model: PreTrainedModel) -> GenerationConfig:
+    """The stored one; where there is none, the one that transformers derives from the model's config."""
+    if not (path / "generation_config.json").is_file():
+        config: GenerationConfig = model.generation_config
+        return config
+    try:
+        return GenerationConfig.from_pretrained(path, local_files_only=True)
+    except (OSError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path / 'generation_config.json'} cannot be read: {error}") from error
+
+
+def _tokenizer(path: Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            path, trust_remote_code=trust_remote_code, local_files_only=True
+        )
+    except (OSError, TypeError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{path}: no tokenizer that transformers can read ({error}); copy it from the original model"
+        ) from error
+    return tokenizer

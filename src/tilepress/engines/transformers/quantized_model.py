@@ -1,0 +1,113 @@
+"""A transformers model whose linears are those of a W8A8S or W8A8SC directory."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from tilepress.checkpoint import W8A8SCCheckpoint, W8A8SCheckpoint
+from tilepress.checkpoint.architecture import group_of, layer_prefix
+from tilepress.engines.transformers.biased_norm import BiasedNorm
+from tilepress.engines.transformers.compressed_linear import CompressedLinear
+from tilepress.engines.transformers.fused_linear import FusedLinear
+from tilepress.errors import CheckpointError, UsageError
+
+QuantizedCheckpoint = W8A8SCheckpoint | W8A8SCCheckpoint
+
+# What such directories add to config.json; from it transformers would look for a quantizer that it does not have.
+ADDED_KEYS = ("quantize", "quantization_config")
+
+
+def build_quantized_model(checkpoint: QuantizedCheckpoint, dtype: torch.dtype) -> PreTrainedModel:
+    """The model on the CPU, in evaluation mode. dtype: of activations and of the tensors that are stored as floats.
+
+    Linears are compressed where the directory is not (W8A8S), and taken as they are where it is. Raises CheckpointError
+    for a tensor that is missing, that the model has no place for, or that has another shape.
+    """
+    config = _model_config(checkpoint)
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    for prefix in checkpoint.fused_groups():
+        _place_compressed(model, checkpoint, prefix)
+    _place_floats(model, checkpoint, dtype)
+    # Rotary frequencies are stored nowhere; they follow from the config.
+    model.model.rotary_emb = type(model.model.rotary_emb)(config=config)
+    return model.eval()
+
+
+def _model_config(checkpoint: QuantizedCheckpoint) -> PreTrainedConfig:
+    fields = {key: value for key, value in checkpoint.config.items() if key not in ADDED_KEYS}
+    fields["tie_word_embeddings"] = checkpoint.shape.tied
+    try:
+        return AutoConfig.for_model(**fields)
+    except (TypeError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{checkpoint.path / 'config.json'}: transformers refuses it: {error}") from error
+
+
+def _place_compressed(model: PreTrainedModel, checkpoint: QuantizedCheckpoint, prefix: str) -> None:
+    """Put the compressed linear of one fused group where the model's own linears are."""
+    layer, group = group_of(prefix)
+    block_name, _, fused_name = group.name.rpartition(".")
+    block = model.get_submodule(f"{layer_prefix(layer)}.{block_name}")
+    names = [member.rpartition(".")[2] for member in group.members]
+    linears = [block.get_submodule(name) for name in names]
+    sizes = [int(linear.out_features) for linear in linears]
+    stored = checkpoint.compressed_linear(prefix)
+    _check_shape(checkpoint, f"{prefix}.weight", stored.weight.shape, (sum(sizes), int(linears[0].in_features)))
+    if len(names) == 1:
+        setattr(block, names[0], CompressedLinear(stored))
+        return
+    fused = FusedLinear(stored, sizes, names)
+    setattr(block, fused_name, fused)
+    for name, member in zip(names, fused.members(), strict=True):
+        setattr(block, name, member)
+
+
+def _place_floats(model: PreTrainedModel, checkpoint: QuantizedCheckpoint, dtype: torch.dtype) -> None:
+    """Assign every stored float tensor, and check that none is missing or left over."""
+    expected = dict(model.named_parameters())
+    stored = checkpoint.float_names()
+    missing = sorted(expected.keys() - set(stored))
+    if missing:
+        raise CheckpointError(
+            f"{checkpoint.path}: tensor {missing[0]} is missing; get the whole directory or make it again"
+        )
+    for name in stored:
+        tensor = _converted(checkpoint, name, dtype)
+        if name in expected:
+            _check_shape(checkpoint, name, tensor.shape, expected[name].shape)
+            owner, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(owner), leaf, nn.Parameter(tensor, requires_grad=False))
+        else:
+            _add_bias(model, checkpoint, name, tensor)
+    model.tie_weights()
+
+
+def _converted(checkpoint: QuantizedCheckpoint, name: str, dtype: torch.dtype) -> Tensor:
+    stored = checkpoint.float_tensor(name)
+    tensor = stored.to(dtype)
+    if dtype == torch.float16 and stored.dtype != dtype and bool(tensor.isinf().any()):
+        raise UsageError(f"{checkpoint.path}: {name} has values beyond the range of float16; use bfloat16 or float32")
+    return tensor
+
+
+def _add_bias(model: PreTrainedModel, checkpoint: QuantizedCheckpoint, name: str, bias: Tensor) -> None:
+    """Give a norm or a float linear a bias that its architecture does not have."""
+    owner, _, leaf = name.rpartition(".")
+    module = dict(model.named_modules()).get(owner)
+    weight = dict(module.named_parameters(recurse=False)).get("weight") if module is not None else None
+    if module is None or weight is None or leaf != "bias":
+        raise CheckpointError(
+            f"{checkpoint.path}: the model has no place for tensor {name}; config and weights do not match"
+        )
+    _check_shape(checkpoint, name, bias.shape, weight.shape[:1])
+    if isinstance(module, nn.Linear):
+        module.bias = nn.Parameter(bias, requires_grad=False)
+    elif bool(bias.any()):
+        model.set_submodule(owner, BiasedNorm(module, bias))
+
+
+def _check_shape(checkpoint: QuantizedCheckpoint, name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    if tuple(found) != tuple(expected):
+        raise CheckpointError(f"{checkpoint.path}: {name} is {list(found)}; config.json asks for {list(expected)}")

@@ -1,0 +1,7 @@
+"""How good a model is: perplexity on a text, and divergence from a reference model."""
+
+from tilepress.evaluate.divergence import Divergence, divergence
+from tilepress.evaluate.perplexity import Perplexity, perplexity
+from tilepress.evaluate.texts import held_out_english
+
+__all__ = ["Divergence", "Perplexity", "divergence", "held_out_english", "perplexity"]

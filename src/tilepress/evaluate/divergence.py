@@ -1,0 +1,79 @@
+"""How far a model's predictions are from those of a reference model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tilepress.errors import UsageError
+from tilepress.evaluate.perplexity import surprise, to_perplexity
+from tilepress.evaluate.windows import chunks, final_states, log_probabilities, token_windows
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """kl: mean over `tokens` predictions of KL(reference || model), in nats. same_top: share of them with the same first choice.
+
+    perplexity and reference_perplexity: of the two models on the same text.
+    """
+
+    kl: float
+    same_top: float
+    perplexity: float
+    reference_perplexity: float
+    tokens: int
+    windows: int
+    window: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@torch.inference_mode()
+def divergence(
+    model: PreTrainedModel,
+    reference: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    *,
+    window: int = 512,
+    max_windows: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Divergence:
+    """KL divergence of `model` from `reference` on `text`, which is cut and may fail as in `perplexity`.
+
+    Raises UsageError as well where the models have different vocabularies.
+    """
+    if model.config.vocab_size != reference.config.vocab_size:
+        raise UsageError(
+            f"the model has {model.config.vocab_size} tokens and the reference {reference.config.vocab_size}; "
+            "the reference has to be the model that the other was made from"
+        )
+    windows = token_windows(model, tokenizer, text, window, max_windows)
+    kl, nats, reference_nats, same, tokens = 0.0, 0.0, 0.0, 0, 0
+    for done, ids in enumerate(windows, start=1):
+        targets = ids[0, 1:]
+        states, reference_states = final_states(model, ids), final_states(reference, ids.to(reference.device))
+        for part in chunks(model, len(targets)):
+            q = log_probabilities(model, states[part])
+            p = log_probabilities(reference, reference_states[part]).to(q.device)
+            kl += float((p.exp() * (p - q)).sum(dtype=torch.float64))
+            same += int((p.argmax(-1) == q.argmax(-1)).sum())
+            nats += surprise(q, targets[part])
+            reference_nats += surprise(p, targets[part])
+        tokens += len(targets)
+        if progress is not None:
+            progress(done, len(windows))
+    return Divergence(
+        kl=kl / tokens,
+        same_top=same / tokens,
+        perplexity=to_perplexity(nats / tokens),
+        reference_perplexity=to_perplexity(reference_nats / tokens),
+        tokens=tokens,
+        windows=len(windows),
+        window=window,
+    )

@@ -1,0 +1,76 @@
+"""A text cut into token windows, and what a model says of one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tilepress.errors import UsageError
+
+# Logits of one chunk, float32: 64 MiB. A window of 512 tokens and a vocabulary of 152 thousand would take 311 MB at once.
+CHUNK_LOGITS = 1 << 24
+
+
+def start_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The token that every prompt begins with: the chat template's first, else the tokenizer's own, else None.
+
+    Massive activations sit on it (Sun et al., "Massive Activations in Large Language Models", 2024); without it they move
+    to words, and the numbers would be those of a use that no prompt has.
+    """
+    if tokenizer.chat_template is None:
+        return tokenizer.bos_token_id
+    rendered = tokenizer.apply_chat_template([{"role": "user", "content": "Hello"}], tokenize=False)
+    return int(tokenizer(rendered, add_special_tokens=False)["input_ids"][0])
+
+
+def token_windows(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, size: int, most: int | None = None
+) -> list[Tensor]:
+    """int64 [1, <= size] each: the start token, then tokens of the text, each in exactly one window; the first `most` windows.
+
+    Raises UsageError for a size that does not fit the model and for a text of less than two tokens.
+    """
+    context = model.config.max_position_embeddings
+    if not 2 <= size <= context:
+        raise UsageError(f"a window of {size} tokens: it has to be from 2 to {context}, the model's context")
+    if most is not None and most < 1:
+        raise UsageError(f"the number of windows is {most}; it has to be at least 1")
+    first = start_token(tokenizer)
+    prefix = [] if first is None else [first]
+    room = size - len(prefix)
+    stop = None if most is None else most * room
+    tokens = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][:stop]
+    rows = [prefix + tokens[i : i + room] for i in range(0, len(tokens), room)]
+    rows = [row for row in rows if len(row) > 1]  # a last token on its own has nothing to be predicted from
+    if not rows:
+        raise UsageError("the text is shorter than two tokens; there is nothing to evaluate")
+    largest = max(max(row) for row in rows)
+    if largest >= model.config.vocab_size:
+        raise UsageError(
+            f"the tokenizer gives token {largest}, the model has {model.config.vocab_size}; they do not match"
+        )
+    return [torch.tensor([row], device=model.device) for row in rows]
+
+
+def final_states(model: PreTrainedModel, window: Tensor) -> Tensor:
+    """[tokens - 1, hidden]: what the head predicts each token after the first from."""
+    states: Tensor = model.base_model(input_ids=window, use_cache=False).last_hidden_state
+    return states[0, :-1]
+
+
+def log_probabilities(model: PreTrainedModel, states: Tensor) -> Tensor:
+    """float32 [positions, vocabulary], normalised. Raises UsageError where a logit is not finite."""
+    logits = model.get_output_embeddings()(states).float()
+    if not bool(torch.isfinite(logits).all()):
+        raise UsageError(f"the model's logits are not finite in {model.dtype}; try float32, or check the checkpoint")
+    return torch.log_softmax(logits, dim=-1)
+
+
+def chunks(model: PreTrainedModel, positions: int) -> Iterator[slice]:
+    """Positions in groups whose logits take CHUNK_LOGITS at most."""
+    step = max(1, CHUNK_LOGITS // int(model.config.vocab_size))
+    for start in range(0, positions, step):
+        yield slice(start, start + step)
