@@ -23,7 +23,8 @@ Isa choose() {
     const std::string wanted = variable == nullptr ? "" : variable;
     if (wanted == "portable") return Isa::portable;
     if (wanted == "avx2" && !has_avx2()) {
-        throw std::runtime_error("TILEPRESS_ISA is avx2, which this processor does not have: unset it, or set it to portable");
+        throw std::runtime_error(
+            "TILEPRESS_ISA is avx2, which this processor does not have: unset it, or set it to portable");
     }
     if (wanted != "" && wanted != "avx2") {
         throw std::runtime_error("TILEPRESS_ISA is '" + wanted + "': set it to portable or avx2, or unset it");

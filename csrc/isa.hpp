@@ -5,8 +5,8 @@ namespace tilepress {
 
 enum class Isa { portable, avx2 };
 
-// The best that this processor has, or what the environment variable TILEPRESS_ISA asks for ("portable", "avx2"). The first call decides;
-// throws std::runtime_error when the variable's value is unknown or not available here.
+// The best that this processor has, or what the environment variable TILEPRESS_ISA asks for ("portable", "avx2"). The
+// first call decides; throws std::runtime_error when the variable's value is unknown or not available here.
 Isa isa();
 
 const char* name(Isa isa);

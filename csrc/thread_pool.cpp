@@ -94,8 +94,8 @@ class Pool {
     std::atomic<int64_t> next_{0};
 };
 
-// Never destroyed: its threads may outlive static destructors. A forked child has none of its parent's threads and may have inherited
-// locks that nobody will release, so it starts with a new one.
+// Never destroyed: its threads may outlive static destructors. A forked child has none of its parent's threads and may
+// have inherited locks that nobody will release, so it starts with a new one.
 std::atomic<Pool*> pool{nullptr};
 
 Pool& shared_pool() {

@@ -1,0 +1,80 @@
+// Decoding and the linear kernel, as Python sees them.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+
+#include <memory>
+
+#include "bindings.hpp"
+#include "decode.hpp"
+#include "isa.hpp"
+#include "linear.hpp"
+
+namespace nb = nanobind;
+
+namespace tilepress {
+
+namespace {
+
+using Int8Array = nb::ndarray<const int8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Int64Array = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Matrix = nb::ndarray<nb::numpy, int8_t, nb::ndim<2>>;
+
+Matrix decode_tensor(const Int8Array& weight, const Int8Array& index, const Int64Array& info, int threads) {
+    const TensorView tensor =
+        open_tensor(reinterpret_cast<const uint8_t*>(weight.data()), weight.size(),
+                    reinterpret_cast<const uint8_t*>(index.data()), index.size(), info.data(), info.size());
+    const size_t n = static_cast<size_t>(tensor.geometry.n), k = static_cast<size_t>(tensor.geometry.k);
+    std::unique_ptr<int8_t[]> matrix(new int8_t[n * k]);
+    {
+        const nb::gil_scoped_release unlocked;
+        decode(tensor, threads, matrix.get());
+    }
+    const nb::capsule owner(matrix.get(), [](void* p) noexcept { delete[] static_cast<int8_t*>(p); });
+    return Matrix(matrix.release(), {n, k}, owner);
+}
+
+// Addresses instead of arrays: converting eight tensors would take longer than multiplying a small matrix.
+void linear_at(uintptr_t x, uintptr_t y, int type, int64_t tokens, int64_t k, int64_t n, uintptr_t weight,
+               uint64_t weight_bytes, uintptr_t index, uint64_t index_bytes, uintptr_t info, uintptr_t input_scale,
+               uintptr_t input_offset, uintptr_t deq_scale, uintptr_t quant_bias, int threads) {
+    const nb::gil_scoped_release unlocked;
+    const TensorView tensor =
+        open_tensor(reinterpret_cast<const uint8_t*>(weight), weight_bytes, reinterpret_cast<const uint8_t*>(index),
+                    index_bytes, reinterpret_cast<const int64_t*>(info), 5);
+    const Geometry& geometry = tensor.geometry;
+    if (geometry.n != n || geometry.k != k) {
+        throw std::invalid_argument("the compressed weight is " + std::to_string(geometry.n) + " x " +
+                                    std::to_string(geometry.k) + ", but x has " + std::to_string(k) +
+                                    " columns and deq_scale " + std::to_string(n) + " entries");
+    }
+    const int32_t offset = *reinterpret_cast<const int32_t*>(input_offset);
+    if (offset < -128 || offset > 127) {
+        throw std::invalid_argument("input_offset is " + std::to_string(offset) + ", outside -128 to 127");
+    }
+    const LinearArguments arguments{
+        .x = reinterpret_cast<const void*>(x),
+        .y = reinterpret_cast<void*>(y),
+        .type = static_cast<FloatType>(type),
+        .tokens = tokens,
+        .input_scale = *reinterpret_cast<const float*>(input_scale),
+        .input_offset = offset,
+        .deq_scale = reinterpret_cast<const float*>(deq_scale),
+        .quant_bias = reinterpret_cast<const int32_t*>(quant_bias),
+    };
+    linear(tensor, arguments, threads);
+}
+
+}  // namespace
+
+void bind_kernels(nb::module_& m) {
+    m.def("isa", [] { return name(isa()); }, "The instruction set the kernels use: \"avx2\" or \"portable\".");
+    m.def("decode", &decode_tensor, nb::arg("weight"), nb::arg("index"), nb::arg("info"), nb::arg("threads"),
+          "The int8 matrix [n, k]. Checks info, headers and escape counts; raises BitstreamError.");
+    m.def(
+        "linear", &linear_at,
+        "For tilepress.kernels only, which checks types, shapes and layouts. Addresses of x [tokens, k] and y [tokens, "
+        "n], their type (0 float32, 1 bfloat16, 2 float16), tokens, k, n, addresses and lengths of weight and index, "
+        "addresses of info, input_scale, input_offset, deq_scale and quant_bias, threads.");
+}
+
+}  // namespace tilepress

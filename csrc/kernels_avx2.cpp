@@ -1,0 +1,16 @@
+// The kernels for processors that have AVX2.
+#ifdef __AVX2__
+
+#define TILEPRESS_TARGET avx2
+#include "simd_avx2.hpp"
+//
+#include "multiply-inl.hpp"
+
+namespace tilepress {
+
+extern const Kernels kAvx2Kernels;
+const Kernels kAvx2Kernels{avx2::decode, avx2::multiply};
+
+}  // namespace tilepress
+
+#endif

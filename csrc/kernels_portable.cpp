@@ -1,0 +1,12 @@
+// The kernels for any processor.
+#define TILEPRESS_TARGET portable
+#include "simd_portable.hpp"
+//
+#include "multiply-inl.hpp"
+
+namespace tilepress {
+
+extern const Kernels kPortableKernels;
+const Kernels kPortableKernels{portable::decode, portable::multiply};
+
+}  // namespace tilepress

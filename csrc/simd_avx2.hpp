@@ -1,0 +1,185 @@
+// The vector operations that decode-inl.hpp and multiply-inl.hpp are written in, for AVX2. Only *_avx2.cpp include
+// this.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#define TILEPRESS_INLINE inline __attribute__((always_inline))
+
+namespace tilepress::avx2 {
+namespace {
+
+constexpr int kLanes = 32;
+
+struct Bytes {
+    __m256i v;
+};
+
+TILEPRESS_INLINE Bytes load(const uint8_t* p) { return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))}; }
+TILEPRESS_INLINE void store(uint8_t* p, Bytes b) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), b.v); }
+TILEPRESS_INLINE Bytes splat(uint8_t value) { return {_mm256_set1_epi8(static_cast<char>(value))}; }
+TILEPRESS_INLINE Bytes operator&(Bytes a, Bytes b) { return {_mm256_and_si256(a.v, b.v)}; }
+TILEPRESS_INLINE Bytes operator|(Bytes a, Bytes b) { return {_mm256_or_si256(a.v, b.v)}; }
+TILEPRESS_INLINE Bytes operator+(Bytes a, Bytes b) { return {_mm256_add_epi8(a.v, b.v)}; }
+TILEPRESS_INLINE Bytes equal(Bytes a, Bytes b) { return {_mm256_cmpeq_epi8(a.v, b.v)}; }
+TILEPRESS_INLINE Bytes without(Bytes a, Bytes mask) { return {_mm256_andnot_si256(mask.v, a.v)}; }
+
+// Bits [From, From + Width) of each byte, moved to bit To.
+template <int From, int Width, int To>
+TILEPRESS_INLINE Bytes field(Bytes b) {
+    __m256i v = b.v;
+    if constexpr (From > To) v = _mm256_srli_epi16(v, From - To);
+    if constexpr (From < To) v = _mm256_slli_epi16(v, To - From);
+    return {_mm256_and_si256(v, _mm256_set1_epi8(static_cast<char>(((1 << Width) - 1) << To)))};
+}
+
+// The fields at From and at From + Width of the same 16 bytes, one after the other.
+template <int From, int Width, int To>
+TILEPRESS_INLINE Bytes field16(const uint8_t* p) {
+    constexpr int32_t kLow = From, kHigh = From + Width;
+    const __m256i twice = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    const __m256i shifted =
+        _mm256_srlv_epi32(twice, _mm256_setr_epi32(kLow, kLow, kLow, kLow, kHigh, kHigh, kHigh, kHigh));
+    return field<0, Width, To>({shifted});
+}
+
+// A table of 2^Width bytes, held in registers.
+template <int Width>
+struct Table {
+    static constexpr int kParts = Width <= 4 ? 1 : 1 << (Width - 4);
+    __m256i part[kParts];
+
+    TILEPRESS_INLINE explicit Table(const uint8_t* entries) {
+        for (int i = 0; i < kParts; ++i) {
+            part[i] = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(entries + 16 * i)));
+        }
+    }
+
+    // pshufb looks up by the low four bits; the bits above choose between parts, each brought to where blendv looks for
+    // it.
+    TILEPRESS_INLINE Bytes operator[](Bytes codes) const {
+        __m256i found[kParts];
+        for (int i = 0; i < kParts; ++i) found[i] = _mm256_shuffle_epi8(part[i], codes.v);
+        if constexpr (Width >= 5) halve<kParts>(found, _mm256_slli_epi16(codes.v, 3));
+        if constexpr (Width >= 6) halve<kParts / 2>(found, _mm256_slli_epi16(codes.v, 2));
+        if constexpr (Width >= 7) halve<kParts / 4>(found, _mm256_slli_epi16(codes.v, 1));
+        return {found[0]};
+    }
+
+  private:
+    template <int Parts>
+    static TILEPRESS_INLINE void halve(__m256i* found, __m256i bit) {
+        for (int i = 0; i < Parts / 2; ++i) found[i] = _mm256_blendv_epi8(found[2 * i], found[2 * i + 1], bit);
+    }
+};
+
+// For each mask of eight lanes, the shuffle that sends successive bytes to the lanes set and zero to the others. The
+// second table does it within the upper half of sixteen bytes.
+struct Expansion {
+    alignas(64) uint64_t low[256], high[256];
+
+    constexpr Expansion() : low{}, high{} {
+        for (int mask = 0; mask < 256; ++mask) {
+            uint64_t taken = 0;
+            for (int lane = 0; lane < 8; ++lane) {
+                const bool set = mask >> lane & 1;
+                low[mask] |= (set ? taken : 0x80) << (8 * lane);
+                high[mask] |= (set ? taken + 8 : 0x80) << (8 * lane);
+                taken += set;
+            }
+        }
+    }
+};
+constexpr Expansion kExpansion;
+
+// Two times eight bytes.
+TILEPRESS_INLINE __m128i load_pair(const void* low, const void* high) {
+    const __m128i half = _mm_loadl_epi64(static_cast<const __m128i*>(low));
+    return _mm_castps_si128(_mm_loadh_pi(_mm_castsi128_ps(half), static_cast<const __m64*>(high)));
+}
+
+// The bytes at `next`, one after the other, in the lanes that are set in `mask`, zero in the others. Moves `next` past
+// them; up to eight bytes past them are read.
+TILEPRESS_INLINE Bytes expand(const uint8_t*& next, Bytes mask) {
+    const uint32_t lanes = static_cast<uint32_t>(_mm256_movemask_epi8(mask.v));
+    const uint8_t* const first = next;
+    const uint8_t* const second = first + _mm_popcnt_u32(lanes & 0xff);
+    const uint8_t* const third = first + _mm_popcnt_u32(lanes & 0xffff);
+    const uint8_t* const fourth = first + _mm_popcnt_u32(lanes & 0xffffff);
+    next = first + _mm_popcnt_u32(lanes);
+    const __m256i bytes = _mm256_set_m128i(load_pair(third, fourth), load_pair(first, second));
+    const __m256i order =
+        _mm256_set_m128i(load_pair(&kExpansion.low[lanes >> 16 & 0xff], &kExpansion.high[lanes >> 24]),
+                         load_pair(&kExpansion.low[lanes & 0xff], &kExpansion.high[lanes >> 8 & 0xff]));
+    return {_mm256_shuffle_epi8(bytes, order)};
+}
+
+// Sums of eight rows.
+struct Sums {
+    __m256i v;
+};
+
+TILEPRESS_INLINE Sums splat_sums(int32_t value) { return {_mm256_set1_epi32(value)}; }
+TILEPRESS_INLINE void add_to(int32_t* p, Sums sums) {
+    __m256i* const at = reinterpret_cast<__m256i*>(p);
+    _mm256_storeu_si256(at, _mm256_add_epi32(_mm256_loadu_si256(at), sums.v));
+}
+
+TILEPRESS_INLINE __m256i four_values(const int8_t* p) {
+    int32_t four;
+    __builtin_memcpy(&four, p, 4);
+    return _mm256_set1_epi32(four);
+}
+
+// Products of Groups times four columns, added up in 16 bits first: exact while Groups * 2 * symbol * value <= 32767.
+template <int Groups>
+struct NarrowDot {
+    static constexpr int kGroups = Groups;
+    struct Weights {
+        __m256i v[Groups];
+    };
+    using Values = Weights;
+
+    static TILEPRESS_INLINE Weights weights(const uint8_t* symbols) {
+        Weights w;
+        for (int g = 0; g < Groups; ++g) w.v[g] = load(symbols + 64 * g).v;
+        return w;
+    }
+    static TILEPRESS_INLINE Values values(const int8_t* x) {
+        Values four;
+        for (int g = 0; g < Groups; ++g) four.v[g] = four_values(x + 4 * g);
+        return four;
+    }
+    static TILEPRESS_INLINE Sums add(Sums sums, const Weights& w, const Values& x) {
+        __m256i pairs = _mm256_maddubs_epi16(w.v[0], x.v[0]);
+        for (int g = 1; g < Groups; ++g) pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(w.v[g], x.v[g]));
+        return {_mm256_add_epi32(sums.v, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))};
+    }
+};
+
+// Exact for all symbols and values: even and odd columns apart, widened to 16 bits.
+struct WideDot {
+    static constexpr int kGroups = 1;
+    struct Weights {
+        __m256i even, odd;
+    };
+    using Values = Weights;
+
+    static TILEPRESS_INLINE Weights weights(const uint8_t* symbols) {
+        const __m256i w = load(symbols).v;
+        return {_mm256_and_si256(w, _mm256_set1_epi16(0xff)), _mm256_srli_epi16(w, 8)};
+    }
+    static TILEPRESS_INLINE Values values(const int8_t* x) {
+        const __m256i four = four_values(x);
+        return {_mm256_srai_epi16(_mm256_slli_epi16(four, 8), 8), _mm256_srai_epi16(four, 8)};
+    }
+    static TILEPRESS_INLINE Sums add(Sums sums, const Weights& w, const Values& x) {
+        const __m256i even = _mm256_madd_epi16(w.even, x.even), odd = _mm256_madd_epi16(w.odd, x.odd);
+        return {_mm256_add_epi32(sums.v, _mm256_add_epi32(even, odd))};
+    }
+};
+
+}  // namespace
+}  // namespace tilepress::avx2

@@ -1,0 +1,106 @@
+// The vector operations that decode-inl.hpp and multiply-inl.hpp are written in, for any processor, by the vector
+// extension of GCC and Clang. Sixteen lanes suit SSE2 and NEON.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#define TILEPRESS_INLINE inline __attribute__((always_inline))
+
+namespace tilepress::portable {
+namespace {
+
+constexpr int kLanes = 16;
+
+typedef uint8_t Bytes __attribute__((vector_size(kLanes)));
+
+TILEPRESS_INLINE Bytes load(const uint8_t* p) {
+    Bytes b;
+    std::memcpy(&b, p, sizeof b);
+    return b;
+}
+TILEPRESS_INLINE void store(uint8_t* p, Bytes b) { std::memcpy(p, &b, sizeof b); }
+TILEPRESS_INLINE Bytes splat(uint8_t value) { return Bytes{} + value; }
+TILEPRESS_INLINE Bytes equal(Bytes a, Bytes b) { return reinterpret_cast<Bytes>(a == b); }
+TILEPRESS_INLINE Bytes without(Bytes a, Bytes mask) { return a & ~mask; }
+
+// Bits [From, From + Width) of each byte, moved to bit To.
+template <int From, int Width, int To>
+TILEPRESS_INLINE Bytes field(Bytes b) {
+    constexpr uint8_t kMask = (1 << Width) - 1;
+    return (b >> From & kMask) << To;
+}
+
+// As many successive fields as there are vectors of 16 lanes in a register here: one.
+template <int From, int Width, int To>
+TILEPRESS_INLINE Bytes field16(const uint8_t* p) {
+    return field<From, Width, To>(load(p));
+}
+
+// A table of 2^Width bytes.
+template <int Width>
+struct Table {
+    const uint8_t* entries;
+
+    TILEPRESS_INLINE explicit Table(const uint8_t* entries) : entries(entries) {}
+
+    TILEPRESS_INLINE Bytes operator[](Bytes codes) const {
+        for (int lane = 0; lane < kLanes; ++lane) codes[lane] = entries[codes[lane]];
+        return codes;
+    }
+};
+
+// The bytes at `next`, one after the other, in the lanes that are set in `mask`, zero in the others. Moves `next` past
+// them; up to eight bytes past them are read.
+TILEPRESS_INLINE Bytes expand(const uint8_t*& next, Bytes mask) {
+    uint8_t lanes[kLanes];
+    store(lanes, mask);
+    const uint8_t* p = next;
+    for (int lane = 0; lane < kLanes; ++lane) {
+        const uint8_t set = lanes[lane];
+        lanes[lane] = static_cast<uint8_t>(*p & set);
+        p += set & 1;
+    }
+    next = p;
+    return load(lanes);
+}
+
+// Sums of four rows.
+typedef uint32_t Sums __attribute__((vector_size(kLanes)));
+
+TILEPRESS_INLINE Sums splat_sums(int32_t value) { return Sums{} + static_cast<uint32_t>(value); }
+TILEPRESS_INLINE void add_to(int32_t* p, Sums sums) {
+    Sums before;
+    std::memcpy(&before, p, sizeof before);
+    sums += before;
+    std::memcpy(p, &sums, sizeof sums);
+}
+
+// Exact for all symbols and values.
+struct WideDot {
+    static constexpr int kGroups = 1;
+    struct Weights {
+        Sums column[4];
+    };
+    using Values = Weights;
+
+    static TILEPRESS_INLINE Weights weights(const uint8_t* symbols) {
+        Sums w;
+        std::memcpy(&w, symbols, sizeof w);
+        return {{w & 0xff, w >> 8 & 0xff, w >> 16 & 0xff, w >> 24}};
+    }
+    static TILEPRESS_INLINE Values values(const int8_t* x) {
+        return {{splat_sums(x[0]), splat_sums(x[1]), splat_sums(x[2]), splat_sums(x[3])}};
+    }
+    static TILEPRESS_INLINE Sums add(Sums sums, const Weights& w, const Values& x) {
+        for (int column = 0; column < 4; ++column) sums += w.column[column] * x.column[column];
+        return sums;
+    }
+};
+
+// There is no faster way for small numbers here.
+template <int>
+using NarrowDot = WideDot;
+
+}  // namespace
+}  // namespace tilepress::portable
