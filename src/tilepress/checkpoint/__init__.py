@@ -1,0 +1,40 @@
+"""The directory kinds on disk: float (Hugging Face), W8A8S and W8A8SC. See docs/formats.md."""
+
+from __future__ import annotations
+
+from tilepress.checkpoint.architecture import (
+    GROUPS,
+    Architecture,
+    FusedGroup,
+    ModelShape,
+    architecture_of,
+    layer_prefix,
+)
+from tilepress.checkpoint.compressed_linear import CompressedLinear
+from tilepress.checkpoint.float_checkpoint import FloatCheckpoint
+from tilepress.checkpoint.quantized_linear import QuantizedLinear, round_input_scale
+from tilepress.checkpoint.source import Checkpoint, open_checkpoint
+from tilepress.checkpoint.summary import Summary, summarize
+from tilepress.checkpoint.w8a8s import W8A8SCheckpoint
+from tilepress.checkpoint.w8a8sc import W8A8SCCheckpoint
+from tilepress.checkpoint.writer import W8A8SWriter
+
+__all__ = [
+    "GROUPS",
+    "Architecture",
+    "Checkpoint",
+    "CompressedLinear",
+    "FloatCheckpoint",
+    "FusedGroup",
+    "ModelShape",
+    "QuantizedLinear",
+    "Summary",
+    "W8A8SCCheckpoint",
+    "W8A8SCheckpoint",
+    "W8A8SWriter",
+    "architecture_of",
+    "layer_prefix",
+    "open_checkpoint",
+    "round_input_scale",
+    "summarize",
+]

@@ -1,0 +1,181 @@
+"""The model architectures, their shapes and the tensors that a checkpoint of them holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tilepress.errors import CheckpointError
+
+LINEARS = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+)
+_QKV, _O, _MLP = frozenset(LINEARS[:3]), frozenset(LINEARS[3:4]), frozenset(LINEARS[4:])
+
+# By class name: has q_norm and k_norm; always biased linears; those that config.json switches by a key of its own.
+_KNOWN: dict[str, tuple[bool, frozenset[str], dict[str, frozenset[str]]]] = {
+    "Qwen3ForCausalLM": (True, frozenset(), {"attention_bias": _QKV | _O}),
+    "Qwen2ForCausalLM": (False, _QKV, {}),
+    "LlamaForCausalLM": (False, frozenset(), {"attention_bias": _QKV | _O, "mlp_bias": _MLP}),
+}
+
+MAX_LAYERS = 1024
+MAX_SIZE = 1 << 24
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """name: class name; qk_norm: q_norm and k_norm exist; biased: the linears of a layer that have a bias."""
+
+    name: str
+    qk_norm: bool
+    biased: frozenset[str]
+
+
+@dataclass(frozen=True)
+class FusedGroup:
+    """Linears of a layer that read the same input and are stored as one in a W8A8SC directory.
+
+    axis: what tensor parallelism splits, "rows" (output channels) or "columns" (input channels).
+    """
+
+    name: str
+    members: tuple[str, ...]
+    axis: Literal["rows", "columns"]
+
+
+GROUPS = (
+    FusedGroup("self_attn.query_key_value", LINEARS[:3], "rows"),
+    FusedGroup("self_attn.o_proj", LINEARS[3:4], "columns"),
+    FusedGroup("mlp.gate_up_proj", LINEARS[4:6], "rows"),
+    FusedGroup("mlp.down_proj", LINEARS[6:], "columns"),
+)
+
+
+def layer_prefix(layer: int) -> str:
+    return f"model.layers.{layer}"
+
+
+def group_of(prefix: str) -> tuple[int, FusedGroup]:
+    """Layer number and group of a prefix such as "model.layers.0.mlp.gate_up_proj". KeyError for any other name."""
+    for group in GROUPS:
+        layer = prefix.removeprefix("model.layers.").removesuffix(f".{group.name}")
+        if layer.isdecimal() and prefix == f"{layer_prefix(int(layer))}.{group.name}":
+            return int(layer), group
+    raise KeyError(prefix)
+
+
+def architecture_of(config: Mapping[str, Any], path: Path | str = "config.json") -> Architecture:
+    """The architecture that a config.json names. Raises CheckpointError for one that is not in the table."""
+    named = config.get("architectures")
+    name = named[0] if isinstance(named, list) and len(named) == 1 else named
+    if not isinstance(name, str) or name not in _KNOWN:
+        raise CheckpointError(f"{path}: architectures is {named!r}; tilepress reads dense {', '.join(sorted(_KNOWN))}")
+    qk_norm, biased, switches = _KNOWN[name]
+    for key, linears in switches.items():
+        if config.get(key):
+            biased |= linears
+    return Architecture(name, qk_norm, biased)
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Sizes of a decoder. tied: no lm_head.weight is stored, the head is the embedding."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    tied: bool
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], path: Path | str = "config.json") -> ModelShape:
+        """Raises CheckpointError for a size that is missing, not a positive integer, or does not fit the others."""
+
+        def size(key: str, *, default: int | None = None, limit: int = MAX_SIZE) -> int:
+            value = config.get(key)
+            value = default if value is None else value
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= limit:
+                raise CheckpointError(f"{path}: {key} is {value!r}; it has to be an integer from 1 to {limit}")
+            return value
+
+        heads, hidden = size("num_attention_heads"), size("hidden_size")
+        kv_heads = size("num_key_value_heads", default=heads)
+        if heads % kv_heads:
+            raise CheckpointError(
+                f"{path}: num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}; "
+                "get config.json again"
+            )
+        tied = config.get("tie_word_embeddings", False)
+        if not isinstance(tied, bool):
+            raise CheckpointError(f"{path}: tie_word_embeddings is {tied!r}; it has to be true or false")
+        return cls(
+            layers=size("num_hidden_layers", limit=MAX_LAYERS),
+            hidden=hidden,
+            intermediate=size("intermediate_size"),
+            heads=heads,
+            kv_heads=kv_heads,
+            head_dim=size("head_dim", default=hidden // heads),
+            vocab=size("vocab_size"),
+            tied=tied,
+        )
+
+    def linear(self, name: str) -> tuple[int, int]:
+        """[n, k] of a linear of a layer, by its name in the layer such as "self_attn.q_proj"."""
+        query, key = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        return {
+            "self_attn.q_proj": (query, self.hidden),
+            "self_attn.k_proj": (key, self.hidden),
+            "self_attn.v_proj": (key, self.hidden),
+            "self_attn.o_proj": (self.hidden, query),
+            "mlp.gate_proj": (self.intermediate, self.hidden),
+            "mlp.up_proj": (self.intermediate, self.hidden),
+            "mlp.down_proj": (self.hidden, self.intermediate),
+        }[name]
+
+    def group(self, group: FusedGroup) -> tuple[int, int]:
+        """[n, k] of a fused group: the rows of its members, one after the other."""
+        return sum(self.linear(member)[0] for member in group.members), self.linear(group.members[0])[1]
+
+
+def norm_shapes(architecture: Architecture, shape: ModelShape) -> dict[str, tuple[int, ...]]:
+    """Name without `.weight` -> shape, of every norm of the model."""
+    norms: dict[str, tuple[int, ...]] = {"model.norm": (shape.hidden,)}
+    for layer in range(shape.layers):
+        prefix = layer_prefix(layer)
+        norms[f"{prefix}.input_layernorm"] = (shape.hidden,)
+        norms[f"{prefix}.post_attention_layernorm"] = (shape.hidden,)
+        if architecture.qk_norm:
+            norms[f"{prefix}.self_attn.q_norm"] = (shape.head_dim,)
+            norms[f"{prefix}.self_attn.k_norm"] = (shape.head_dim,)
+    return norms
+
+
+def linear_shapes(shape: ModelShape) -> dict[str, tuple[int, int]]:
+    """Full name without `.weight` -> [n, k], of every linear of the decoder layers."""
+    return {f"{layer_prefix(layer)}.{name}": shape.linear(name) for layer in range(shape.layers) for name in LINEARS}
+
+
+def float_tensors(architecture: Architecture, shape: ModelShape) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor that a float checkpoint of this architecture has to hold."""
+    tensors: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (shape.vocab, shape.hidden)}
+    if not shape.tied:
+        tensors["lm_head.weight"] = (shape.vocab, shape.hidden)
+    for name, size in norm_shapes(architecture, shape).items():
+        tensors[f"{name}.weight"] = size
+    for name, (n, k) in linear_shapes(shape).items():
+        tensors[f"{name}.weight"] = (n, k)
+        if name.split(".", 3)[3] in architecture.biased:
+            tensors[f"{name}.bias"] = (n,)
+    return tensors

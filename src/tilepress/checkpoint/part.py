@@ -1,0 +1,150 @@
+"""One part of a W8A8SC directory: what one tensor-parallel rank loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tilepress import codec
+from tilepress.checkpoint.architecture import GROUPS, Architecture, ModelShape, group_of, layer_prefix, norm_shapes
+from tilepress.checkpoint.compressed_linear import CompressedLinear
+from tilepress.checkpoint.descriptions import FLOAT, W8A8S, W8A8SC, description_file, read_description
+from tilepress.checkpoint.float_checkpoint import FLOAT_DTYPES
+from tilepress.checkpoint.quantized_linear import unpack_deq_scale, unpack_input_offset, unpack_input_scale
+from tilepress.checkpoint.split import part_shape
+from tilepress.checkpoint.tensor_files import Stored, TensorFiles, find_weights
+from tilepress.codec import BITSTREAM_V1, Compressed
+from tilepress.errors import BitstreamError, CheckpointError
+
+COMPRESSED = ("weight", "index", "info")
+
+
+class Part:
+    """Tensors of one part, checked on opening against the model's shape and `tp`. tied: no head is stored.
+
+    Raises CheckpointError; BitstreamError where a weight is not of our bitstream.
+    """
+
+    def __init__(self, path: Path, architecture: Architecture, shape: ModelShape, tp: int) -> None:
+        self.path = path
+        self._architecture = architecture
+        file = description_file(path)
+        if file is None:
+            raise CheckpointError(f"{path}: no quant_model_description.json; get the checkpoint again")
+        self.description = read_description(file)
+        if self.description.model_type != W8A8SC:
+            raise CheckpointError(
+                f"{file}: model_quant_type is {self.description.model_type!r}; it has to be W8A8SC in a part"
+            )
+        weights = find_weights(path)
+        if weights is None:
+            raise CheckpointError(f"{path}: no .safetensors file beside {file.name}")
+        self._files = TensorFiles(weights)
+        self._linears = {
+            f"{layer_prefix(layer)}.{group.name}": part_shape(shape, group, tp)
+            for layer in range(shape.layers)
+            for group in GROUPS
+        }
+        self.types: dict[str, str] = {}
+        table = (shape.vocab // tp, shape.hidden)
+        self._check_float("model.embed_tokens.weight", table)
+        self.tied = shape.tied and "lm_head.weight" not in self._files
+        if not self.tied:
+            self._check_float("lm_head.weight", table)
+        for norm, size in norm_shapes(architecture, shape).items():
+            self._check_float(f"{norm}.weight", size)
+            if f"{norm}.bias" in self._files:
+                self._check_float(f"{norm}.bias", size)
+        for prefix, (n, k) in self._linears.items():
+            self._check_linear(prefix, n, k)
+        for name in self._files:
+            if name not in self.types:
+                raise CheckpointError(
+                    f"{self._files.stored(name).file}: {name} is not a tensor of a W8A8SC part of {architecture.name}; "
+                    "check that it belongs to the model of config.json"
+                )
+
+    def is_quantized(self, prefix: str) -> bool:
+        """Whether the fused linear `prefix` is compressed."""
+        return f"{prefix}.index" in self.types
+
+    def compressed_linear(self, prefix: str) -> CompressedLinear:
+        """The rank's share of a fused linear, mapped from the file. Raises BitstreamError for damaged bytes."""
+        deq_scale = self._files.tensor(f"{prefix}.deq_scale")
+        try:
+            linear = CompressedLinear(
+                weight=self._compressed(prefix),
+                input_scale=unpack_input_scale(prefix, self._files.tensor(f"{prefix}.input_scale")),
+                input_offset=unpack_input_offset(prefix, self._files.tensor(f"{prefix}.input_offset")),
+                deq_scale=unpack_deq_scale(prefix, deq_scale),
+                quant_bias=self._files.tensor(f"{prefix}.quant_bias"),
+            )
+        except CheckpointError as error:
+            raise CheckpointError(f"{self._files.stored(f'{prefix}.weight').file}: {error}") from None
+        self._validate(prefix, linear.weight)
+        return linear
+
+    def float_tensor(self, name: str) -> Tensor:
+        """The rank's share of a float tensor, by its fused name, mapped from the file."""
+        if self.types.get(name) != FLOAT:
+            raise CheckpointError(f"{self._files.path}: {name} is no float tensor of this part")
+        return self._files.tensor(name)
+
+    def inventory(self) -> list[tuple[str, Stored]]:
+        """Type and header of each tensor."""
+        return [(kind, self._files.stored(name)) for name, kind in self.types.items()]
+
+    def files(self) -> list[Path]:
+        return self._files.files()
+
+    def _check_linear(self, prefix: str, n: int, k: int) -> None:
+        self._files.stored(f"{prefix}.weight")
+        if self.description.require(f"{prefix}.weight", (FLOAT, W8A8SC)) == FLOAT:
+            self._check_float(f"{prefix}.weight", (n, k))
+            members = group_of(prefix)[1].members
+            if f"{prefix}.bias" in self._files or not self._architecture.biased.isdisjoint(members):
+                self._check_float(f"{prefix}.bias", (n,))
+            return
+        for name in COMPRESSED:
+            self.description.require(f"{prefix}.{name}", (W8A8SC,))
+            self.types[f"{prefix}.{name}"] = W8A8SC
+        scales = {
+            "input_scale": ((1,), FLOAT_DTYPES),
+            "input_offset": ((1,), (torch.int8, *FLOAT_DTYPES)),
+            "deq_scale": ((n,), (torch.int64, torch.float32)),
+            "quant_bias": ((n,), (torch.int32,)),
+        }
+        for name, (size, dtypes) in scales.items():
+            self.description.require(f"{prefix}.{name}", (W8A8S, W8A8SC))
+            self._files.expect(f"{prefix}.{name}", size, dtypes)
+            self.types[f"{prefix}.{name}"] = W8A8S
+        self._files.expect(f"{prefix}.info", (5,), (torch.int64,))
+        for name in ("weight", "index"):
+            stored = self._files.stored(f"{prefix}.{name}")
+            self._files.expect(f"{prefix}.{name}", (max(1, stored.nbytes),), (torch.int8,))
+        compressed = self._compressed(prefix)
+        if int(compressed.info[4]) != BITSTREAM_V1:
+            self._validate(prefix, compressed)
+        if (compressed.n, compressed.k) != (n, k):
+            raise CheckpointError(
+                f"{self._files.stored(f'{prefix}.info').file}: {prefix}.info says [{compressed.n}, {compressed.k}]; "
+                f"config.json calls for [{n}, {k}] in this part"
+            )
+
+    def _check_float(self, name: str, size: tuple[int, ...]) -> None:
+        self._files.stored(name)
+        self.description.require(name, (FLOAT,))
+        self._files.expect(name, size, FLOAT_DTYPES)
+        self.types[name] = FLOAT
+
+    def _compressed(self, prefix: str) -> Compressed:
+        weight, index, info = (self._files.tensor(f"{prefix}.{name}").numpy() for name in COMPRESSED)
+        return Compressed(weight=weight, index=index, info=info)
+
+    def _validate(self, prefix: str, weight: Compressed) -> None:
+        try:
+            codec.validate(weight)
+        except BitstreamError as error:
+            raise BitstreamError(f"{self._files.stored(f'{prefix}.weight').file}: {prefix}: {error}") from None

@@ -1,0 +1,73 @@
+"""Opening a model directory or a hub id as the kind of checkpoint it is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tilepress.checkpoint.descriptions import description_file
+from tilepress.checkpoint.float_checkpoint import FloatCheckpoint
+from tilepress.checkpoint.json_files import read_object
+from tilepress.checkpoint.tensor_files import find_weights
+from tilepress.checkpoint.w8a8s import W8A8SCheckpoint
+from tilepress.checkpoint.w8a8sc import W8A8SCCheckpoint, part_directories
+from tilepress.errors import CheckpointError
+
+__all__ = ["Checkpoint", "FloatCheckpoint", "W8A8SCCheckpoint", "W8A8SCheckpoint", "open_checkpoint"]
+
+Checkpoint = FloatCheckpoint | W8A8SCheckpoint | W8A8SCCheckpoint
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_UNUSED = ["*.bin", "*.pt", "*.pth", "*.gguf", "*.h5", "*.msgpack", "*.onnx", "original/*", "onnx/*"]
+_PICKLES = ("*.bin", "*.pt", "*.pth")
+
+
+def open_checkpoint(path: str | Path, *, revision: str | None = None) -> Checkpoint:
+    """Open a directory, or a hub id such as "Qwen/Qwen3-8B", which is downloaded.
+
+    What the directory holds decides: parts make it W8A8SC, a quant_model_description.json W8A8S, model.safetensors or
+    its index float. Raises CheckpointError for anything else and for what the three kinds refuse.
+    """
+    directory = Path(path).expanduser()
+    if not directory.exists() and _HUB_ID.fullmatch(str(path)):
+        directory = _download(str(path), revision)
+    if not directory.exists():
+        raise CheckpointError(f"{path}: no such directory, and not a hub id of the form owner/name")
+    if not directory.is_dir():
+        raise CheckpointError(f"{path}: is a file; give the directory of the model")
+    if part_directories(directory):
+        return W8A8SCCheckpoint(directory)
+    if description_file(directory) is not None:
+        return W8A8SCheckpoint(directory)
+    config = read_object(directory / "config.json")
+    if config.get("quantize") is not None:
+        raise CheckpointError(
+            f"{directory / 'config.json'}: quantize is {config['quantize']!r}, but there is neither "
+            "quant_model_description.json nor part0-of-N; get the checkpoint again"
+        )
+    if find_weights(directory, "model") is not None:
+        return FloatCheckpoint(directory)
+    pickles = sorted(file.name for pattern in _PICKLES for file in directory.glob(pattern))
+    if pickles:
+        raise CheckpointError(
+            f"{directory / pickles[0]}: pickled weights can run code and are not read; convert the model to "
+            "safetensors (transformers: load it and save_pretrained it)"
+        )
+    raise CheckpointError(
+        f"{directory}: not a model directory: it holds no model.safetensors, no quant_model_description.json and no "
+        "part0-of-N; give the directory of a model"
+    )
+
+
+def _download(hub_id: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(hub_id, revision=revision, ignore_patterns=_UNUSED))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"{hub_id}: no such directory, and it could not be downloaded ({reason}); check the name and the network, "
+            "or give a local directory"
+        ) from None

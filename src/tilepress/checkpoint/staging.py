@@ -1,0 +1,108 @@
+"""Output directories that appear whole or not at all.
+
+Everything is written into a hidden directory beside the target, synced to disk and renamed in one step.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tilepress.errors import CheckpointError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def refuse_existing(out: Path) -> None:
+    """Raises CheckpointError where something lies at `out`."""
+    if out.exists() or out.is_symlink():
+        raise CheckpointError(f"{out}: exists already; remove it or choose another name")
+
+
+def create_staging(out: Path) -> Path:
+    """An empty directory beside `out` to write into. Raises CheckpointError where `out` exists or cannot be made."""
+    refuse_existing(out)
+    staging = out.absolute().parent / f".{out.name}.partial-{secrets.token_hex(4)}"
+    try:
+        staging.parent.mkdir(parents=True, exist_ok=True)
+        staging.mkdir()
+    except OSError as error:
+        raise CheckpointError(f"{out}: cannot be made ({error.strerror}); choose another directory") from None
+    return staging
+
+
+def publish(staging: Path, out: Path) -> None:
+    """Sync `staging` to disk and rename it to `out`. Raises CheckpointError where something has come to lie there."""
+    mode = staging.stat().st_mode & 0o666
+    for folder, _, names in os.walk(staging, topdown=False):
+        for name in names:
+            file = Path(folder, name)
+            file.chmod(mode)  # safetensors files are made for their owner alone
+            _sync(file)
+        _sync(Path(folder))
+    refuse_existing(out)
+    try:
+        staging.rename(out)
+    except OSError as error:
+        raise CheckpointError(f"{out}: cannot be put in place ({error.strerror})") from None
+    _sync(out.absolute().parent)
+
+
+def discard(staging: Path) -> None:
+    shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def staged(out: Path) -> Iterator[Path]:
+    """A directory to write into, which becomes `out` when the block ends, and is removed when it raises."""
+    staging = create_staging(out)
+    try:
+        yield staging
+        publish(staging, out)
+    except BaseException:
+        discard(staging)
+        raise
+
+
+@contextmanager
+def writing(path: Path, nbytes: int) -> Iterator[None]:
+    """Around writing `nbytes` at `path`: a full disk becomes a CheckpointError that says how much was needed."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if not _disk_full(error):
+            raise
+        folder = path if path.is_dir() else path.parent
+        raise CheckpointError(
+            f"{path}: disk full, {nbytes / 1e6:.1f} MB needed and {shutil.disk_usage(folder).free / 1e6:.1f} MB free; "
+            "free some space or write to another disk"
+        ) from None
+
+
+def save_tensors(tensors: dict[str, Tensor], file: Path) -> None:
+    """Write one safetensors file. Raises CheckpointError where the disk is full."""
+    with writing(file, sum(tensor.nbytes for tensor in tensors.values())):
+        save_file(tensors, file, metadata={"format": "pt"})
+
+
+def _disk_full(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in _FULL
+    return any(f"(os error {code})" in str(error) for code in _FULL)  # how safetensors words it
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,109 @@
+"""What a checkpoint holds, in numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilepress import codec
+from tilepress.checkpoint.architecture import linear_shapes
+from tilepress.checkpoint.float_checkpoint import FloatCheckpoint
+from tilepress.checkpoint.part import Part
+from tilepress.checkpoint.source import Checkpoint
+from tilepress.checkpoint.w8a8s import W8A8SCheckpoint
+from tilepress.checkpoint.w8a8sc import W8A8SCCheckpoint
+
+
+@dataclass(frozen=True)
+class TensorCount:
+    tensors: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """kind: "float", "w8a8s" or "w8a8sc"; tp: parts of a W8A8SC directory, else 1.
+
+    types: by type (FLOAT, W8A8S, W8A8SC), as stored, over all parts. linear_weights: weights of all decoder linears;
+    quantized_weights: those of them that are integers. Of the latter: bits_per_weight, file bits of weight, index and
+    info for each, copies of kv heads included; zeros, the share that is 0; entropy, order-0 in bits a weight, of each
+    stored matrix by itself. None where no linear is quantized. weight_bytes: size of the weight files; total_bytes: of
+    all files.
+    """
+
+    kind: str
+    architecture: str
+    layers: int
+    tp: int
+    types: dict[str, TensorCount]
+    linear_weights: int
+    quantized_weights: int
+    bits_per_weight: float | None
+    zeros: float | None
+    entropy: float | None
+    weight_bytes: int
+    total_bytes: int
+
+
+def summarize(checkpoint: Checkpoint, *, progress: Callable[[int, int], None] | None = None) -> Summary:
+    """Reads every quantized weight once. Raises CheckpointError and BitstreamError for damaged ones."""
+    types: dict[str, TensorCount] = {}
+    for kind, stored in checkpoint.inventory():
+        before = types.get(kind, TensorCount(0, 0))
+        types[kind] = TensorCount(before.tensors + 1, before.nbytes + stored.nbytes)
+    seen = zeros = nbytes = 0
+    bits = 0.0
+    matrices = list(_matrices(checkpoint))
+    for done, read in enumerate(matrices, 1):
+        matrix, size = read()
+        seen += matrix.size
+        zeros += matrix.size - int(np.count_nonzero(matrix))
+        bits += codec.entropy(matrix) * matrix.size
+        nbytes += size
+        if progress is not None:
+            progress(done, len(matrices))
+    linears = {prefix: n * k for prefix, (n, k) in linear_shapes(checkpoint.shape).items()}
+    quantized = (
+        0
+        if isinstance(checkpoint, FloatCheckpoint)
+        else sum(weights for prefix, weights in linears.items() if checkpoint.is_quantized(prefix))
+    )
+    return Summary(
+        kind=checkpoint.kind,
+        architecture=checkpoint.architecture.name,
+        layers=checkpoint.shape.layers,
+        tp=checkpoint.tp if isinstance(checkpoint, W8A8SCCheckpoint) else 1,
+        types=types,
+        linear_weights=sum(linears.values()),
+        quantized_weights=quantized,
+        bits_per_weight=8 * nbytes / quantized if quantized else None,
+        zeros=zeros / seen if seen else None,
+        entropy=bits / seen if seen else None,
+        weight_bytes=sum(file.stat().st_size for file in checkpoint.files()),
+        total_bytes=sum(file.stat().st_size for file in checkpoint.path.rglob("*") if file.is_file()),
+    )
+
+
+def _matrices(checkpoint: Checkpoint) -> Iterator[Callable[[], tuple[NDArray[np.int8], int]]]:
+    """For each stored integer matrix, what reads it and gives it with its size in the file."""
+    if isinstance(checkpoint, W8A8SCheckpoint):
+        for prefix in checkpoint.quantized_linears():
+            yield partial(_stored_matrix, checkpoint, prefix)
+    elif isinstance(checkpoint, W8A8SCCheckpoint):
+        for part in checkpoint.parts:
+            for prefix in checkpoint.fused_groups():
+                yield partial(_compressed_matrix, part, prefix)
+
+
+def _stored_matrix(checkpoint: W8A8SCheckpoint, prefix: str) -> tuple[NDArray[np.int8], int]:
+    weight = checkpoint.linear(prefix).weight
+    return weight.numpy(), weight.nbytes
+
+
+def _compressed_matrix(part: Part, prefix: str) -> tuple[NDArray[np.int8], int]:
+    weight = part.compressed_linear(prefix).weight
+    return codec.decode(weight), weight.nbytes

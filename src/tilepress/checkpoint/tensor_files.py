@@ -1,0 +1,159 @@
+"""Tensors of one directory, in one safetensors file or in shards with an index: lazy and memory-mapped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from tilepress.checkpoint.json_files import read_object
+from tilepress.errors import CheckpointError
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What the header of a file says of a tensor."""
+
+    file: Path
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count * self.dtype.itemsize
+
+
+class TensorFiles:
+    """The tensors of `weights`, a .safetensors file or the .index.json of its shards.
+
+    Opening reads headers only. Raises CheckpointError for a file that is missing, truncated or no safetensors file, and
+    for an index that does not match its shards.
+    """
+
+    def __init__(self, weights: Path) -> None:
+        self.path = weights
+        self._handles: dict[Path, Any] = {}
+        self._stored: dict[str, Stored] = {}
+        placed = _weight_map(weights) if weights.suffix == ".json" else None
+        shards = sorted({weights.parent / shard for shard in placed.values()}) if placed is not None else [weights]
+        for file in shards:
+            handle = _open(file)
+            self._handles[file] = handle
+            for name in handle.keys():  # noqa: SIM118 (a handle is not iterable)
+                if placed is not None and placed.get(name) != file.name:
+                    raise CheckpointError(
+                        f"{file}: holds {name}, which {weights.name} places in {placed.get(name)}; "
+                        "get the checkpoint again"
+                    )
+                self._stored[name] = _stored(file, handle, name)
+        missing = sorted((placed or {}).keys() - self._stored.keys())
+        if missing and placed:
+            raise CheckpointError(
+                f"{weights.parent / placed[missing[0]]}: does not hold {missing[0]}, which {weights.name} places "
+                "there; get the checkpoint again"
+            )
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._stored
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stored)
+
+    def files(self) -> list[Path]:
+        return list(self._handles)
+
+    def stored(self, name: str) -> Stored:
+        """Dtype, shape and file, without touching the data. Raises CheckpointError where there is no such tensor."""
+        if name not in self._stored:
+            raise CheckpointError(f"{self.path}: tensor {name} is missing; get the checkpoint again")
+        return self._stored[name]
+
+    def tensor(self, name: str) -> Tensor:
+        """The tensor, as a view of the mapped file: data is read when touched. Do not write to it."""
+        tensor: Tensor = self._handles[self.stored(name).file].get_tensor(name)
+        return tensor
+
+    def expect(self, name: str, shape: tuple[int, ...], dtypes: tuple[torch.dtype, ...]) -> None:
+        """Raises CheckpointError where the tensor is missing or has another shape or dtype."""
+        stored = self.stored(name)
+        if stored.shape != shape or stored.dtype not in dtypes:
+            raise CheckpointError(
+                f"{stored.file}: {name} is {dtype_name(stored.dtype)} {list(stored.shape)}; config.json calls for "
+                f"{' or '.join(dtype_name(dtype) for dtype in dtypes)} {list(shape)}"
+            )
+
+
+def find_weights(directory: Path, stem: str | None = None) -> Path | None:
+    """The directory's index of shards or its one safetensors file; None where it has none.
+
+    stem: take only `<stem>.safetensors` and its index, and let other files lie. Raises CheckpointError for a choice.
+    """
+    pattern = "*" if stem is None else stem
+    for suffix in (".safetensors.index.json", ".safetensors"):
+        found = sorted(directory.glob(pattern + suffix))
+        if len(found) > 1:
+            names = ", ".join(file.name for file in found[:4])
+            raise CheckpointError(
+                f"{directory}: holds {len(found)} files *{suffix} ({names}) and no single index; "
+                "remove those that do not belong, or get the index again"
+            )
+        if found:
+            return found[0]
+    return None
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    placed = read_object(index).get("weight_map")
+    if not isinstance(placed, dict) or not placed:
+        raise CheckpointError(f"{index}: weight_map is missing or empty; get the index again")
+    for name, shard in placed.items():
+        # A shard lies beside its index: a path would make us read files that are not the checkpoint's.
+        plain = isinstance(shard, str) and Path(shard).name == shard and "\\" not in shard
+        if not plain or not shard.endswith(".safetensors"):
+            raise CheckpointError(
+                f"{index}: {name} is in shard {shard!r}; it has to be the plain name of a .safetensors file "
+                "beside the index"
+            )
+    return placed
+
+
+def _open(file: Path) -> Any:
+    if not file.is_file():
+        raise CheckpointError(f"{file}: missing; get the checkpoint again")
+    try:
+        return safe_open(file, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file}: not a whole safetensors file ({error}); get it again") from None
+
+
+def _stored(file: Path, handle: Any, name: str) -> Stored:
+    view = handle.get_slice(name)
+    kind = view.get_dtype()
+    if kind not in DTYPES:
+        raise CheckpointError(f"{file}: {name} has dtype {kind}, which tilepress does not read")
+    return Stored(file, DTYPES[kind], tuple(view.get_shape()))

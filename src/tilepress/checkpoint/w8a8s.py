@@ -1,0 +1,242 @@
+"""A sparse and quantized model in a W8A8S directory, of ours or of the vendor's tool."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from tilepress import codec
+from tilepress.checkpoint.architecture import (
+    GROUPS,
+    FusedGroup,
+    ModelShape,
+    architecture_of,
+    group_of,
+    layer_prefix,
+    linear_shapes,
+    norm_shapes,
+)
+from tilepress.checkpoint.auxiliary import auxiliary_files
+from tilepress.checkpoint.compressed_linear import CompressedLinear
+from tilepress.checkpoint.config_file import flavour
+from tilepress.checkpoint.descriptions import FLOAT, W8A8S, W8A8SC, Description, description_file, read_description
+from tilepress.checkpoint.float_checkpoint import FLOAT_DTYPES
+from tilepress.checkpoint.json_files import read_object
+from tilepress.checkpoint.quantized_linear import (
+    PARAMETERS,
+    QuantizedLinear,
+    unpack,
+    unpack_input_offset,
+    unpack_input_scale,
+)
+from tilepress.checkpoint.tensor_files import Stored, TensorFiles, find_weights
+from tilepress.errors import CheckpointError
+
+_QUANTIZED = (W8A8S, W8A8SC)
+# The types that each of the five tensors is read in.
+_DTYPES = {
+    "weight": (torch.int8,),
+    "input_scale": FLOAT_DTYPES,
+    "input_offset": (torch.int8, *FLOAT_DTYPES),
+    "deq_scale": (torch.int64, torch.float32),
+    "quant_bias": (torch.int32,),
+}
+
+
+class W8A8SCheckpoint:
+    """config.json, description and weights. Opening reads headers and input scales; weights are read when asked for.
+
+    Raises CheckpointError for anything that docs/formats.md does not allow in such a directory.
+    """
+
+    kind: Literal["w8a8s"] = "w8a8s"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        config = path / "config.json"
+        self.config: dict[str, Any] = read_object(config)
+        self.architecture = architecture_of(self.config, config)
+        self.description = _read_w8a8s_description(path)
+        weights = find_weights(path)
+        if weights is None:
+            raise CheckpointError(f"{path}: no .safetensors file beside {self.description.path.name}")
+        self._files = TensorFiles(weights)
+        shape = ModelShape.from_config(self.config, config)
+        self.shape = replace(shape, tied=shape.tied and "lm_head.weight" not in self._files)
+        self._linears = linear_shapes(self.shape)
+        self._folded_biases: set[str] = set()
+        self._types = self._check_linears() | self._check_floats()
+        self._check_surplus()
+        for layer in range(self.shape.layers):
+            for group in GROUPS:
+                self._check_group(layer, group)
+
+    @property
+    def dtype(self) -> str:
+        """ "float16" or "bfloat16": the flavour."""
+        return flavour(self.config, self.inventory())
+
+    def is_quantized(self, prefix: str) -> bool:
+        """Whether the linear `prefix`, such as "model.layers.0.mlp.up_proj", is stored as integers."""
+        return self._types.get(f"{prefix}.weight") == W8A8S
+
+    def quantized_linears(self) -> list[str]:
+        return [prefix for prefix in self._linears if self.is_quantized(prefix)]
+
+    def linear(self, prefix: str) -> QuantizedLinear:
+        """The quantized linear `prefix`; its weight is a view of the mapped file."""
+        stored = {name: self._files.tensor(f"{prefix}.{name}") for name in PARAMETERS}
+        file = self._files.stored(f"{prefix}.weight").file
+        try:
+            linear = unpack(prefix, stored)
+        except CheckpointError as error:
+            raise CheckpointError(f"{file}: {error}") from None
+        if f"{prefix}.bias" in self._folded_biases:
+            _check_folded(file, prefix, linear, self._files.tensor(f"{prefix}.bias"))
+        return linear
+
+    def fused_groups(self) -> list[str]:
+        """Prefixes of the groups whose linears are quantized, such as "model.layers.0.self_attn.query_key_value"."""
+        return [
+            f"{layer_prefix(layer)}.{group.name}"
+            for layer in range(self.shape.layers)
+            for group in GROUPS
+            if self.is_quantized(f"{layer_prefix(layer)}.{group.members[0]}")
+        ]
+
+    def compressed_linear(self, prefix: str) -> CompressedLinear:
+        """The fused group `prefix`, compressed now."""
+        layer, group = group_of(prefix)
+        members = [self.linear(f"{layer_prefix(layer)}.{member}") for member in group.members]
+        return CompressedLinear(
+            weight=codec.encode(torch.cat([member.weight for member in members]).numpy()),
+            input_scale=members[0].input_scale,
+            input_offset=members[0].input_offset,
+            deq_scale=torch.cat([member.deq_scale for member in members]),
+            quant_bias=torch.cat([member.quant_bias for member in members]),
+        )
+
+    def float_names(self) -> list[str]:
+        """Names of all float tensors: embedding, head, norms, linears left float, and the biases of the latter two."""
+        return [name for name, kind in self._types.items() if kind == FLOAT]
+
+    def float_tensor(self, name: str) -> Tensor:
+        """A float tensor in its stored dtype, mapped from the file; not to be written to."""
+        if self._types.get(name) != FLOAT:
+            raise CheckpointError(f"{self._files.path}: {name} is no float tensor of this checkpoint")
+        return self._files.tensor(name)
+
+    def inventory(self) -> list[tuple[str, Stored]]:
+        """Type and header of each tensor that counts."""
+        return [(kind, self._files.stored(name)) for name, kind in self._types.items()]
+
+    def files(self) -> list[Path]:
+        """The weight files."""
+        return self._files.files()
+
+    def auxiliary_files(self) -> list[Path]:
+        return auxiliary_files(self.path)
+
+    def _check_linears(self) -> dict[str, str]:
+        types: dict[str, str] = {}
+        for prefix, (n, k) in self._linears.items():
+            self._files.stored(f"{prefix}.weight")
+            if self.description.require(f"{prefix}.weight", (FLOAT, *_QUANTIZED)) == FLOAT:
+                types |= self._check_float(f"{prefix}.weight", (n, k))
+                if f"{prefix}.bias" in self._files or prefix.split(".", 3)[3] in self.architecture.biased:
+                    types |= self._check_float(f"{prefix}.bias", (n,))
+                continue
+            for name in PARAMETERS:
+                self.description.require(f"{prefix}.{name}", _QUANTIZED)
+                size: tuple[int, ...] = {"weight": (n, k), "input_scale": (1,), "input_offset": (1,)}.get(name, (n,))
+                self._files.expect(f"{prefix}.{name}", size, _DTYPES[name])
+                types[f"{prefix}.{name}"] = W8A8S
+            if f"{prefix}.bias" in self._files:  # the vendor's tool leaves the bias that quant_bias contains
+                self._files.expect(f"{prefix}.bias", (n,), FLOAT_DTYPES)
+                self._folded_biases.add(f"{prefix}.bias")
+        return types
+
+    def _check_floats(self) -> dict[str, str]:
+        table = (self.shape.vocab, self.shape.hidden)
+        types = self._check_float("model.embed_tokens.weight", table)
+        if not self.shape.tied:
+            types |= self._check_float("lm_head.weight", table)
+        for norm, size in norm_shapes(self.architecture, self.shape).items():
+            types |= self._check_float(f"{norm}.weight", size)
+            if f"{norm}.bias" in self._files:
+                types |= self._check_float(f"{norm}.bias", size)
+        return types
+
+    def _check_float(self, name: str, size: tuple[int, ...]) -> dict[str, str]:
+        self._files.stored(name)
+        self.description.require(name, (FLOAT,))
+        self._files.expect(name, size, FLOAT_DTYPES)
+        return {name: FLOAT}
+
+    def _check_surplus(self) -> None:
+        surplus = [name for name in self._files if name not in self._types and name not in self._folded_biases]
+        duplicates = [name for name in surplus if ".module." in name]
+        for name in surplus:
+            if name not in duplicates:
+                raise CheckpointError(
+                    f"{self._files.stored(name).file}: {name} is not a tensor that tilepress reads in a W8A8S "
+                    f"directory of {self.architecture.name}; check that weights and config.json belong together"
+                )
+        if duplicates:
+            warnings.warn(
+                f"{self.path}: ignored {len(duplicates)} duplicate tensors such as {duplicates[0]}", stacklevel=4
+            )
+
+    def _check_group(self, layer: int, group: FusedGroup) -> None:
+        members = [f"{layer_prefix(layer)}.{member}" for member in group.members]
+        first = members[0]
+        for other in members[1:]:
+            if self.is_quantized(first) != self.is_quantized(other):
+                kinds = [W8A8S if self.is_quantized(member) else FLOAT for member in (first, other)]
+                raise CheckpointError(
+                    f"{self.description.path}: {first}.weight is {kinds[0]} and {other}.weight is {kinds[1]}; linears "
+                    "that read the same input have to be of one type, quantize the model again"
+                )
+        if not self.is_quantized(first):
+            return
+        for name, read in (("input_scale", unpack_input_scale), ("input_offset", unpack_input_offset)):
+            try:
+                values = [read(member, self._files.tensor(f"{member}.{name}")) for member in members]
+            except CheckpointError as error:
+                raise CheckpointError(f"{self._files.path}: {error}") from None
+            for member, value in zip(members, values, strict=True):
+                if value != values[0]:
+                    raise CheckpointError(
+                        f"{self._files.path}: {first}.{name} is {values[0]} and {member}.{name} is {value}; linears "
+                        "that read the same input have to share it, quantize the model again"
+                    )
+
+
+def _read_w8a8s_description(path: Path) -> Description:
+    file = description_file(path)
+    if file is None:
+        raise CheckpointError(f"{path}: no quant_model_description.json; get the checkpoint again")
+    description = read_description(file)
+    if description.model_type not in (W8A8S, "W8A8"):
+        raise CheckpointError(
+            f"{file}: model_quant_type is {description.model_type!r}; tilepress reads W8A8S here, "
+            "quantize the float model with `tilepress quant`"
+        )
+    return description
+
+
+def _check_folded(file: Path, prefix: str, linear: QuantizedLinear, bias: Tensor) -> None:
+    """A bias beside a quantized linear is not added again: make sure that quant_bias has it."""
+    sums = linear.weight.sum(dim=1, dtype=torch.int64)
+    folded = (linear.quant_bias + linear.input_offset * sums).double() * linear.deq_scale
+    slack = linear.deq_scale + 1e-2 * bias.double().abs()
+    if bool(((folded - bias.double()).abs() > slack).any()):
+        raise CheckpointError(
+            f"{file}: {prefix}.bias is not contained in {prefix}.quant_bias, as the format has it; "
+            "quantize the model again"
+        )

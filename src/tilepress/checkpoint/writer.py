@@ -1,0 +1,170 @@
+"""Writing a W8A8S directory tensor by tensor."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from tilepress.checkpoint.auxiliary import auxiliary_files, copy_auxiliary_files
+from tilepress.checkpoint.config_file import quantized_config
+from tilepress.checkpoint.descriptions import FLOAT, W8A8S, write_description
+from tilepress.checkpoint.json_files import write_object
+from tilepress.checkpoint.quantized_linear import QuantizedLinear, pack
+from tilepress.checkpoint.staging import create_staging, discard, publish, refuse_existing, save_tensors, writing
+from tilepress.checkpoint.w8a8s import W8A8SCheckpoint
+from tilepress.errors import CheckpointError
+
+WEIGHTS = "quant_model_weight_w8a8s"
+
+
+class Source(Protocol):
+    """What the config and the auxiliary files come from: any checkpoint."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def config(self) -> dict[str, Any]: ...
+
+
+class W8A8SWriter:
+    """A context manager under which a W8A8S directory is written; `out` appears when it ends without an exception.
+
+    dtype: "float16" or "bfloat16", the flavour. max_shard_bytes: tensors held in memory before a shard is written.
+    description: global keys for the description. Raises CheckpointError at once where `out` exists, and in the end
+    where what was written is not a whole checkpoint.
+
+    flushed: name -> count of the values that became zero in dtype, so far.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        source: Source,
+        *,
+        dtype: str,
+        max_shard_bytes: int = 2 << 30,
+        description: Mapping[str, Any] | None = None,
+    ) -> None:
+        if dtype not in ("float16", "bfloat16"):
+            raise CheckpointError(f"{out}: dtype is {dtype!r}; a W8A8S directory is float16 or bfloat16")
+        refuse_existing(out)
+        self.flushed: dict[str, int] = {}
+        self._out, self._source, self._dtype = out, source, dtype
+        self._max_shard_bytes = max_shard_bytes
+        self._extra = dict(description or {})
+        self._types: dict[str, str] = {}
+        self._shards: list[list[str]] = []
+        self._nbytes = 0
+        self._pending: dict[str, Tensor] = {}
+        self._pending_bytes = 0
+        self._staging: Path | None = None
+
+    def __enter__(self) -> W8A8SWriter:
+        self._staging = create_staging(self._out)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        staging = self._directory()
+        try:
+            if kind is None:
+                self._finish(staging)
+        except BaseException:
+            discard(staging)
+            raise
+        if kind is not None:
+            discard(staging)
+
+    def add_float(self, name: str, tensor: Tensor) -> None:
+        """Store a float tensor, converted to the flavour's dtype.
+
+        Raises CheckpointError for a value that is not finite or that dtype cannot hold; values that become zero are
+        counted in `flushed` and warned of in the end.
+        """
+        stored: torch.dtype = getattr(torch, self._dtype)
+        tensor = tensor.detach().cpu()
+        if not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(f"{self._source.path}: {name} holds NaN or infinite values; get the model again")
+        converted = tensor.to(stored)
+        overflow = torch.isinf(converted)
+        if bool(overflow.any()):
+            remedy = "; use --dtype bfloat16" if self._dtype == "float16" else ""
+            raise CheckpointError(
+                f"{self._source.path}: {int(overflow.sum())} values of {name} exceed {self._dtype}, such as "
+                f"{float(tensor[overflow][0])}{remedy}"
+            )
+        flushed = int(torch.count_nonzero(tensor)) - int(torch.count_nonzero(converted))
+        if flushed:
+            self.flushed[name] = flushed
+        self._add(name, converted, FLOAT)
+
+    def add_linear(self, prefix: str, linear: QuantizedLinear) -> None:
+        """Store the five tensors of a quantized linear. Raises CheckpointError for an unrounded input_scale."""
+        self.add_stored(pack(prefix, linear, self._dtype), W8A8S)
+
+    def add_stored(self, tensors: Mapping[str, Tensor], kind: str) -> None:
+        """Store tensors as they are, typed FLOAT or W8A8S: those of a checkpoint that has been written once."""
+        for name, tensor in tensors.items():
+            self._add(name, tensor.detach().cpu(), kind)
+
+    def _add(self, name: str, tensor: Tensor, kind: str) -> None:
+        if name in self._types:
+            raise CheckpointError(f"{self._out}: tensor {name} was added twice")
+        if self._pending and self._pending_bytes + tensor.nbytes > self._max_shard_bytes:
+            self._write_shard()
+        self._types[name] = kind
+        self._pending[name] = tensor.contiguous()
+        self._pending_bytes += tensor.nbytes
+
+    def _write_shard(self) -> None:
+        save_tensors(self._pending, self._directory() / f"{len(self._shards)}.shard")
+        self._shards.append(list(self._pending))
+        self._nbytes += self._pending_bytes
+        self._pending, self._pending_bytes = {}, 0
+
+    def _finish(self, staging: Path) -> None:
+        self._write_shard()
+        with writing(staging, sum(file.stat().st_size for file in auxiliary_files(self._source.path))):
+            self._name_shards(staging)
+            write_description(staging, W8A8S, self._types, self._extra)
+            tied = "lm_head.weight" not in self._types
+            config = quantized_config(self._source.config, kind="w8a8s", tied=tied, dtype=self._dtype)
+            write_object(staging / "config.json", config)
+            copy_auxiliary_files(self._source.path, staging)
+        try:
+            W8A8SCheckpoint(staging)
+        except CheckpointError as error:
+            raise CheckpointError(f"{self._out}: what was written is not a whole checkpoint: {error}") from None
+        publish(staging, self._out)
+        if self.flushed:
+            most = max(self.flushed, key=lambda name: self.flushed[name])
+            warnings.warn(
+                f"{self._out}: {sum(self.flushed.values())} values of {len(self.flushed)} tensors became 0 in "
+                f"{self._dtype}, most in {most} ({self.flushed[most]}); --dtype bfloat16 keeps them",
+                stacklevel=3,
+            )
+
+    def _name_shards(self, staging: Path) -> None:
+        count = len(self._shards)
+        if count == 1:
+            (staging / "0.shard").rename(staging / f"{WEIGHTS}.safetensors")
+            return
+        placed: dict[str, str] = {}
+        for shard, names in enumerate(self._shards):
+            file = f"{WEIGHTS}-{shard + 1:05}-of-{count:05}.safetensors"
+            (staging / f"{shard}.shard").rename(staging / file)
+            placed |= dict.fromkeys(names, file)
+        index = {"metadata": {"total_size": self._nbytes}, "weight_map": placed}
+        write_object(staging / f"{WEIGHTS}.safetensors.index.json", index)
+
+    def _directory(self) -> Path:
+        if self._staging is None:
+            raise RuntimeError("W8A8SWriter is a context manager: add tensors inside its with block")
+        return self._staging

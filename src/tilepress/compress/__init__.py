@@ -1,0 +1,20 @@
+"""Compressing a W8A8S directory without loss into a W8A8SC directory, and back.
+
+`python -m tilepress.compress` does it from the command line, one part a process under torchrun.
+"""
+
+from __future__ import annotations
+
+from tilepress.compress.decompress import decompress_directory
+from tilepress.compress.directory import compress_directory
+from tilepress.compress.torchrun import compress_under_torchrun, launched_by_torchrun
+from tilepress.compress.verify import Verification, verify
+
+__all__ = [
+    "Verification",
+    "compress_directory",
+    "compress_under_torchrun",
+    "decompress_directory",
+    "launched_by_torchrun",
+    "verify",
+]

@@ -1,0 +1,65 @@
+"""The way back: a W8A8SC directory becomes the W8A8S directory that it was made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from tilepress import codec
+from tilepress.checkpoint.architecture import group_of, layer_prefix
+from tilepress.checkpoint.descriptions import FLOAT, W8A8S
+from tilepress.checkpoint.quantized_linear import QuantizedLinear, pack
+from tilepress.checkpoint.source import open_checkpoint
+from tilepress.checkpoint.w8a8sc import W8A8SCCheckpoint
+from tilepress.checkpoint.writer import W8A8SWriter
+from tilepress.errors import CheckpointError
+
+
+def decompress_directory(
+    source: str | Path,
+    out: Path,
+    *,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Join and decode the parts of `source` into the W8A8S directory `out`, bit for bit what was compressed.
+
+    progress: called with the linears done and their number. Raises CheckpointError and BitstreamError.
+    """
+    checkpoint = open_checkpoint(source)
+    if not isinstance(checkpoint, W8A8SCCheckpoint):
+        raise CheckpointError(f"{source}: is not compressed; give a W8A8SC directory")
+    extra = checkpoint.description.extra
+    with W8A8SWriter(out, checkpoint, dtype=checkpoint.dtype, description=extra) as writer:
+        for name in checkpoint.float_names():
+            writer.add_stored({name: checkpoint.float_tensor(name)}, FLOAT)
+        prefixes = checkpoint.fused_groups()
+        for done, prefix in enumerate(prefixes, 1):
+            for name, linear in decompressed_linears(checkpoint, prefix, threads=threads).items():
+                writer.add_stored(pack(name, linear, checkpoint.dtype, wide_scale=True), W8A8S)
+            if progress is not None:
+                progress(done, len(prefixes))
+
+
+def decompressed_linears(
+    checkpoint: W8A8SCCheckpoint, prefix: str, *, threads: int | None = None
+) -> dict[str, QuantizedLinear]:
+    """The linears of a fused group by full name. Raises BitstreamError where the compressed bytes are damaged."""
+    layer, group = group_of(prefix)
+    fused = checkpoint.compressed_linear(prefix)
+    weight = torch.from_numpy(codec.decode(fused.weight, threads=threads))
+    rows = [checkpoint.shape.linear(member)[0] for member in group.members]
+    fields = (torch.split(tensor, rows) for tensor in (weight, fused.deq_scale, fused.quant_bias))
+    shares = zip(group.members, *fields, strict=True)
+    return {
+        f"{layer_prefix(layer)}.{member}": QuantizedLinear(
+            weight=matrix,
+            input_scale=fused.input_scale,
+            input_offset=fused.input_offset,
+            deq_scale=deq_scale,
+            quant_bias=quant_bias,
+        )
+        for member, matrix, deq_scale, quant_bias in shares
+    }

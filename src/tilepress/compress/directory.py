@@ -1,0 +1,71 @@
+"""The whole compress job in one process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tilepress.checkpoint.auxiliary import auxiliary_files, copy_auxiliary_files
+from tilepress.checkpoint.config_file import quantized_config
+from tilepress.checkpoint.json_files import write_object
+from tilepress.checkpoint.source import open_checkpoint
+from tilepress.checkpoint.split import check_tp
+from tilepress.checkpoint.staging import refuse_existing, staged, writing
+from tilepress.checkpoint.w8a8s import W8A8SCheckpoint
+from tilepress.checkpoint.w8a8sc import W8A8SCCheckpoint
+from tilepress.compress.part_writer import write_part
+from tilepress.errors import CheckpointError
+
+
+def compress_directory(
+    source: str | Path,
+    out: Path,
+    *,
+    tp: int = 1,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Compress the W8A8S directory `source` into the W8A8SC directory `out` of `tp` parts, one after the other.
+
+    threads: of the encoder, all cores if None. progress: called with the linears done and their number. `out` appears
+    whole or not at all. Raises CheckpointError.
+    """
+    checkpoint = open_w8a8s(source, out, tp)
+    step = Steps(len(checkpoint.fused_groups()) * tp, progress)
+    with staged(out) as staging:
+        for rank in range(tp):
+            write_part(checkpoint, staging, tp=tp, rank=rank, threads=threads, step=step)
+        write_common_files(checkpoint, staging)
+
+
+class Steps:
+    """Counts calls, and tells `progress` of each."""
+
+    def __init__(self, total: int, progress: Callable[[int, int], None] | None) -> None:
+        self._done, self._total, self._progress = 0, total, progress
+
+    def __call__(self) -> None:
+        self._done += 1
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+
+
+def open_w8a8s(source: str | Path, out: Path, tp: int) -> W8A8SCheckpoint:
+    """Everything that can be refused before work starts is refused here, with a CheckpointError."""
+    refuse_existing(out)
+    checkpoint = open_checkpoint(source)
+    if isinstance(checkpoint, W8A8SCCheckpoint):
+        raise CheckpointError(f"{source}: is compressed already; give the W8A8S directory")
+    if not isinstance(checkpoint, W8A8SCheckpoint):
+        raise CheckpointError(f"{source}: is a float model; make a W8A8S directory of it with `tilepress quant` first")
+    check_tp(checkpoint.shape, tp, checkpoint.path)
+    return checkpoint
+
+
+def write_common_files(source: W8A8SCheckpoint, staging: Path) -> None:
+    """config.json and the auxiliary files, and a check that the directory now reads as a checkpoint."""
+    with writing(staging, sum(file.stat().st_size for file in auxiliary_files(source.path))):
+        config = quantized_config(source.config, kind="w8a8sc", tied=source.shape.tied)
+        write_object(staging / "config.json", config)
+        copy_auxiliary_files(source.path, staging)
+    W8A8SCCheckpoint(staging)
