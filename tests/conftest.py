@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from tiny_models import make_tiny_qwen3
 
 torch.set_num_threads(2)

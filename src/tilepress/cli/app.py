@@ -27,17 +27,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     # The vendor's command lines spell options with underscores.
-    context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": lambda token: token.replace("_", "-")},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": lambda token: token.replace("_", "-"),
+    },
 )
-for name, command in {
-    "quant": quant,
-    "compress": compress,
-    "run": run,
-    "chat": chat,
-    "eval": evaluate,
-    "inspect": inspect,
-}.items():
-    app.command(name)(command)
+app.command()(quant)
+app.command()(compress)
+app.command()(run)
+app.command()(chat)
+app.command("eval")(evaluate)
+app.command()(inspect)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

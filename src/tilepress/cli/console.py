@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
 OUT = Console()
 ERR = Console(stderr=True)
 
 
-class ProgressCallback(Protocol):
-    """Called after each step with the steps done, the steps in all and what is being done."""
-
-    def __call__(self, done: int, total: int, what: str = "") -> None: ...
-
-
 @contextmanager
-def progress_bar(title: str) -> Iterator[ProgressCallback]:
-    """A bar with the time left, on standard error; nothing where that is not a terminal."""
+def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with the time left, on standard error; nothing where that is not a terminal.
+
+    Gives what to call with the steps done and the steps in all.
+    """
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn(title),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -33,28 +31,28 @@ def progress_bar(title: str) -> Iterator[ProgressCallback]:
     )
     with Progress(*columns, console=ERR, transient=True, disable=not ERR.is_terminal) as bar:
         task = bar.add_task(title, total=None)
-
-        def update(done: int, total: int, what: str = "") -> None:
-            bar.update(task, completed=done, total=total, description=f"{title} {what}".rstrip())
-
-        yield update
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def print_json(value: object) -> None:
     """One JSON document on standard output."""
-    OUT.print_json(json.dumps(value)) if OUT.is_terminal else print(json.dumps(value, indent=2))
+    print(json.dumps(value, indent=2))
+
+
+def print_table(rows: list[tuple[str, str]]) -> None:
+    """Names and values in two columns."""
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in rows:
+        table.add_row(name, value)
+    OUT.print(table, highlight=False)
 
 
 def print_error(message: str) -> None:
-    ERR.print(f"[bold red]error:[/] {_escaped(message)}", soft_wrap=True, highlight=False)
+    ERR.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True, highlight=False)
 
 
 def print_note(message: str) -> None:
-    ERR.print(f"[bold yellow]note:[/] {_escaped(message)}", soft_wrap=True, highlight=False)
-
-
-def _escaped(message: str) -> str:
-    return message.replace("[", r"\[")
+    ERR.print(f"[bold yellow]note:[/] {escape(message)}", soft_wrap=True, highlight=False)
 
 
 def human_bytes(count: float) -> str:
@@ -64,3 +62,8 @@ def human_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.2f} {unit}"
         count /= 1000
     return f"{count:.2f} TB"
+
+
+def human_seconds(seconds: float) -> str:
+    """125.3 -> '2 min 5 s'; below two minutes seconds alone."""
+    return f"{seconds:.1f} s" if seconds < 120 else f"{int(seconds) // 60} min {int(seconds) % 60} s"

@@ -7,15 +7,20 @@ from typing import Annotated
 import typer
 
 ModelPath = Annotated[
-    str, typer.Option("--model-path", "-m", help="Model directory, or a hub id such as Qwen/Qwen3-8B.", show_default=False)
+    str,
+    typer.Option("--model-path", "-m", help="Model directory, or a hub id such as Qwen/Qwen3-8B.", show_default=False),
 ]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:N, npu or npu:N.")]
 TrustRemoteCode = Annotated[
-    bool,
-    typer.Option("--trust-remote-code", help="Let the checkpoint bring Python code of its own. Off unless given."),
+    bool, typer.Option("--trust-remote-code", help="Let the checkpoint bring Python code of its own.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 ComputeType = Annotated[
     str | None,
-    typer.Option("--dtype", help="Type of activations: float32, bfloat16 or float16.", show_default="chosen by the engine"),
+    typer.Option(
+        "--dtype", help="Type of activations: float32, bfloat16 or float16.", show_default="the engine's choice"
+    ),
 ]
+System = Annotated[str | None, typer.Option("--system", help="System message.")]
+MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", help="Stop after so many tokens.")]
+Temperature = Annotated[float, typer.Option("--temperature", help="Of the sampling; 0 takes the likeliest token.")]

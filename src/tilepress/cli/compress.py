@@ -1,0 +1,68 @@
+"""`tilepress compress`: a W8A8S directory becomes a W8A8SC directory."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tilepress.cli.console import human_bytes, human_seconds, print_json, print_note, print_table, progress_bar
+from tilepress.cli.options import Json, ModelPath, TrustRemoteCode
+from tilepress.errors import UsageError
+
+
+def compress(
+    model_path: ModelPath,
+    save_directory: Annotated[
+        Path, typer.Option("--save-directory", "-o", help="W8A8SC directory to make.", show_default=False)
+    ],
+    tp: Annotated[
+        int | None,
+        typer.Option("--tp", min=1, help="Tensor-parallel parts.", show_default="1; under torchrun its processes"),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="Of the encoder.", show_default="all cores")
+    ] = None,
+    trust_remote_code: TrustRemoteCode = False,
+    json: Json = False,
+) -> None:
+    """Compress a W8A8S directory without loss into a W8A8SC directory, one part for each tensor-parallel rank.
+
+    Examples:
+
+        tilepress compress --model-path Qwen3-8B-w8a8s --save-directory Qwen3-8B-w8a8sc --tp 4
+
+        torchrun --nproc_per_node 4 -m tilepress.compress --model_path Qwen3-8B-w8a8s --save_directory Qwen3-8B-w8a8sc
+    """
+    from tilepress.compress import compress_directory, compress_under_torchrun, launched_by_torchrun
+
+    if trust_remote_code:
+        print_note("compressing needs no remote code; none is run")
+    started = time.monotonic()
+    with progress_bar("compress") as progress:
+        if launched_by_torchrun():
+            world = int(os.environ["WORLD_SIZE"])
+            if tp not in (None, world):
+                raise UsageError(
+                    f"--tp is {tp}, but torchrun started {world} processes; one makes one part, leave --tp out"
+                )
+            compress_under_torchrun(model_path, save_directory, threads=threads, progress=progress)
+            if os.environ["RANK"] != "0":
+                return
+        else:
+            compress_directory(model_path, save_directory, tp=tp or 1, threads=threads, progress=progress)
+    parts = sorted(save_directory.glob("part*-of-*/*.safetensors"))
+    size, seconds = sum(part.stat().st_size for part in parts), time.monotonic() - started
+    if json:
+        print_json({"save_directory": str(save_directory), "tp": len(parts), "bytes": size, "seconds": seconds})
+        return
+    print_table(
+        [
+            ("W8A8SC directory", str(save_directory)),
+            ("parts", f"{len(parts)}, {human_bytes(size)} in all"),
+            ("time", human_seconds(seconds)),
+        ]
+    )

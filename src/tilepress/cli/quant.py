@@ -1,0 +1,74 @@
+"""`tilepress quant`: a float checkpoint becomes a W8A8S directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tilepress.cli.console import human_seconds, print_json, print_note, print_table, progress_bar
+from tilepress.cli.options import Device, Json, ModelPath, TrustRemoteCode
+from tilepress.errors import UsageError
+
+
+def quant(
+    model_path: ModelPath,
+    save_path: Annotated[Path, typer.Option("--save-path", "-o", help="W8A8S directory to make.", show_default=False)],
+    device: Device = "cpu",
+    model_type: Annotated[
+        str | None, typer.Option("--model-type", help="Such as Qwen3-8B. Only checked: config.json decides.")
+    ] = None,
+    quant_type: Annotated[str, typer.Option("--quant-type", help="w8a8s is the only one.")] = "w8a8s",
+    bits: Annotated[float, typer.Option("--bits", help="Entropy-coded bits a weight to aim at.")] = 4.0,
+    calib: Annotated[
+        Path | None,
+        typer.Option(help="Calibration text: .jsonl, .json or .txt.", show_default="docstrings that come with Python"),
+    ] = None,
+    samples: Annotated[int, typer.Option("--samples", help="Calibration sequences.")] = 64,
+    sequence_length: Annotated[int, typer.Option("--sequence-length", help="Tokens of each.")] = 512,
+    dtype: Annotated[str, typer.Option("--dtype", help="Stored float type: float16 or bfloat16.")] = "float16",
+    seed: Annotated[int, typer.Option("--seed", help="Of the calibration text's order and the samples.")] = 0,
+    trust_remote_code: TrustRemoteCode = False,
+    json: Json = False,
+) -> None:
+    """Make a W8A8S directory from float weights: zero what matters least, quantize weights and activations to int8.
+
+    Examples:
+
+        tilepress quant --model-path Qwen3-8B --save-path Qwen3-8B-w8a8s
+
+        tilepress quant --model-path Qwen3-8B --save-path small --bits 3.5 --calib conversations.jsonl
+    """
+    from tilepress.checkpoint import FloatCheckpoint, open_checkpoint
+    from tilepress.device import resolve_device
+    from tilepress.quantize import Recipe, quantize_checkpoint
+
+    if quant_type.lower() != "w8a8s":
+        raise UsageError(f"--quant-type {quant_type}: w8a8s is the only one; `tilepress compress` makes w8a8sc of it")
+    recipe = Recipe(bits=bits, dtype=dtype, samples=samples, sequence_length=sequence_length, seed=seed)
+    resolve_device(device)
+    source = open_checkpoint(model_path)
+    if not isinstance(source, FloatCheckpoint):
+        raise UsageError(f"{source.path}: {source.kind} weights are quantized already; give the float model")
+    family = str(source.config.get("model_type"))
+    if model_type is not None and family not in model_type.lower():
+        print_note(f"--model-type is {model_type}, but config.json says {family}; config.json decides")
+    if trust_remote_code:
+        print_note("Qwen3, Qwen2 and Llama need no remote code; none is run")
+    with progress_bar("quantize") as progress:
+        report = quantize_checkpoint(
+            source, save_path, recipe, calibration=calib, device=device, progress=lambda p: progress(p.done, p.total)
+        )
+    if json:
+        print_json(report.as_dict() | {"save_path": str(save_path)})
+        return
+    print_table(
+        [
+            ("W8A8S directory", str(save_path)),
+            ("entropy", f"{report.bits:.3f} bits a weight"),
+            ("zeros", f"{report.zeros:.1%}"),
+            ("calibration", f"{report.calibration_tokens} tokens"),
+            ("time", human_seconds(report.seconds)),
+        ]
+    )

@@ -1,0 +1,62 @@
+"""Bad input on the command line: one line that says what, where and what to do; exit status 2; nothing left behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tilepress.cli import main
+from tilepress.errors import TilepressError
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("quant -m {float} -o {out} --device tpu", "--device tpu: unknown device; use cpu"),
+        ("quant -m {float} -o {out} --device npu", "install torch_npu"),
+        ("quant -m {float} -o {out} --quant-type w4a4", "w8a8s is the only one"),
+        ("quant -m {float} -o {out} --bits 9", "bits"),
+        ("quant -m {float} -o {out} --calib {out}/none.txt", "none.txt"),
+        ("quant -m {float} -o {float}", "exists"),
+        ("quant -m {out}/none -o {out}", "none"),
+        ("compress -m {float} -o {out}", "tilepress quant"),
+        ("run -m {float} --temperature -1", "--temperature -1"),
+        ("run -m {float} --device npu:0", "install torch_npu"),
+        ("run -m {float} --dtype int8", "--dtype int8"),
+        ("eval -m {float} --text {out}/none.txt", "none.txt"),
+        ("eval -m {float} --window 100000", "context"),
+        ("inspect {out}", "tilepress-no-such"),
+        ("inspect {float} {float}", "--verify compares two"),
+        ("inspect --verify {float}", "--verify compares two directories"),
+        ("inspect --verify {float} {float}", "W8A8S"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(
+    command: str, message: str, tiny_qwen3: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "tilepress-no-such"
+    status = main(command.format(float=tiny_qwen3, out=out).split())
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert status == 2
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("error: ")
+    assert message in lines[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_shows_where_the_error_came_from(tmp_path: Path) -> None:
+    with pytest.raises(TilepressError):
+        main(["inspect", str(tmp_path / "none"), "--debug"])
+
+
+@pytest.mark.parametrize("words", [["quant"], ["nonsense"], ["run", "--nonsense"], ["quant", "--bits", "many"]])
+def test_an_unusable_command_line_explains_itself(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    assert "Usage" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["quant", "compress", "run", "chat", "eval", "inspect"])
+def test_help_has_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    assert f"tilepress {command}" in capsys.readouterr().out

@@ -1,0 +1,108 @@
+"""The seed document's own command lines, on a tiny Qwen3, with the program's name changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tilepress.cli import main
+
+
+@pytest.fixture(scope="module")
+def road(tiny_qwen3: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Float, W8A8S and W8A8SC (two parts) directories of one model, made from the command line."""
+    folder = tmp_path_factory.mktemp("road")
+    quantized, compressed = folder / "w8a8s", folder / "w8a8sc"
+    status = main(
+        f"quant --model_path {tiny_qwen3} --save_path {quantized} --device cpu --model_type Qwen3-8B "
+        "--quant_type w8a8s --trust_remote_code True --samples 4 --sequence_length 64".split()
+    )
+    assert status == 0
+    assert main(f"compress --model_path {quantized} --save_directory {compressed} --tp 2".split()) == 0
+    return {"float": tiny_qwen3, "w8a8s": quantized, "w8a8sc": compressed}
+
+
+def test_run_asks_the_seeds_question(road: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    status = main(f"run -m {road['w8a8sc']} --trust_remote_code true --max-new-tokens 8 --json".split())
+    answer = json.loads(capsys.readouterr().out)
+    assert status == 0
+    assert 1 <= answer["new_tokens"] <= 8
+    # <|im_start|>user\nWhat's deep learning?<|im_end|>\n<|im_start|>assistant\n, a token a byte
+    assert answer["prompt_tokens"] == len("user\nWhat's deep learning?\nassistant\n") + 3
+
+
+def test_run_streams_the_answer_alone_to_standard_output(
+    road: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = f"run -m {road['w8a8sc']} --max-new-tokens 8"
+    assert main([*command.split(), "--prompt", "Hi"]) == 0
+    streamed = capsys.readouterr()
+    assert main([*command.split(), "--prompt", "Hi", "--json"]) == 0
+    assert streamed.out == json.loads(capsys.readouterr().out)["text"] + "\n"
+    assert "tokens/s" in streamed.err
+
+
+def test_w8a8s_and_w8a8sc_answer_alike(road: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    texts = []
+    for kind in ("w8a8s", "w8a8sc"):
+        assert main(f"run -m {road[kind]} --max-new-tokens 16 --json".split()) == 0
+        texts.append(json.loads(capsys.readouterr().out)["text"])
+    assert texts[0] == texts[1]
+
+
+def test_torchrun_makes_the_same_bytes_as_one_process(road: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "by-torchrun"
+    command = f"-m torch.distributed.run --nproc_per_node 2 --master_port 0 -m tilepress.compress --model_path {road['w8a8s']}"
+    subprocess.run(
+        [sys.executable, *command.split(), "--save_directory", str(out)],
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=120,
+    )
+    for rank in range(2):
+        weights = Path(f"part{rank}-of-2") / "quant_model_weight_w8a8sc.safetensors"
+        assert (out / weights).read_bytes() == (road["w8a8sc"] / weights).read_bytes()
+
+
+def test_inspect_describes_every_kind(road: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    for kind, path in road.items():
+        assert main(["inspect", str(path), "--json"]) == 0
+        summary = json.loads(capsys.readouterr().out)
+        assert summary["kind"] == kind
+        assert summary["layers"] == 2
+        assert main(["inspect", str(path)]) == 0
+        assert "Qwen3ForCausalLM, 2 layers" in capsys.readouterr().out
+
+
+def test_inspect_verifies_that_compression_lost_nothing(
+    road: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inspect", "--verify", str(road["w8a8s"]), str(road["w8a8sc"])]) == 0
+    assert "14 linears" in capsys.readouterr().out
+
+
+def test_eval_measures_the_distance_from_the_float_model(
+    road: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = f"eval -m {road['w8a8sc']} --against {road['float']} --tokens 512 --window 128 --json"
+    assert main(command.split()) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["tokens"] == 4 * 127
+    assert 0 < result["kl"] < 0.5
+    assert result["perplexity"] == pytest.approx(result["reference_perplexity"], rel=0.2)
+
+
+def test_chat_keeps_the_cache_between_turns(
+    road: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = iter(["Hello", "And again", "/exit"])
+    monkeypatch.setattr("builtins.input", lambda _prompt: next(turns))
+    assert main(f"chat -m {road['w8a8sc']} --max-new-tokens 4".split()) == 0
+    first, second = (line for line in capsys.readouterr().err.splitlines() if "prompt tokens" in line)
+    assert "cached" not in first
+    assert "cached" in second
