@@ -30,8 +30,8 @@ def encode_tiled(matrix: Int8Array, tiling_n: int, tiling_k: int, threads: int |
 
 def decode(c: Compressed, *, threads: int | None = None) -> Int8Array:
     """The int8 matrix [n, k]. Raises BitstreamError where anything is damaged that can be told from the bytes."""
-    matrix: Int8Array = _native.decode(c.weight, c.index, c.info, threads or core_count())
-    return matrix
+    validate(c)
+    return _native.decode(c.weight, c.index, c.info, threads or core_count())
 
 
 def validate(c: Compressed) -> None:

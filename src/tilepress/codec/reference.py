@@ -178,19 +178,20 @@ def encode(matrix: Int8Array, tiling_n: int = TILING, tiling_k: int = TILING) ->
 
 
 @dataclass(frozen=True)
-class _Tile:
+class Tile:
     """A parsed header. Positions are bytes of weight."""
 
     widths: tuple[int, ...]
-    sync: NDArray[np.int64]
     counts: list[int]
+    sync: NDArray[np.int64]
     tables: list[Bytes]
     level_0: int
+    header: int
     codes: int
     end: int
 
 
-def _parse_tile(c: Compressed, entry: int, i: int, j: int, rows: int, columns: int, begin: int) -> _Tile:
+def _parse_tile(c: Compressed, entry: int, i: int, j: int, rows: int, columns: int, begin: int) -> Tile:
     def refuse(what: str) -> BitstreamError:
         return BitstreamError(f"tile ({i}, {j}): {what}")
 
@@ -208,7 +209,7 @@ def _parse_tile(c: Compressed, entry: int, i: int, j: int, rows: int, columns: i
     if any(width in (0, 8) for width in widths[:-1]):
         raise refuse("a level with an escape has width 0 or 8")
 
-    header = begin + 64 * widths[0] * rows * columns
+    at = header = begin + 64 * widths[0] * rows * columns
     codes = begin + _round_up(header - begin + _header_bytes(widths, rows), 16)
     if codes > len(c.weight):
         raise refuse("the tile reaches past the end of weight")
@@ -216,7 +217,7 @@ def _parse_tile(c: Compressed, entry: int, i: int, j: int, rows: int, columns: i
     weight = c.weight.view(np.uint8)
     if levels > 1:
         numbers = weight[header : header + 2 * (rows + levels - 2)].view("<u2").astype(np.int64)
-        header += 2 * len(numbers)
+        at += 2 * len(numbers)
         sync = numbers[:rows]
         steps = np.diff(sync, prepend=0)
         if steps.min() < 0:
@@ -229,12 +230,12 @@ def _parse_tile(c: Compressed, entry: int, i: int, j: int, rows: int, columns: i
     tables = []
     for level in range(levels):
         size = _table_size(widths, level)
-        tables.append(weight[header : header + size])
-        header += size
+        tables.append(weight[at : at + size])
+        at += size
     end = begin + _tile_bytes(widths, counts, rows, columns)
     if end > len(c.weight):
         raise refuse("the tile reaches past the end of weight")
-    return _Tile(widths, sync, counts, tables, begin, codes, end)
+    return Tile(widths, counts, sync, tables, begin, header, codes, end)
 
 
 def _check_info(c: Compressed) -> None:
@@ -255,10 +256,10 @@ def _check_info(c: Compressed) -> None:
         raise BitstreamError(f"index has {len(c.index)} bytes, but a matrix of {n} x {k} has {tiles} tiles of 8")
 
 
-def parse(c: Compressed) -> list[_Tile]:
+def parse(c: Compressed) -> list[Tile]:
     """Checks info, index and every header. Raises BitstreamError at the first that is wrong."""
     _check_info(c)
-    parsed: list[_Tile] = []
+    parsed: list[Tile] = []
     for entry, (i, j, rows, columns) in zip(c.entries().tolist(), c.tiles(), strict=True):
         parsed.append(_parse_tile(c, entry, i, j, rows, columns, parsed[-1].end if parsed else 0))
     if parsed[-1].end != len(c.weight):
@@ -272,7 +273,7 @@ def validate(c: Compressed) -> None:
     parse(c)
 
 
-def _decode_tile(weight: Bytes, tile: _Tile, i: int, j: int) -> Int8Array:
+def _decode_tile(weight: Bytes, tile: Tile, i: int, j: int) -> Int8Array:
     levels, at = [], tile.codes
     for level, (width, count) in enumerate(zip(tile.widths, tile.counts, strict=True)):
         begin, V = (tile.level_0, 64) if level == 0 else (at, 16)

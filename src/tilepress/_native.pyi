@@ -1,0 +1,16 @@
+"""The native module: csrc/bind_codec.cpp and csrc/bind_kernels.cpp."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+def encode(
+    matrix: NDArray[np.int8], tiling_n: int, tiling_k: int, threads: int
+) -> tuple[NDArray[np.int8], NDArray[np.int8]]: ...
+def validate(weight: NDArray[np.int8], index: NDArray[np.int8], info: NDArray[np.int64]) -> None: ...
+def decode(
+    weight: NDArray[np.int8], index: NDArray[np.int8], info: NDArray[np.int64], threads: int
+) -> NDArray[np.int8]: ...
+def isa() -> str: ...
+def linear(*arguments: Any) -> None: ...
