@@ -16,8 +16,9 @@ from tilepress.evaluate.windows import chunks, final_states, log_probabilities, 
 
 @dataclass(frozen=True)
 class Divergence:
-    """kl: mean over `tokens` predictions of KL(reference || model), in nats. same_top: share of them with the same first choice.
+    """kl: mean over `tokens` predictions of KL(reference || model), in nats.
 
+    same_top: share of predictions whose first choice is the same.
     perplexity and reference_perplexity: of the two models on the same text.
     """
 

@@ -16,7 +16,7 @@ from tilepress.evaluate.windows import chunks, final_states, log_probabilities, 
 
 @dataclass(frozen=True)
 class Perplexity:
-    """perplexity = exp(nats): nats is the mean negative log-likelihood of the `tokens` predicted, in `windows` windows."""
+    """perplexity = exp(nats); nats: mean negative log-likelihood of the `tokens` predicted, in `windows` windows."""
 
     perplexity: float
     nats: float
@@ -40,8 +40,8 @@ def perplexity(
 ) -> Perplexity:
     """Perplexity of `text`, cut into windows of `window` tokens that each begin with the model's start token.
 
-    Every token of the text is predicted once, from those before it in its window. progress: called with windows done and
-    windows in all. Raises UsageError for a text or window that cannot be evaluated and for logits that are not finite.
+    Every token of the text is predicted once, from those before it in its window. progress: called with windows done
+    and windows in all. Raises UsageError for a text or window that cannot be evaluated and for infinite logits.
     """
     windows = token_windows(model, tokenizer, text, window, max_windows)
     nats, tokens = 0.0, 0

@@ -9,8 +9,8 @@ from pydoc_data.topics import topics
 def held_out_english() -> str:
     """Prose of Python's language reference, which comes with Python: about 200 thousand characters.
 
-    Headings, code, grammar and tables are left out, and what several topics repeat is taken once. The same for one minor
-    version of Python; compare numbers of one version only. Calibration uses other texts (the standard library's docstrings).
+    Headings, code, grammar and tables are left out, and what several topics repeat is taken once. The same for one
+    version of Python: compare numbers of one version only. Calibration uses another text, the library's docstrings.
     """
     paragraphs: dict[str, None] = {}
     for topic in sorted(topics):

@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tilepress.errors import UsageError
 
-# Logits of one chunk, float32: 64 MiB. A window of 512 tokens and a vocabulary of 152 thousand would take 311 MB at once.
+# Logits of one chunk, 64 MiB of float32: a window of 512 tokens and 152 thousand of vocabulary would take 311 MB.
 CHUNK_LOGITS = 1 << 24
 
 
 def start_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The token that every prompt begins with: the chat template's first, else the tokenizer's own, else None.
 
-    Massive activations sit on it (Sun et al., "Massive Activations in Large Language Models", 2024); without it they move
-    to words, and the numbers would be those of a use that no prompt has.
+    Massive activations sit on it (Sun et al., "Massive Activations in Large Language Models", 2024); without it they
+    move to words, and the numbers would be those of a use that no prompt has.
     """
     if tokenizer.chat_template is None:
-        return tokenizer.bos_token_id
+        bos: int | None = tokenizer.bos_token_id
+        return bos
     rendered = tokenizer.apply_chat_template([{"role": "user", "content": "Hello"}], tokenize=False)
     return int(tokenizer(rendered, add_special_tokens=False)["input_ids"][0])
 
@@ -29,9 +30,10 @@ def start_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
 def token_windows(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, size: int, most: int | None = None
 ) -> list[Tensor]:
-    """int64 [1, <= size] each: the start token, then tokens of the text, each in exactly one window; the first `most` windows.
+    """int64 [1, <= size] each: the start token, then tokens of the text, each in exactly one window.
 
-    Raises UsageError for a size that does not fit the model and for a text of less than two tokens.
+    most: give the first so many windows only. Raises UsageError for a size that does not fit the model and for a text
+    of less than two tokens.
     """
     context = model.config.max_position_embeddings
     if not 2 <= size <= context:
@@ -63,7 +65,8 @@ def final_states(model: PreTrainedModel, window: Tensor) -> Tensor:
 
 def log_probabilities(model: PreTrainedModel, states: Tensor) -> Tensor:
     """float32 [positions, vocabulary], normalised. Raises UsageError where a logit is not finite."""
-    logits = model.get_output_embeddings()(states).float()
+    head: nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    logits = head(states).float()
     if not bool(torch.isfinite(logits).all()):
         raise UsageError(f"the model's logits are not finite in {model.dtype}; try float32, or check the checkpoint")
     return torch.log_softmax(logits, dim=-1)

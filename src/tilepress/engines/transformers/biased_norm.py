@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class BiasedNorm(nn.Module):
-    """norm(x) + bias. msModelSlim's smoothing shifts activations there, and back in the quant_bias of the next linears."""
+    """norm(x) + bias. msModelSlim's smoothing shifts activations there and back in the next linears."""
 
     def __init__(self, norm: nn.Module, bias: Tensor) -> None:
         super().__init__()

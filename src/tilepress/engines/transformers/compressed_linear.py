@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tilepress.kernels import linear
@@ -32,9 +33,9 @@ class CompressedLinear(nn.Module):
     def __init__(self, stored: StoredLinear) -> None:
         super().__init__()
         self.out_features, self.in_features = stored.weight.shape
-        self.register_buffer("weight", torch.from_numpy(stored.weight.weight))
-        self.register_buffer("index", torch.from_numpy(stored.weight.index))
-        self.register_buffer("info", torch.from_numpy(stored.weight.info))
+        self.register_buffer("weight", _tensor(stored.weight.weight))
+        self.register_buffer("index", _tensor(stored.weight.index))
+        self.register_buffer("info", _tensor(stored.weight.info))
         self.register_buffer("input_scale", torch.tensor([stored.input_scale], dtype=torch.float32))
         self.register_buffer("input_offset", torch.tensor([stored.input_offset], dtype=torch.int32))
         self.register_buffer("deq_scale", stored.deq_scale)
@@ -60,3 +61,8 @@ class CompressedLinear(nn.Module):
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits:.2f}"
+
+
+def _tensor(array: NDArray[Any]) -> Tensor:
+    """The same memory as a tensor; torch has no read-only tensors, so arrays that are, small ones, are copied."""
+    return torch.from_numpy(array if array.flags.writeable else array.copy())

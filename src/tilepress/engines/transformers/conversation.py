@@ -35,6 +35,7 @@ class Conversation:
             )
         self.messages: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
         self._model, self._tokenizer, self._variables = model, tokenizer, template_variables
+        self._tokens: list[int]
         self._forget()
 
     def say(
@@ -66,7 +67,7 @@ class Conversation:
         return answer
 
     def _keep(self, tokens: Sequence[int]) -> None:
-        """Drop what the cache holds beyond the common prefix with `tokens`, of which one at least has to be computed."""
+        """Drop what the cache holds beyond the common prefix with `tokens`; one of them at least has to be computed."""
         most = min(len(self._tokens), len(tokens) - 1)
         common = next((i for i in range(most) if self._tokens[i] != tokens[i]), most)
         if common < len(self._tokens):
@@ -76,4 +77,4 @@ class Conversation:
     def _forget(self) -> None:
         # Without the model's config every layer keeps all tokens, where sliding windows could not be cropped.
         self._cache = DynamicCache()
-        self._tokens: list[int] = []
+        self._tokens = []

@@ -34,7 +34,7 @@ class FusedLinear(CompressedLinear):
         return [FusedMember(self, i, size) for i, size in enumerate(self._sizes)]
 
     def take(self, member: int, x: Tensor) -> Tensor:
-        """Rows of `member` for input x [..., k], as a view [..., rows]. Raises RuntimeError where called out of order."""
+        """Rows of `member` for input x [..., k], as a view [..., rows]. RuntimeError where called out of order."""
         call = self._call
         if member == 0:
             call[:] = (x, *reversed(self(x).split(self._sizes, dim=-1)))

@@ -100,34 +100,31 @@ def complete(
     **sampling: Any,
 ) -> Generation:
     """Continue `tokens`. cache: keys and values of the first of these, extended in place; None for a new one."""
-    room = model.config.max_position_embeddings - len(tokens)
+    context, vocabulary = model.config.max_position_embeddings, model.config.vocab_size
     if not tokens:
         raise UsageError("the prompt is empty")
     if max_new_tokens < 1:
         raise UsageError(f"the number of new tokens is {max_new_tokens}; it has to be at least 1")
-    if room < 1:
-        raise UsageError(
-            f"the prompt has {len(tokens)} tokens, the model's context is {model.config.max_position_embeddings}; shorten it"
-        )
-    if max(tokens) >= model.config.vocab_size:
-        raise UsageError(
-            f"the tokenizer gives token {max(tokens)}, the model has {model.config.vocab_size}; they do not match"
-        )
+    if len(tokens) >= context:
+        raise UsageError(f"the prompt has {len(tokens)} tokens, the model's context is {context}; shorten it")
+    if max(tokens) >= vocabulary:
+        raise UsageError(f"the tokenizer gives token {max(tokens)}, the model has {vocabulary}; they do not match")
     cached = cache.get_seq_length() if cache is not None else 0
     stream = _Stream(tokenizer, on_text)
     prompt = torch.tensor([list(tokens)], device=model.device)
-    output = model.generate(
+    engine: Any = model  # its `generate` is typed for batches of every kind
+    output = engine.generate(
         prompt,
         attention_mask=torch.ones_like(prompt),
         past_key_values=cache,
         streamer=stream,
-        max_new_tokens=min(max_new_tokens, room),
+        max_new_tokens=min(max_new_tokens, context - len(tokens)),
         pad_token_id=_pad_token(model, tokenizer),
         **sampling,
     )
     new = tuple(output[0, len(tokens) :].tolist())
     return Generation(
-        text=str(tokenizer.decode(new, skip_special_tokens=True)),
+        text=str(tokenizer.decode(list(new), skip_special_tokens=True)),
         tokens=new,
         prompt_tokens=len(tokens),
         cached_tokens=cached,
@@ -138,12 +135,9 @@ def complete(
 
 def _pad_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
     """Nothing is padded in a batch of one, but `generate` warns where it has no token to pad with."""
-    ends = model.generation_config.eos_token_id
-    for token in (
-        model.generation_config.pad_token_id,
-        tokenizer.pad_token_id,
-        ends[0] if isinstance(ends, list) else ends,
-    ):
+    end = model.generation_config.eos_token_id
+    end = end[0] if isinstance(end, list) else end
+    for token in (model.generation_config.pad_token_id, tokenizer.pad_token_id, end):
         if token is not None:
             return int(token)
     return None
@@ -163,7 +157,7 @@ class _Stream(TextStreamer):
             if self.first == self.start:
                 self.first = self.last
         if self.on_text is not None:
-            super().put(value)
+            super().put(value)  # type: ignore[no-untyped-call]
         self.next_tokens_are_prompt = False
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:

@@ -19,6 +19,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 # bfloat16 and float16 than in float32, and a generated token of a compressed model 10 to 20 % less (the head's bytes).
 CPU_DTYPE = torch.float32
 
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.*", "*.tiktoken")
+
 
 def load(
     path: str | Path,
@@ -29,26 +31,26 @@ def load(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A model ready to generate, and its tokenizer, from a float, W8A8S or W8A8SC directory or a hub id.
 
-    device: cpu, cuda[:i] or npu[:i]; quantized models run on the cpu only. dtype: of activations and float tensors, one of
-    DTYPES or its name; by default float32 on the cpu and what the directory stores elsewhere. A W8A8S model is compressed
-    in memory first and gives the same bits as its W8A8SC directory, whatever its tensor-parallel size.
+    device: cpu, cuda[:i] or npu[:i]; quantized models run on the cpu only. dtype: of activations and float tensors,
+    one of DTYPES or its name; by default float32 on the cpu and what the directory stores elsewhere. A W8A8S model is
+    compressed in memory first and gives the same bits as its W8A8SC directory, whatever its tensor-parallel size.
 
-    Raises CheckpointError or BitstreamError for a directory that is incomplete, damaged or of another kind, UsageError for
-    a device or dtype that cannot be had.
+    Raises CheckpointError or BitstreamError for a directory that is incomplete, damaged or of another kind,
+    UsageError for a device or dtype that cannot be had.
     """
     target = resolve_device(device)
     compute = _resolve_dtype(dtype)
     checkpoint = open_checkpoint(path)
     if checkpoint.kind == "float":
         default: Any = CPU_DTYPE if target.type == "cpu" else "auto"
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             checkpoint.path, dtype=compute or default, trust_remote_code=trust_remote_code, local_files_only=True
         )
         model = model.to(target).eval()
     elif target.type != "cpu":
         raise UsageError(
-            f"--device {device}: {checkpoint.path} is quantized, and this version multiplies compressed weights on the cpu only; "
-            "use --device cpu, or the float model"
+            f"--device {device}: {checkpoint.path} is quantized, and this version multiplies compressed weights on the "
+            "cpu only; use --device cpu, or the float model"
         )
     else:
         model = build_quantized_model(checkpoint, compute or CPU_DTYPE)
@@ -76,12 +78,15 @@ def _generation_config(path: Path, model: PreTrainedModel) -> GenerationConfig:
 
 
 def _tokenizer(path: Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    # Without any of these transformers makes a tokenizer that knows no token, and does not say so.
+    if not any(file for pattern in VOCABULARIES for file in path.glob(pattern)):
+        raise CheckpointError(f"{path}: no tokenizer.json; copy the tokenizer's files from the original model")
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             path, trust_remote_code=trust_remote_code, local_files_only=True
         )
     except (OSError, TypeError, ValueError, KeyError) as error:
         raise CheckpointError(
-            f"{path}: no tokenizer that transformers can read ({error}); copy it from the original model"
+            f"{path}: transformers cannot read the tokenizer ({error}); copy its files from the original model"
         ) from error
     return tokenizer

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
@@ -27,13 +29,20 @@ def build_quantized_model(checkpoint: QuantizedCheckpoint, dtype: torch.dtype) -
     """
     config = _model_config(checkpoint)
     with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
     for prefix in checkpoint.fused_groups():
         _place_compressed(model, checkpoint, prefix)
     _place_floats(model, checkpoint, dtype)
     # Rotary frequencies are stored nowhere; they follow from the config.
     model.model.rotary_emb = type(model.model.rotary_emb)(config=config)
-    return model.eval()
+    model.save_pretrained = _refuse_saving
+    built: PreTrainedModel = model.eval()
+    return built
+
+
+def _refuse_saving(*arguments: object, **options: object) -> None:
+    """transformers would write compressed tensors that its own loading replaces by random weights, with a warning."""
+    raise UsageError("a quantized model cannot be saved by save_pretrained; copy the directory that it was loaded from")
 
 
 def _model_config(checkpoint: QuantizedCheckpoint) -> PreTrainedConfig:
@@ -51,10 +60,10 @@ def _place_compressed(model: PreTrainedModel, checkpoint: QuantizedCheckpoint, p
     block_name, _, fused_name = group.name.rpartition(".")
     block = model.get_submodule(f"{layer_prefix(layer)}.{block_name}")
     names = [member.rpartition(".")[2] for member in group.members]
-    linears = [block.get_submodule(name) for name in names]
-    sizes = [int(linear.out_features) for linear in linears]
+    linears: list[Any] = [block.get_submodule(name) for name in names]
+    sizes = [linear.out_features for linear in linears]
     stored = checkpoint.compressed_linear(prefix)
-    _check_shape(checkpoint, f"{prefix}.weight", stored.weight.shape, (sum(sizes), int(linears[0].in_features)))
+    _check_shape(checkpoint, f"{prefix}.weight", stored.weight.shape, (sum(sizes), linears[0].in_features))
     if len(names) == 1:
         setattr(block, names[0], CompressedLinear(stored))
         return

@@ -1,0 +1,105 @@
+"""Answering a prompt: text, counts, times, streaming and refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+import tilepress
+from tilepress import UsageError
+from tilepress.engines.transformers import generate
+
+Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_w8a8s: Path) -> Loaded:
+    return tilepress.load(tiny_w8a8s)
+
+
+def test_the_answer_is_what_transformers_generates(tiny: Loaded) -> None:
+    model, tokenizer = tiny
+    answer = generate(model, tokenizer, "Hello", max_new_tokens=12)
+    ids = tokenizer("<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n", return_tensors="pt")["input_ids"]
+    expected = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, pad_token_id=258)
+    assert answer.tokens == tuple(expected[0, ids.shape[1] :].tolist())
+    assert answer.text == tokenizer.decode(answer.tokens, skip_special_tokens=True)
+    assert answer.prompt_tokens == ids.shape[1]
+    assert answer.cached_tokens == 0
+
+
+def test_counts_and_times_are_reported(tiny: Loaded) -> None:
+    answer = generate(*tiny, "Hello", max_new_tokens=8, min_new_tokens=8)
+    assert answer.new_tokens == 8
+    assert answer.first_token_seconds > 0
+    assert answer.tokens_per_second is not None
+    assert answer.tokens_per_second > 0
+    assert json.loads(json.dumps(answer.as_dict()))["new_tokens"] == 8
+    assert generate(*tiny, "Hello", max_new_tokens=1).tokens_per_second is None
+
+
+def test_streamed_pieces_are_the_text(tiny: Loaded) -> None:
+    pieces: list[str] = []
+    answer = generate(*tiny, "Hello", max_new_tokens=40, on_text=pieces.append)
+    assert "".join(pieces) == answer.text
+    assert all(pieces)
+
+
+def test_the_system_message_and_template_variables_reach_the_template(tiny: Loaded) -> None:
+    model, tokenizer = tiny
+    short = generate(model, tokenizer, "Hello", max_new_tokens=1).prompt_tokens
+    long = generate(model, tokenizer, "Hello", system="Be brief.", max_new_tokens=1).prompt_tokens
+    assert long == short + len(tokenizer("<|im_start|>system\nBe brief.<|im_end|>\n")["input_ids"])
+    template, tokenizer.chat_template = tokenizer.chat_template, "{{ mark }}{{ messages[0]['content'] }}"
+    try:
+        assert generate(model, tokenizer, "ab", template_variables={"mark": "xyz"}, max_new_tokens=1).prompt_tokens == 5
+    finally:
+        tokenizer.chat_template = template
+
+
+def test_a_model_without_a_template_continues_the_prompt(tiny: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokenizer = tiny
+    monkeypatch.setattr(tokenizer, "chat_template", None)
+    assert generate(model, tokenizer, "Hello", max_new_tokens=1).prompt_tokens == 5
+    with pytest.raises(UsageError, match="the prompt is empty"):
+        generate(model, tokenizer, "")
+
+
+def test_sampling_options_are_those_of_transformers(tiny: Loaded) -> None:
+    def sample(seed: int) -> tuple[int, ...]:
+        torch.manual_seed(seed)
+        return generate(*tiny, "Hello", max_new_tokens=16, do_sample=True, temperature=5.0, top_k=50).tokens
+
+    assert sample(1) == sample(1)
+    assert sample(1) != sample(2)
+
+
+def test_drafts_from_the_prompt_do_not_change_the_answer(tiny: Loaded) -> None:
+    """transformers' prompt lookup: several draft tokens are checked by one call."""
+    plain = generate(*tiny, "abcabcabcabc", max_new_tokens=24)
+    drafted = generate(*tiny, "abcabcabcabc", max_new_tokens=24, prompt_lookup_num_tokens=4)
+    assert drafted.tokens == plain.tokens
+
+
+def test_generation_stops_at_the_end_of_the_context(tiny: Loaded) -> None:
+    model, tokenizer = tiny
+    around = len(tokenizer("<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\n")["input_ids"])
+    assert generate(model, tokenizer, "x" * (509 - around), max_new_tokens=100, min_new_tokens=3).new_tokens == 3
+    with pytest.raises(UsageError, match="the prompt has 512 tokens, the model's context is 512; shorten it"):
+        generate(model, tokenizer, "x" * (512 - around))
+
+
+def test_requests_that_make_no_sense_are_refused(tiny: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokenizer = tiny
+    with pytest.raises(UsageError, match="it has to be at least 1"):
+        generate(model, tokenizer, "Hello", max_new_tokens=0)
+    monkeypatch.setattr(model.config, "vocab_size", 100)
+    with pytest.raises(UsageError, match="they do not match"):
+        generate(model, tokenizer, "Hello")
+    monkeypatch.setattr(tokenizer, "chat_template", "{{ raise_exception('no system role') }}")
+    with pytest.raises(UsageError, match="chat template refuses the conversation: no system role"):
+        generate(model, tokenizer, "Hello", system="Be brief.")

@@ -1,0 +1,66 @@
+"""W8A8S directories made from tiny float checkpoints by rounding to nearest: quick, and bad only in quality."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tilepress.checkpoint import FloatCheckpoint, QuantizedLinear, W8A8SWriter, round_input_scale
+from tilepress.checkpoint.architecture import LINEARS, layer_prefix
+
+# Activation steps and zero points that suit the random weights of tiny_models, by what the linear reads.
+_ACTIVATIONS = {"self_attn.o_proj": (0.02, 5), "mlp.down_proj": (0.01, -7)}
+_AFTER_NORM = (0.04, 3)
+
+
+def make_w8a8s(
+    source: Path,
+    out: Path,
+    *,
+    dtype: str = "float16",
+    levels: int = 127,
+    float_linears: Iterable[str] = (),
+    extra: dict[str, Tensor] | None = None,
+) -> Path:
+    """Quantize the float checkpoint `source` into `out`.
+
+    levels: the largest weight of a row; small ones give many zeros, as sparse quantization does. float_linears: names
+    such as "mlp.down_proj" or "model.layers.1.mlp.down_proj" that stay float, as the vendor's tool leaves them.
+    extra: further float tensors by name, such as norm biases.
+    """
+    checkpoint = FloatCheckpoint(source)
+    kept = set(float_linears)
+    prefixes = {
+        f"{layer_prefix(layer)}.{name}": name
+        for layer in range(checkpoint.shape.layers)
+        for name in LINEARS
+        if not kept & {name, f"{layer_prefix(layer)}.{name}"}
+    }
+    with W8A8SWriter(out, checkpoint, dtype=dtype) as writer:
+        for name in checkpoint.names():
+            prefix, _, leaf = name.rpartition(".")
+            if prefix not in prefixes:
+                writer.add_float(name, checkpoint.tensor(name))
+            elif leaf == "weight":
+                bias = checkpoint.tensor(f"{prefix}.bias").float() if checkpoint.has(f"{prefix}.bias") else None
+                step, offset = _ACTIVATIONS.get(prefixes[prefix], _AFTER_NORM)
+                scale = round_input_scale(step, dtype, prefix)
+                writer.add_linear(
+                    prefix, _round_to_nearest(checkpoint.tensor(name).float(), bias, scale, offset, levels)
+                )
+        for name, tensor in (extra or {}).items():
+            writer.add_float(name, tensor)
+    return out
+
+
+def _round_to_nearest(weight: Tensor, bias: Tensor | None, scale: float, offset: int, levels: int) -> QuantizedLinear:
+    weight_scale = weight.abs().amax(dim=1).clamp(min=1e-6) / levels
+    rounded = torch.round(weight / weight_scale[:, None]).to(torch.int8)
+    deq_scale = weight_scale * scale
+    quant_bias = -offset * rounded.sum(dim=1, dtype=torch.float32)
+    if bias is not None:
+        quant_bias += bias / deq_scale
+    return QuantizedLinear(rounded, scale, offset, deq_scale, torch.round(quant_bias).to(torch.int32))

@@ -1,0 +1,46 @@
+"""The model that a W8A8S directory describes, in plain torch: what the engine has to compute, bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from tilepress.checkpoint import QuantizedLinear, W8A8SCheckpoint
+
+
+class ReferenceLinear(nn.Module):
+    """The format's definition of a quantized linear, on the plain int8 matrix."""
+
+    def __init__(self, linear: QuantizedLinear) -> None:
+        super().__init__()
+        self.linear = linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        linear = self.linear
+        x_q = torch.round(x.float() / torch.tensor(linear.input_scale)) + linear.input_offset
+        x_q = x_q.clamp(-128, 127).to(torch.int32)
+        accumulated = x_q @ linear.weight.to(torch.int32).T + linear.quant_bias
+        return (accumulated.float() * linear.deq_scale).to(x.dtype)
+
+
+def reference_model(source: Path, quantized: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The float model of `source` with the tensors of the W8A8S directory `quantized` made from it."""
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype).eval()
+    checkpoint = W8A8SCheckpoint(quantized)
+    for prefix in checkpoint.quantized_linears():
+        model.set_submodule(prefix, ReferenceLinear(checkpoint.linear(prefix)))
+    for name, parameter in model.named_parameters():
+        if name in checkpoint.float_names():
+            parameter.data = checkpoint.float_tensor(name).to(dtype)
+    return model
+
+
+def logits_of(model: PreTrainedModel, tokens: int = 24) -> Tensor:
+    """Logits of a fixed batch of two sequences."""
+    ids = torch.randint(0, 256, (2, tokens), generator=torch.Generator().manual_seed(7))
+    with torch.inference_mode():
+        logits: Tensor = model(ids).logits
+    return logits
