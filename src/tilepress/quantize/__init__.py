@@ -1,0 +1,9 @@
+"""From a float checkpoint to sparse int8 weights and static int8 activations. See docs/algorithm.md."""
+
+from __future__ import annotations
+
+from tilepress.quantize.pipeline import Progress, quantize_checkpoint
+from tilepress.quantize.recipe import Recipe
+from tilepress.quantize.report import LinearReport, QuantizationReport
+
+__all__ = ["LinearReport", "Progress", "QuantizationReport", "Recipe", "quantize_checkpoint"]

@@ -1,0 +1,56 @@
+"""Calibration documents cut into token sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from tilepress.errors import QuantizationError
+
+FEWEST_TOKENS = 32
+
+
+def start_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The token that every prompt begins with: the chat template's first, else the tokenizer's bos, else None.
+
+    Massive activations sit at that position (Sun et al. 2024): calibration sequences have to begin as prompts do.
+    """
+    if tokenizer.chat_template is None:
+        return None if tokenizer.bos_token_id is None else int(tokenizer.bos_token_id)
+    rendered = tokenizer.apply_chat_template([{"role": "user", "content": "Hello"}], tokenize=False)
+    return int(tokenizer(rendered, add_special_tokens=False)["input_ids"][0])
+
+
+def token_sequences(
+    tokenizer: PreTrainedTokenizerBase, documents: Iterable[str], *, samples: int, length: int, vocabulary: int
+) -> Tensor:
+    """Token ids int64 [samples, length]: the start token, then the documents end to end.
+
+    Fewer sequences where the documents do not fill as many, one shorter sequence where they do not fill one.
+    QuantizationError below 32 tokens, or for ids that the model (of `vocabulary` embeddings) does not have.
+    """
+    first = start_token(tokenizer)
+    prefix = [] if first is None else [first]
+    room = length - len(prefix)
+    stream: list[int] = []
+    for document in documents:
+        # Newlines keep documents apart; a rendered conversation brings its own start token, where it is welcome too.
+        stream.extend(tokenizer(document + "\n\n", add_special_tokens=False)["input_ids"])
+        if len(stream) >= samples * room:
+            break
+    if len(stream) < FEWEST_TOKENS:
+        raise QuantizationError(
+            f"the calibration text is only {len(stream)} tokens; "
+            f"at least {FEWEST_TOKENS} are needed, and some thousands to be of use"
+        )
+    if max(stream) >= vocabulary:
+        raise QuantizationError(
+            f"the tokenizer gives token {max(stream)}, the model has only {vocabulary} embeddings; "
+            "tokenizer and model do not belong together"
+        )
+    room = min(room, len(stream))
+    rows = [prefix + stream[i : i + room] for i in range(0, len(stream) - room + 1, room)]
+    return torch.tensor(rows[:samples], dtype=torch.int64)

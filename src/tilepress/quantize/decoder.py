@@ -1,0 +1,104 @@
+"""A decoder whose layers are materialised in float32 one at a time, so that a model larger than memory can be run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from tilepress.checkpoint import ModelShape
+from tilepress.errors import QuantizationError
+
+
+class TensorSource(Protocol):
+    """Where float tensors come from; FloatCheckpoint is one."""
+
+    @property
+    def config(self) -> dict[str, Any]: ...
+    @property
+    def shape(self) -> ModelShape: ...
+    def tensor(self, name: str) -> Tensor: ...
+    def has(self, name: str) -> bool: ...
+
+
+class LayerwiseDecoder:
+    """The decoder layers of a Llama-like causal language model, run one after the other.
+
+    Attention kernels, position embeddings and masks are those of transformers: the model is built on the meta device
+    and its own forward pass is run once over recording layers to learn what each layer is called with.
+    """
+
+    def __init__(self, source: TensorSource, device: torch.device) -> None:
+        self._source = source
+        self._device = device
+        settings = {k: v for k, v in source.config.items() if k != "quantization_config"}
+        config = AutoConfig.for_model(settings.pop("model_type"), **settings)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
+        self._model = model.eval().requires_grad_(False)
+        rotary = model.model.rotary_emb
+        self._rotary = type(rotary)(config=config).to(device)
+        self.layers = len(model.model.layers)
+
+    def load(self, name: str) -> Tensor:
+        """One tensor in float32 on the device. QuantizationError if it is not finite."""
+        tensor = self._source.tensor(name).to(self._device, torch.float32)
+        if not tensor.isfinite().all():
+            bad = tensor.numel() - int(tensor.isfinite().sum())
+            raise QuantizationError(
+                f"{name}: {bad} of {tensor.numel()} values are NaN or infinite; "
+                "the source checkpoint is damaged, get it again"
+            )
+        return tensor
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Hidden states [samples, length, hidden] of token ids [samples, length] (int64, on the CPU)."""
+        return self.load("model.embed_tokens.weight")[tokens.to(self._device)]
+
+    @contextmanager
+    def layer(self, index: int) -> Iterator[nn.Module]:
+        """Decoder layer `index` with its weights, on the device; they are dropped on exit."""
+        layer = self._model.model.layers[index]
+        prefix = f"model.layers.{index}."
+        layer.load_state_dict({name: self.load(prefix + name) for name in layer.state_dict()}, assign=True)
+        layer.requires_grad_(False)
+        try:
+            yield layer
+        finally:
+            layer.to("meta")
+
+    def layer_arguments(self, length: int) -> list[dict[str, Any]]:
+        """The keyword arguments each layer gets for sequences of `length` tokens; they broadcast over samples."""
+        recorded: list[dict[str, Any]] = []
+        inner = self._model.model
+        original, rotary, norm = inner.layers, inner.rotary_emb, inner.norm
+        inner.layers = nn.ModuleList([_Recorder(recorded.append) for _ in original])
+        inner.rotary_emb, inner.norm = self._rotary, nn.Identity()
+        try:
+            hidden = torch.zeros(1, length, self._model.config.hidden_size, device=self._device)
+            inner(inputs_embeds=hidden, use_cache=False)
+        finally:
+            inner.layers, inner.rotary_emb, inner.norm = original, rotary, norm
+        return recorded
+
+    def head(self) -> Callable[[Tensor], Tensor]:
+        """The final norm and the output head: hidden states [..., hidden] to logits [..., vocabulary]."""
+        eps = self._model.config.rms_norm_eps
+        gain = self.load("model.norm.weight")
+        name = "lm_head.weight" if self._source.has("lm_head.weight") else "model.embed_tokens.weight"
+        weight = self.load(name)
+        return lambda hidden: nn.functional.rms_norm(hidden, hidden.shape[-1:], gain, eps) @ weight.T
+
+
+class _Recorder(nn.Module):
+    def __init__(self, record: Callable[[dict[str, Any]], None]) -> None:
+        super().__init__()
+        self._record = record
+
+    def forward(self, hidden: Tensor, **arguments: Any) -> Tensor:
+        self._record(arguments)
+        return hidden

@@ -1,0 +1,140 @@
+"""One decoder layer from float weights and statistics to quantized linears."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tilepress.checkpoint import QuantizedLinear
+from tilepress.errors import QuantizationError
+from tilepress.quantize.folding import FoldedLayer
+from tilepress.quantize.hessian import HessianFactor, factorize
+from tilepress.quantize.ranges import ActivationRange, clipped_range, range_of
+from tilepress.quantize.rate import code_lengths, entropy_of_counts, magnitude_counts
+from tilepress.quantize.report import LinearReport
+from tilepress.quantize.rounding import round_weights
+from tilepress.quantize.statistics import READERS, InputStatistics
+from tilepress.quantize.steps import WeightSample, relative_steps, sample_weights
+
+
+@dataclass(frozen=True)
+class LinearGroup:
+    """The linears that read one input, as one matrix: rows in the order of READERS[name], the order they are fused in.
+
+    weight float32 [n, k]; sensitivity float32 [n]; rows: how many belong to each reader.
+    """
+
+    name: str
+    weight: Tensor
+    sensitivity: Tensor
+    rows: tuple[int, ...]
+    factor: HessianFactor
+    statistics: InputStatistics
+
+    def sample(self, generator: torch.Generator) -> WeightSample:
+        """Columns from which the steps are fitted."""
+        return sample_weights(self.weight, relative_steps(self.sensitivity, self.factor), self.factor, generator)
+
+
+def linear_groups(
+    folded: FoldedLayer, sensitivity: Mapping[str, Tensor], damping: float, where: str
+) -> list[LinearGroup]:
+    """The four groups of a layer. `sensitivity`: G_o by linear, of the layer before the folds."""
+    groups = []
+    for name, readers in READERS.items():
+        weights = [folded.tensors[f"{reader}.weight"] for reader in readers]
+        # An output divided by s has a gradient s times as large.
+        scaled = [
+            sensitivity[reader] * folded.row_scales.get(reader, torch.ones(()).to(weights[0].device)) ** 2
+            for reader in readers
+        ]
+        statistics = folded.statistics[name]
+        factor = factorize(statistics.hessian, damping, f"{where}.{name}")
+        groups.append(
+            LinearGroup(name, torch.cat(weights), torch.cat(scaled), tuple(len(w) for w in weights), factor, statistics)
+        )
+    return groups
+
+
+def activation_range(group: LinearGroup, dtype: torch.dtype, where: str) -> ActivationRange:
+    """The static range of a group's input.
+
+    Clipped where it pays, but never on down_proj: there a few tokens carry massive values that the model depends on.
+    """
+    low, high = float(group.statistics.low.min()), float(group.statistics.high.max())
+    if group.name == "down":
+        return range_of(low, high, dtype, where)
+    importance = (group.sensitivity[:, None] * group.weight.square()).sum(dim=0)
+    return clipped_range(low, high, group.statistics.rows, importance, dtype, where)
+
+
+def quantize_group(
+    group: LinearGroup,
+    steps: Tensor,
+    lengths: Tensor,
+    inputs: ActivationRange,
+    tensors: Mapping[str, Tensor],
+    where: str,
+) -> list[tuple[str, QuantizedLinear, LinearReport]]:
+    """Round a group and cut it into its linears, named `where`.reader.
+
+    steps float32 [n]; lengths from `code_lengths`; tensors: of the folded layer, for its biases.
+    """
+    integers = round_weights(group.weight, steps, group.factor, lengths)
+    rows = group.statistics.rows
+    seen = inputs.round_trip(rows)
+    clipped = float((seen - rows).abs().gt(inputs.scale).float().mean())
+    result = []
+    start = 0
+    for reader, count in zip(READERS[group.name], group.rows, strict=True):
+        part = slice(start, start + count)
+        start += count
+        q = integers[part]
+        exact = rows @ group.weight[part].T
+        error = (seen @ (q * steps[part, None]).T - exact).square().sum() / exact.square().sum().clamp(min=1e-30)
+        counts = magnitude_counts(q)
+        report = LinearReport(
+            name=f"{where}.{reader}",
+            weights=q.numel(),
+            bits=entropy_of_counts(counts),
+            zeros=int(counts[0]) / q.numel(),
+            relative_error=float(error),
+            clipped=clipped,
+        )
+        result.append((reader, pack(q, steps[part], inputs, tensors.get(f"{reader}.bias"), report.name), report))
+    return result
+
+
+def pack(integers: Tensor, steps: Tensor, inputs: ActivationRange, bias: Tensor | None, where: str) -> QuantizedLinear:
+    """The stored form: deq_scale = input_scale · step, quant_bias = round(bias / deq_scale - offset · Σ_k q).
+
+    integers int8 [n, k]; steps and bias float32 [n]. QuantizationError if a value leaves float32's or int32's range.
+    """
+    deq_scale = inputs.scale * steps.float()
+    shift = -inputs.offset * integers.sum(dim=1, dtype=torch.int64)
+    if bias is not None:
+        shift = shift + (bias.double() / deq_scale.double()).round().clamp(-(2.0**62), 2.0**62).long()
+    limits = torch.iinfo(torch.int32)
+    if not deq_scale.isfinite().all() or (deq_scale <= 0).any():
+        raise QuantizationError(
+            f"{where}: a product of input_scale {inputs.scale:g} and weight step is no positive float32"
+        )
+    if (shift < limits.min).any() or (shift > limits.max).any():
+        raise QuantizationError(
+            f"{where}: quant_bias does not fit int32; a bias is far larger than the outputs of its row"
+        )
+    return QuantizedLinear(
+        weight=integers.cpu(),
+        input_scale=inputs.scale,
+        input_offset=inputs.offset,
+        deq_scale=deq_scale.cpu(),
+        quant_bias=shift.to(torch.int32).cpu(),
+    )
+
+
+def settled_lengths(sample: WeightSample, scale: float) -> Tensor:
+    """Code lengths [128] for the rounding of a group at a common factor of the steps."""
+    return code_lengths(sample.counts(scale))

@@ -1,0 +1,61 @@
+"""Static per-tensor ranges of the activations: asymmetric int8 with an exact zero."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tilepress.errors import QuantizationError
+
+# Shrink factors tried for each end of the range, 1 down to about 0.1.
+SHRINK = tuple(0.9**i for i in range(22))
+
+
+@dataclass(frozen=True)
+class ActivationRange:
+    """x_q = clamp(round(x / scale) + offset, -128, 127); `scale` is the value after rounding to its stored dtype."""
+
+    scale: float
+    offset: int
+
+    def round_trip(self, x: Tensor) -> Tensor:
+        """x as the quantized linear sees it, shape like x."""
+        return torch.round(x / self.scale).clamp_(-128 - self.offset, 127 - self.offset).mul_(self.scale)
+
+
+def range_of(low: float, high: float, dtype: torch.dtype, where: str) -> ActivationRange:
+    """The range that covers [low, high] and 0, with its scale rounded to `dtype`.
+
+    QuantizationError naming `where` if the scale is no normal number of that type.
+    """
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = float(torch.tensor((high - low) / 255.0).to(dtype))
+    if not torch.finfo(dtype).tiny <= scale <= torch.finfo(dtype).max:
+        name = str(dtype).removeprefix("torch.")
+        raise QuantizationError(
+            f"{where}: the activation range [{low:g}, {high:g}] needs an input_scale of {(high - low) / 255.0:g}, "
+            f"which {name} cannot hold; use --dtype bfloat16 or check the model on the calibration text"
+        )
+    return ActivationRange(scale, max(-128, min(127, round(-low / scale) - 128)))
+
+
+def clipped_range(
+    low: float, high: float, rows: Tensor, importance: Tensor, dtype: torch.dtype, where: str
+) -> ActivationRange:
+    """The range of least Σ_j importance_j · mean (x_j - Q(x_j))² over `rows` [m, k]; importance float32 [k].
+
+    Both ends are shrunk together first, then each alone.
+    """
+
+    def error(candidate: ActivationRange) -> float:
+        return float(candidate.round_trip(rows).sub_(rows).square_().mean(dim=0) @ importance)
+
+    def best(candidates: list[tuple[float, float]]) -> tuple[float, float]:
+        return min(candidates, key=lambda ends: error(range_of(ends[0], ends[1], dtype, where)))
+
+    low, high = best([(low * f, high * f) for f in SHRINK])
+    low, high = best([(low * f, high) for f in SHRINK])
+    low, high = best([(low, high * f) for f in SHRINK])
+    return range_of(low, high, dtype, where)

@@ -1,0 +1,106 @@
+"""What is learnt about a block's linear inputs from the calibration tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+# The four distinct inputs of a decoder layer, the linears that read each, and so share its statistics and its range.
+READERS = {
+    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "o": ("self_attn.o_proj",),
+    "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
+    "down": ("mlp.down_proj",),
+}
+
+
+@dataclass(frozen=True)
+class InputStatistics:
+    """Statistics of one linear input x of k columns.
+
+    hessian: float32 [k, k], E[x xᵀ]. mean: float32 [k]. low, high: float32 [k], extremes of each column.
+    rows: float32 [m, k], a random sample of tokens.
+    """
+
+    hessian: Tensor
+    mean: Tensor
+    low: Tensor
+    high: Tensor
+    rows: Tensor
+
+    def largest(self) -> Tensor:
+        """max |x_j|, float32 [k]."""
+        return torch.maximum(self.low.abs(), self.high.abs())
+
+    def divided(self, scales: Tensor) -> InputStatistics:
+        """The statistics of x / scales; scales float32 [k], positive."""
+        return InputStatistics(
+            self.hessian / torch.outer(scales, scales),
+            self.mean / scales,
+            self.low / scales,
+            self.high / scales,
+            self.rows / scales,
+        )
+
+
+class StatisticsCollector:
+    """Gathers InputStatistics of a decoder layer through hooks while it runs. A context manager.
+
+    rows_per_batch tokens of each forward pass are kept as the sample, drawn with `generator` (a CPU generator).
+    """
+
+    def __init__(self, layer: nn.Module, rows_per_batch: int, generator: torch.Generator) -> None:
+        self._layer = layer
+        self._rows_per_batch = rows_per_batch
+        self._generator = generator
+        self._sums: dict[str, _Sums] = {}
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+
+    def __enter__(self) -> StatisticsCollector:
+        for name, readers in READERS.items():
+            self._sums[name] = _Sums()
+            module = self._layer.get_submodule(readers[0])
+            self._handles.append(module.register_forward_pre_hook(self._hook(name)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _hook(self, name: str):  # type: ignore[no-untyped-def]
+        def observe(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            x = inputs[0].detach().reshape(-1, inputs[0].shape[-1])
+            picked = torch.randperm(len(x), generator=self._generator)[: self._rows_per_batch]
+            self._sums[name].add(x, x[picked.to(x.device)])
+
+        return observe
+
+    def result(self) -> dict[str, InputStatistics]:
+        """Statistics by the keys of READERS, after at least one forward pass."""
+        return {name: sums.statistics() for name, sums in self._sums.items()}
+
+
+class _Sums:
+    def __init__(self) -> None:
+        self.tokens = 0
+        self.rows: list[Tensor] = []
+
+    def add(self, x: Tensor, rows: Tensor) -> None:
+        low, high = x.aminmax(dim=0)
+        if self.tokens == 0:
+            self.products = x.T @ x
+            self.total = x.sum(dim=0)
+            self.low, self.high = low, high
+        else:
+            self.products.addmm_(x.T, x)
+            self.total += x.sum(dim=0)
+            self.low, self.high = torch.minimum(self.low, low), torch.maximum(self.high, high)
+        self.tokens += len(x)
+        self.rows.append(rows)
+
+    def statistics(self) -> InputStatistics:
+        return InputStatistics(
+            self.products / self.tokens, self.total / self.tokens, self.low, self.high, torch.cat(self.rows)
+        )

@@ -1,0 +1,96 @@
+"""Where the bits go: the step of every output channel, for a size of the whole model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tilepress.errors import QuantizationError
+from tilepress.quantize.hessian import HessianFactor
+from tilepress.quantize.rate import LARGEST, RATE_WEIGHT, code_lengths, decide, entropy_of_counts, magnitude_counts
+
+# A channel that the loss hardly depends on still keeps this share of the mean sensitivity of its linear.
+SENSITIVITY_FLOOR = 0.02
+SAMPLED_COLUMNS = 32
+TOLERANCE = 0.003
+ATTEMPTS = 40
+
+
+@dataclass(frozen=True)
+class WeightSample:
+    """Some columns of the linears that read one input: enough to foretell their size at any step.
+
+    columns: float32 [m, n], transposed. rate: float32 [m, 1], weight of the bits in `decide`. relative: float32 [n],
+    steps but for the common factor. least: float32 [n], max |w| / 127 of each row. weights: n · k.
+    """
+
+    columns: Tensor
+    rate: Tensor
+    relative: Tensor
+    least: Tensor
+    weights: int
+
+    def steps(self, scale: float) -> Tensor:
+        """Δ [n] for a common factor."""
+        return torch.maximum(scale * self.relative, self.least)
+
+    def spread(self) -> Tensor:
+        """Root mean square of each row's sampled weights, float32 [n]."""
+        return self.columns.square().mean(dim=0).sqrt()
+
+    def counts(self, scale: float) -> Tensor:
+        """Magnitude counts [128] of the sampled integers without error feedback.
+
+        The first code lengths are those of plain rounding; two rounds settle them.
+        """
+        values = self.columns / self.steps(scale)
+        counts = magnitude_counts(values.round().clamp_(-LARGEST, LARGEST))
+        for _ in range(2):
+            counts = magnitude_counts(decide(values, code_lengths(counts), self.rate))
+        return counts
+
+
+def relative_steps(sensitivity: Tensor, factor: HessianFactor) -> Tensor:
+    """Steps but for the common factor, float32 [n]: 1 / sqrt((G_o + 0.02 mean G) · mean c).
+
+    An error of channel o costs G_o Δ_o² mean(c) / 12 of the loss, where G_o = E[(dloss/dy_o)²], the diagonal of the
+    Fisher information; at the best allocation of bits all channels cost the same (reverse water-filling).
+    """
+    floored = sensitivity + SENSITIVITY_FLOOR * sensitivity.mean()
+    return (floored * factor.cost.mean()).clamp(min=torch.finfo(torch.float32).tiny).rsqrt()
+
+
+def sample_weights(weight: Tensor, relative: Tensor, factor: HessianFactor, generator: torch.Generator) -> WeightSample:
+    """Draw columns of `weight` float32 [n, k] with a CPU generator."""
+    k = weight.shape[1]
+    picked = torch.randperm(k, generator=generator)[:SAMPLED_COLUMNS].to(weight.device)
+    rate = RATE_WEIGHT * factor.cost.mean() / factor.cost[picked]
+    least = (weight.abs().amax(dim=1) / LARGEST).clamp(min=1e-12)
+    return WeightSample(weight[:, factor.order[picked]].T.contiguous(), rate[:, None], relative, least, weight.numel())
+
+
+def foretell_bits(samples: Sequence[WeightSample], scale: float) -> float:
+    """Expected bits a weight over all samples' linears at a common factor."""
+    total = sum(sample.weights * entropy_of_counts(sample.counts(scale)) for sample in samples)
+    return total / sum(sample.weights for sample in samples)
+
+
+def fit_scale(samples: Sequence[WeightSample], bits: float) -> float:
+    """The common factor at which `samples` take `bits` bits a weight, to 0.003 bits.
+
+    Twice the step saves a bit at high rate and less at low: going from too many or too few bits by the difference
+    approaches the target without overshooting it. QuantizationError if the weights hold less information than that.
+    """
+    scale = float(torch.cat([sample.spread() / sample.relative for sample in samples]).median()) / 4.0
+    for _ in range(ATTEMPTS):
+        surplus = foretell_bits(samples, scale) - bits
+        if abs(surplus) < TOLERANCE:
+            return scale
+        scale *= 2.0**surplus
+    raise QuantizationError(
+        f"{bits:g} bits a weight cannot be met, the closest found is {bits + surplus:.2f}: "
+        "int8 with one step a channel holds no more than that for this model; ask for fewer bits"
+    )
