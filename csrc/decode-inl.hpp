@@ -70,9 +70,7 @@ struct Symbols {
     TILEPRESS_INLINE Bytes operator()(Bytes codes, const uint8_t*& next) const {
         Bytes symbols = Run ? codes + first : table[codes];
         if constexpr (Escapes) {
-            const Bytes mask = equal(codes, splat(kEscape));
-            if constexpr (Run) symbols = without(symbols, mask);
-            symbols = symbols | expand(next, mask);
+            symbols = take(symbols, equal(codes, splat(kEscape)), next);
         }
         return symbols;
     }
@@ -275,14 +273,17 @@ int bad_level(const TileView& tile, const OpenTile& open, const Workspace& works
 // Puts a strip's symbols in row-major order.
 void write_rows(const uint8_t* symbols, int fractals, int8_t* out, int64_t stride, int rows, int columns) {
     for (int fractal = 0; fractal < fractals; ++fractal) {
-        const int width = columns - kFractalColumns * fractal < kFractalColumns ? columns - kFractalColumns * fractal
-                                                                                : kFractalColumns;
-        const uint8_t* const from = symbols + kFractalSymbols * fractal;
+        const int left = columns - kFractalColumns * fractal;
         for (int row = 0; row < rows; ++row) {
+            const uint8_t* const from = symbols + kFractalSymbols * fractal + 4 * row;
             int8_t* const to = out + row * stride + kFractalColumns * fractal;
-            uint8_t line[kFractalColumns];
-            for (int group = 0; group < 8; ++group) std::memcpy(line + 4 * group, from + 64 * group + 4 * row, 4);
-            std::memcpy(to, line, static_cast<size_t>(width));
+            if (left >= kFractalColumns) {
+                for (int group = 0; group < 8; ++group) std::memcpy(to + 4 * group, from + 64 * group, 4);
+            } else {
+                for (int column = 0; column < left; ++column) {
+                    to[column] = static_cast<int8_t>(from[column / 4 * 64 + column % 4]);
+                }
+            }
         }
     }
 }

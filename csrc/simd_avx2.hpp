@@ -24,7 +24,6 @@ TILEPRESS_INLINE Bytes operator&(Bytes a, Bytes b) { return {_mm256_and_si256(a.
 TILEPRESS_INLINE Bytes operator|(Bytes a, Bytes b) { return {_mm256_or_si256(a.v, b.v)}; }
 TILEPRESS_INLINE Bytes operator+(Bytes a, Bytes b) { return {_mm256_add_epi8(a.v, b.v)}; }
 TILEPRESS_INLINE Bytes equal(Bytes a, Bytes b) { return {_mm256_cmpeq_epi8(a.v, b.v)}; }
-TILEPRESS_INLINE Bytes without(Bytes a, Bytes mask) { return {_mm256_andnot_si256(mask.v, a.v)}; }
 
 // Bits [From, From + Width) of each byte, moved to bit To.
 template <int From, int Width, int To>
@@ -75,45 +74,30 @@ struct Table {
     }
 };
 
-// For each mask of eight lanes, the shuffle that sends successive bytes to the lanes set and zero to the others. The
-// second table does it within the upper half of sixteen bytes.
-struct Expansion {
-    alignas(64) uint64_t low[256], high[256];
-
-    constexpr Expansion() : low{}, high{} {
-        for (int mask = 0; mask < 256; ++mask) {
-            uint64_t taken = 0;
-            for (int lane = 0; lane < 8; ++lane) {
-                const bool set = mask >> lane & 1;
-                low[mask] |= (set ? taken : 0x80) << (8 * lane);
-                high[mask] |= (set ? taken + 8 : 0x80) << (8 * lane);
-                taken += set;
-            }
-        }
-    }
-};
-constexpr Expansion kExpansion;
-
-// Two times eight bytes.
-TILEPRESS_INLINE __m128i load_pair(const void* low, const void* high) {
-    const __m128i half = _mm_loadl_epi64(static_cast<const __m128i*>(low));
-    return _mm_castps_si128(_mm_loadh_pi(_mm_castsi128_ps(half), static_cast<const __m64*>(high)));
-}
-
-// The bytes at `next`, one after the other, in the lanes that are set in `mask`, zero in the others. Moves `next` past
-// them; up to eight bytes past them are read.
-TILEPRESS_INLINE Bytes expand(const uint8_t*& next, Bytes mask) {
+// `symbols`, but the lanes that are set in `mask` take the bytes at `next`, one after the other. Moves `next` past
+// them; up to 16 bytes from where it then is are read. No table: the place of a lane's byte is the number of lanes set
+// before it, which a multiplication counts within four lanes, and two shuffles carry on from there (16.8 cycles for 64
+// symbols with tables of shuffles, TODO so).
+TILEPRESS_INLINE Bytes take(Bytes symbols, Bytes mask, const uint8_t*& next) {
     const uint32_t lanes = static_cast<uint32_t>(_mm256_movemask_epi8(mask.v));
-    const uint8_t* const first = next;
-    const uint8_t* const second = first + _mm_popcnt_u32(lanes & 0xff);
-    const uint8_t* const third = first + _mm_popcnt_u32(lanes & 0xffff);
-    const uint8_t* const fourth = first + _mm_popcnt_u32(lanes & 0xffffff);
-    next = first + _mm_popcnt_u32(lanes);
-    const __m256i bytes = _mm256_set_m128i(load_pair(third, fourth), load_pair(first, second));
-    const __m256i order =
-        _mm256_set_m128i(load_pair(&kExpansion.low[lanes >> 16 & 0xff], &kExpansion.high[lanes >> 24]),
-                         load_pair(&kExpansion.low[lanes & 0xff], &kExpansion.high[lanes >> 8 & 0xff]));
-    return {_mm256_shuffle_epi8(bytes, order)};
+    const __m128i* const low = reinterpret_cast<const __m128i*>(next);
+    const __m128i* const high = reinterpret_cast<const __m128i*>(next + _mm_popcnt_u32(lanes << 16));
+    next += _mm_popcnt_u32(lanes);
+    const __m256i bytes =
+        _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128(low)), _mm_loadu_si128(high), 1);
+
+    const __m256i set = _mm256_and_si256(mask.v, _mm256_set1_epi8(1));
+    __m256i ones = _mm256_set1_epi32(0x01010101);
+    __asm__("" : "+x"(ones));  // compilers would make two shifts and two additions of it
+    __m256i place = _mm256_mullo_epi32(set, ones);
+    const __m256i carry4 =
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(-1, -1, -1, -1, 3, 3, 3, 3, -1, -1, -1, -1, 11, 11, 11, 11));
+    place = _mm256_add_epi8(place, _mm256_shuffle_epi8(place, carry4));
+    const __m256i carry8 =
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(-1, -1, -1, -1, -1, -1, -1, -1, 7, 7, 7, 7, 7, 7, 7, 7));
+    place = _mm256_add_epi8(place, _mm256_shuffle_epi8(place, carry8));
+    place = _mm256_add_epi8(place, mask.v);  // less the lane itself
+    return {_mm256_blendv_epi8(symbols.v, _mm256_shuffle_epi8(bytes, place), mask.v)};
 }
 
 // Sums of eight rows.

@@ -22,7 +22,6 @@ TILEPRESS_INLINE Bytes load(const uint8_t* p) {
 TILEPRESS_INLINE void store(uint8_t* p, Bytes b) { std::memcpy(p, &b, sizeof b); }
 TILEPRESS_INLINE Bytes splat(uint8_t value) { return Bytes{} + value; }
 TILEPRESS_INLINE Bytes equal(Bytes a, Bytes b) { return reinterpret_cast<Bytes>(a == b); }
-TILEPRESS_INLINE Bytes without(Bytes a, Bytes mask) { return a & ~mask; }
 
 // Bits [From, From + Width) of each byte, moved to bit To.
 template <int From, int Width, int To>
@@ -50,19 +49,18 @@ struct Table {
     }
 };
 
-// The bytes at `next`, one after the other, in the lanes that are set in `mask`, zero in the others. Moves `next` past
-// them; up to eight bytes past them are read.
-TILEPRESS_INLINE Bytes expand(const uint8_t*& next, Bytes mask) {
-    uint8_t lanes[kLanes];
+// `symbols`, but the lanes that are set in `mask` take the bytes at `next`, one after the other. Moves `next` past
+// them; up to 16 bytes from where it then is are read.
+TILEPRESS_INLINE Bytes take(Bytes symbols, Bytes mask, const uint8_t*& next) {
+    uint8_t lanes[kLanes], taken[kLanes];
     store(lanes, mask);
     const uint8_t* p = next;
     for (int lane = 0; lane < kLanes; ++lane) {
-        const uint8_t set = lanes[lane];
-        lanes[lane] = static_cast<uint8_t>(*p & set);
-        p += set & 1;
+        taken[lane] = *p;
+        p += lanes[lane] & 1;
     }
     next = p;
-    return load(lanes);
+    return (symbols & ~mask) | (load(taken) & mask);
 }
 
 // Sums of four rows.
