@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -41,17 +42,17 @@ class CompressedLinear(nn.Module):
         self.register_buffer("deq_scale", stored.deq_scale)
         self.register_buffer("quant_bias", stored.quant_bias)
 
+        self._operands = tuple(self.buffers())
+
     def forward(self, x: Tensor) -> Tensor:
-        return linear(
-            x,
-            self.weight,
-            self.index,
-            self.info,
-            self.input_scale,
-            self.input_offset,
-            self.deq_scale,
-            self.quant_bias,
-        )
+        # In a tuple, because looking up seven buffers of a module takes 3 microseconds, some hundred times a token.
+        return linear(x, *self._operands)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CompressedLinear:
+        """Called by `to`, `half` and the like: moves the buffers, and the tuple with them."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._operands = tuple(self.buffers())
+        return self
 
     @property
     def bits(self) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from tilepress.engines.transformers.compressed_linear import CompressedLinear
@@ -37,7 +38,7 @@ class FusedLinear(CompressedLinear):
         """Rows of `member` for input x [..., k], as a view [..., rows]. RuntimeError where called out of order."""
         call = self._call
         if member == 0:
-            call[:] = (x, *reversed(self(x).split(self._sizes, dim=-1)))
+            call[:] = (x, *reversed(torch.split_with_sizes(self(x), self._sizes, dim=-1)))
         elif len(call) != 1 + len(self._sizes) - member or call[0] is not x:
             call.clear()
             raise RuntimeError(

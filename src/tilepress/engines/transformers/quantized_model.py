@@ -13,12 +13,14 @@ from tilepress.checkpoint.architecture import group_of, layer_prefix
 from tilepress.engines.transformers.biased_norm import BiasedNorm
 from tilepress.engines.transformers.compressed_linear import CompressedLinear
 from tilepress.engines.transformers.fused_linear import FusedLinear
+from tilepress.engines.transformers.vocabulary import StoredEmbedding, StoredHead
 from tilepress.errors import CheckpointError, UsageError
 
 QuantizedCheckpoint = W8A8SCheckpoint | W8A8SCCheckpoint
 
 # What such directories add to config.json; from it transformers would look for a quantizer that it does not have.
 ADDED_KEYS = ("quantize", "quantization_config")
+TABLES = ("model.embed_tokens.weight", "lm_head.weight")
 
 
 def build_quantized_model(checkpoint: QuantizedCheckpoint, dtype: torch.dtype) -> PreTrainedModel:
@@ -73,7 +75,7 @@ def _place_compressed(model: PreTrainedModel, checkpoint: QuantizedCheckpoint, p
         setattr(block, name, member)
 
 
-def _place_floats(model: PreTrainedModel, checkpoint: QuantizedCheckpoint, dtype: torch.dtype) -> None:
+def _place_floats(model: Any, checkpoint: QuantizedCheckpoint, dtype: torch.dtype) -> None:
     """Assign every stored float tensor, and check that none is missing or left over."""
     expected = dict(model.named_parameters())
     stored = checkpoint.float_names()
@@ -91,10 +93,18 @@ def _place_floats(model: PreTrainedModel, checkpoint: QuantizedCheckpoint, dtype
         else:
             _add_bias(model, checkpoint, name, tensor)
     model.tie_weights()
+    embedding, head = model.model.embed_tokens.weight, model.lm_head.weight
+    if embedding.dtype != dtype:
+        model.model.embed_tokens = StoredEmbedding(embedding.data, dtype)
+    if head.dtype != dtype:
+        model.lm_head = StoredHead(head.data)
 
 
 def _converted(checkpoint: QuantizedCheckpoint, name: str, dtype: torch.dtype) -> Tensor:
+    """The stored tensor in dtype; embedding and head are left in 16 bits where dtype is wider."""
     stored = checkpoint.float_tensor(name)
+    if name in TABLES and stored.itemsize < dtype.itemsize:
+        return stored
     tensor = stored.to(dtype)
     if dtype == torch.float16 and stored.dtype != dtype and bool(tensor.isinf().any()):
         raise UsageError(f"{checkpoint.path}: {name} has values beyond the range of float16; use bfloat16 or float32")
