@@ -1,0 +1,30 @@
+"""int8 matrices of all the kinds that a codec meets."""
+
+import numpy as np
+from hypothesis import strategies as st
+
+DISTRIBUTIONS = {
+    "zero": lambda rng, shape: np.zeros(shape),
+    "constant": lambda rng, shape: np.full(shape, rng.integers(-128, 128)),
+    "two values": lambda rng, shape: rng.choice([-128, 127], shape),
+    "sparse": lambda rng, shape: (rng.random(shape) < 0.05) * rng.integers(-128, 128, shape),
+    "gaussian": lambda rng, shape: rng.normal(0, rng.uniform(0.3, 20), shape),
+    "gaussian with outliers": lambda rng, shape: rng.normal(0, 2, shape) * np.where(rng.random(shape) < 0.01, 16, 1),
+    "rows of different scale": lambda rng, shape: rng.normal(0, 1, shape) * rng.uniform(0.1, 30, (shape[0], 1)),
+    "half constant": lambda rng, shape: np.where(
+        np.arange(shape[0])[:, None] < shape[0] // 2, 7, rng.integers(-9, 10, shape)
+    ),
+    "incompressible": lambda rng, shape: rng.integers(-128, 128, shape),
+}
+
+
+def make_matrix(kind: str, n: int, k: int, seed: int = 0) -> np.ndarray:
+    values = DISTRIBUTIONS[kind](np.random.default_rng(seed), (n, k))
+    return np.clip(np.rint(values), -128, 127).astype(np.int8)
+
+
+sizes = st.one_of(st.integers(1, 40), st.sampled_from([16, 17, 32, 33, 127, 128, 129, 256, 257, 300]))
+tilings = st.sampled_from([(8, 8), (1, 1), (64, 1), (1, 64), (3, 5), (2, 2)])
+matrices = st.builds(
+    make_matrix, kind=st.sampled_from(sorted(DISTRIBUTIONS)), n=sizes, k=sizes, seed=st.integers(0, 2**32 - 1)
+)
