@@ -7,11 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tilepress.compress import compress_directory, verify
+from tilepress.compress import verify
 
 
 def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [*command, "-m", "tilepress.compress", *arguments], capture_output=True, text=True, timeout=120, env=environment
@@ -48,7 +48,7 @@ def test_a_process_that_fails_fails_the_job(tmp_path: Path, w8a8s: Path) -> None
         "    print(os.environ['RANK'], type(error).__name__, error, flush=True)\n"
         "    sys.exit(2)\n"
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     done = subprocess.run(
         [*command, str(script), str(w8a8s), str(tmp_path / "c")], capture_output=True, text=True, timeout=120
     )
@@ -57,13 +57,8 @@ def test_a_process_that_fails_fails_the_job(tmp_path: Path, w8a8s: Path) -> None
     assert list(tmp_path.iterdir()) == [script]
 
 
-def test_without_torchrun_it_makes_the_parts_by_itself(tmp_path: Path, w8a8s: Path) -> None:
-    command = [sys.executable, "-m", "tilepress.compress", "--model_path", str(w8a8s), "--save_directory"]
-    subprocess.run([*command, str(tmp_path / "by-module")], check=True, capture_output=True, timeout=120)
-    compress_directory(w8a8s, tmp_path / "by-function")
-    weights = "part0-of-1/quant_model_weight_w8a8sc.safetensors"
-    assert (tmp_path / "by-module" / weights).read_bytes() == (tmp_path / "by-function" / weights).read_bytes()
-    again = subprocess.run([*command, str(tmp_path / "by-module")], capture_output=True, text=True, timeout=120)
-    assert again.returncode == 2
-    assert "exists already" in again.stderr
-    assert "Traceback" not in again.stderr
+def test_without_torchrun_it_makes_the_parts_by_itself(tmp_path: Path, w8a8s: Path, w8a8sc: Path) -> None:
+    arguments = ["--model_path", str(w8a8s), "--save_directory", str(tmp_path / "c"), "--tp", "2"]
+    subprocess.run([sys.executable, "-m", "tilepress.compress", *arguments], check=True, timeout=120)
+    weights = "part1-of-2/quant_model_weight_w8a8sc.safetensors"
+    assert (tmp_path / "c" / weights).read_bytes() == (w8a8sc / weights).read_bytes()

@@ -6,7 +6,6 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import TypeVar
@@ -21,9 +20,6 @@ from tilepress.compress.part_writer import write_part
 from tilepress.errors import CheckpointError
 
 T = TypeVar("T")
-
-# torchrun itself ends all processes when one dies; this only has to exceed how far the ranks can drift apart.
-_TIMEOUT = timedelta(hours=12)
 
 
 def launched_by_torchrun() -> bool:
@@ -100,7 +96,7 @@ def _together(work: Callable[[], T]) -> T:
 
 @contextmanager
 def _process_group() -> Iterator[None]:
-    dist.init_process_group("gloo", timeout=_TIMEOUT)
+    dist.init_process_group("gloo")
     try:
         yield
     finally:
