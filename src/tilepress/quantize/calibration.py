@@ -38,7 +38,7 @@ def token_sequences(
     stream: list[int] = []
     for document in documents:
         # Newlines keep documents apart; a rendered conversation brings its own start token, where it is welcome too.
-        stream.extend(tokenizer(document + "\n\n", add_special_tokens=False)["input_ids"])
+        stream.extend(tokenizer(document + "\n\n", add_special_tokens=False, verbose=False)["input_ids"])
         if len(stream) >= samples * room:
             break
     if len(stream) < FEWEST_TOKENS:

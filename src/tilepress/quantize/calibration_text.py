@@ -39,7 +39,7 @@ def default_documents(seed: int) -> Iterator[str]:
     where the library's sources are not installed.
     """
     root = Path(sysconfig.get_path("stdlib"))
-    paths = sorted(path for path in root.rglob("*.py") if not LEFT_OUT.intersection(path.relative_to(root).parts))
+    paths = list(_sources(root))
     random.Random(seed).shuffle(paths)
     found = False
     for path in paths:
@@ -51,6 +51,15 @@ def default_documents(seed: int) -> Iterator[str]:
         raise QuantizationError(
             f"{root}: no Python sources to take calibration text from; pass a text file with --calib"
         )
+
+
+def _sources(directory: Path) -> Iterator[Path]:
+    # Not rglob: it would walk all of site-packages before leaving it out, some seconds.
+    for entry in sorted(directory.iterdir()):
+        if entry.suffix == ".py":
+            yield entry
+        elif entry.is_dir() and entry.name not in LEFT_OUT:
+            yield from _sources(entry)
 
 
 def _docstrings(path: Path) -> Iterator[str]:

@@ -16,7 +16,8 @@ from tilepress.quantize.rate import LARGEST, RATE_WEIGHT, code_lengths, decide, 
 SENSITIVITY_FLOOR = 0.02
 SAMPLED_COLUMNS = 32
 TOLERANCE = 0.003
-ATTEMPTS = 40
+OUT_OF_REACH = 0.1
+ATTEMPTS = 20
 
 
 @dataclass(frozen=True)
@@ -79,18 +80,23 @@ def foretell_bits(samples: Sequence[WeightSample], scale: float) -> float:
 
 
 def fit_scale(samples: Sequence[WeightSample], bits: float) -> float:
-    """The common factor at which `samples` take `bits` bits a weight, to 0.003 bits.
+    """The common factor at which `samples` take `bits` bits a weight: to 0.003 bits, or the closest that is found.
 
     Twice the step saves a bit at high rate and less at low: going from too many or too few bits by the difference
     approaches the target without overshooting it. QuantizationError if the weights hold less information than that.
     """
     scale = float(torch.cat([sample.spread() / sample.relative for sample in samples]).median()) / 4.0
+    closest, surplus_there = scale, float("inf")
     for _ in range(ATTEMPTS):
         surplus = foretell_bits(samples, scale) - bits
+        if abs(surplus) < abs(surplus_there):
+            closest, surplus_there = scale, surplus
         if abs(surplus) < TOLERANCE:
-            return scale
+            break
         scale *= 2.0**surplus
-    raise QuantizationError(
-        f"{bits:g} bits a weight cannot be met, the closest found is {bits + surplus:.2f}: "
-        "int8 with one step a channel holds no more than that for this model; ask for fewer bits"
-    )
+    if abs(surplus_there) > OUT_OF_REACH:
+        raise QuantizationError(
+            f"{bits:g} bits a weight cannot be met, the closest found is {bits + surplus_there:.2f}: "
+            "int8 with one step a channel holds no more than that for this model; ask for fewer bits"
+        )
+    return closest

@@ -1,0 +1,85 @@
+"""Column scales and their folds: the layer computes the same function."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tilepress.checkpoint import FloatCheckpoint
+from tilepress.quantize.decoder import LayerwiseDecoder
+from tilepress.quantize.folding import fold, mix_scales
+from tilepress.quantize.smoothing import column_scales, representable_scales, share_over_query_heads
+from tilepress.quantize.statistics import READERS, StatisticsCollector
+from tiny_models import make_tiny_llama, make_tiny_qwen2, make_tiny_qwen3
+
+MODELS = {
+    "qwen3": (make_tiny_qwen3, {}),
+    "qwen2-with-biases": (make_tiny_qwen2, {"head_dim": 16, "heads": 4, "kv_heads": 2, "hidden": 64}),
+    "llama": (make_tiny_llama, {}),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_folded_layer_computes_what_the_layer_did(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    make, options = MODELS[name]
+    source = FloatCheckpoint(make(tmp_path / "model", **options))
+    heads = {"heads": source.shape.heads, "kv_heads": source.shape.kv_heads}
+    decoder = LayerwiseDecoder(source, torch.device("cpu"))
+    arguments = decoder.layer_arguments(24)[0]
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(3, 24, source.shape.hidden, generator=generator)
+    hidden[:, 0, 5] *= 50.0  # a massive activation
+    with decoder.layer(0) as layer, torch.no_grad():
+        with StatisticsCollector(layer, 8, generator) as collector:
+            before = layer(hidden, **arguments)
+        statistics = collector.result()
+        scales = mix_scales(statistics, 0.01, "here", **heads)
+        folded = fold(layer.state_dict(), statistics, scales, dtype, **heads)
+        layer.load_state_dict(folded.tensors)
+        with StatisticsCollector(layer, 8, torch.Generator().manual_seed(0)) as collector:
+            after = layer(hidden, **arguments)
+
+    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
+    for input_name, seen in collector.result().items():
+        foretold = folded.statistics[input_name]
+        torch.testing.assert_close(seen.hessian, foretold.hessian, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(seen.largest(), foretold.largest(), rtol=1e-3, atol=1e-4)
+    for name_in_layer, tensor in folded.tensors.items():
+        if "layernorm" in name_in_layer:
+            assert torch.equal(tensor, tensor.to(dtype).float()), "a stored norm gain must not be rounded afterwards"
+    assert any(float((scale - 1).abs().max()) > 0.1 for scale in scales.values())
+    assert set(scales) == set(READERS)
+
+
+def test_scales_are_the_geometric_mean_of_both_needs() -> None:
+    scales = column_scales(torch.tensor([16.0, 1.0, 1.0]), torch.tensor([1.0, 4.0, 1.0]))
+
+    torch.testing.assert_close(scales, torch.tensor([2.0, 2.0, 1.0]) / 4 ** (1 / 3))
+
+
+def test_a_column_that_is_always_zero_keeps_its_scale() -> None:
+    scales = column_scales(torch.tensor([1.0, 1.0, 1.0]), torch.tensor([0.0, 9.0, 1.0]))
+
+    assert scales[0] == 1.0
+    assert scales[1] * scales[2] == pytest.approx(1.0)
+
+
+def test_query_heads_of_one_kv_head_share_their_largest_scale() -> None:
+    scales = torch.tensor([1.0, 5.0, 3.0, 2.0, 1.0, 1.0, 7.0, 1.0])  # 4 query heads of 2, 2 kv heads
+
+    shared = share_over_query_heads(scales, heads=4, kv_heads=2)
+
+    assert shared.tolist() == [3.0, 5.0, 3.0, 5.0, 7.0, 1.0, 7.0, 1.0]
+
+
+def test_the_applied_scale_is_what_the_stored_gain_really_divides_by() -> None:
+    gain = torch.tensor([1.0, -0.3, 0.0, 6e4])
+    folded, applied = representable_scales(gain, torch.tensor([0.7, 3.0, 2.0, 0.1]), torch.float16)
+
+    assert torch.equal(folded, folded.half().float())
+    torch.testing.assert_close(folded * applied, gain)
+    assert applied[2] == 1.0  # nothing to fold into
+    assert applied[3] == pytest.approx(1.0, rel=1e-3)  # 6e5 is no float16
