@@ -1,4 +1,4 @@
-"""y = linear(x, compressed weight), as one torch operator."""
+"""Multiplying by compressed weights: one torch operator, with one implementation for each device."""
 
 from tilepress.kernels.op import linear
 

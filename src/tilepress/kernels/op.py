@@ -1,4 +1,4 @@
-"""The torch operator `tilepress::linear`."""
+"""The operator `torch.ops.tilepress.linear` and its implementation for the CPU."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from torch import Tensor
 
 from tilepress import _native
 
-_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-_LIBRARY = torch.library.Library("tilepress", "DEF")
-_LIBRARY.define(
-    "linear(Tensor x, Tensor weight, Tensor index, Tensor info, Tensor input_scale, Tensor input_offset, "
-    "Tensor deq_scale, Tensor quant_bias) -> Tensor"
+_FLOAT_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+
+torch.library.define(
+    "tilepress::linear",
+    "(Tensor x, Tensor weight, Tensor index, Tensor info, Tensor input_scale, Tensor input_offset, "
+    "Tensor deq_scale, Tensor quant_bias) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
 )
 
 
@@ -25,13 +27,21 @@ def linear(
     deq_scale: Tensor,
     quant_bias: Tensor,
 ) -> Tensor:
-    """y = (x_q @ W.T + quant_bias) * deq_scale, with x_q = clamp(round(x / input_scale) + input_offset, -128, 127).
+    """Quantizes x, multiplies it by the compressed int8 matrix W [n, k], and scales the result back.
 
-    x [..., k] float32, bfloat16 or float16; W int8 [n, k] compressed in weight int8 [bytes], index int8 [8 * tiles] and
-    info int64 [5] (docs/bitstream.md); input_scale float32 [1], input_offset int32 [1], deq_scale float32 [n], quant_bias
-    int32 [n]. Returns [..., n] of x's dtype. Rounding is to nearest even, accumulation int32 modulo 2^32; a NaN in x
-    counts as the lowest value. The same bits for any batch, number of threads (`torch.get_num_threads()`) and instruction
-    set. Safe on any bytes: raises BitstreamError for damaged ones, ValueError for tensors that do not fit.
+        xq = clamp(round_half_even(float32(x) / input_scale) + input_offset, -128, 127)
+        y = float32(int32(xq @ W.T + quant_bias)) * deq_scale
+
+    The int32 sums wrap modulo 2**32; y is rounded to nearest even into x's dtype. The result has the same bits for any
+    number of threads (`torch.set_num_threads`), any instruction set, and whatever other tokens are in the batch.
+    Not-a-number in x counts as minus infinity: it becomes -128.
+
+    x: [..., k], float32, bfloat16 or float16. weight: int8 [x], index: int8 [y], info: int64 [5], as docs/bitstream.md
+    says. input_scale: float32 [1]. input_offset: int32 [1], -128 to 127. deq_scale: float32 [n]. quant_bias: int32 [n].
+    Returns [..., n] in x's dtype.
+
+    Raises BitstreamError where the compressed bytes are damaged, with the number of the tile, and ValueError for
+    tensors of another dtype, shape or layout. There is no gradient.
     """
     y: Tensor = torch.ops.tilepress.linear.default(
         x, weight, index, info, input_scale, input_offset, deq_scale, quant_bias
@@ -39,7 +49,6 @@ def linear(
     return y
 
 
-@torch.library.impl(_LIBRARY, "linear", "CPU")
 def _linear_cpu(
     x: Tensor,
     weight: Tensor,
@@ -50,34 +59,49 @@ def _linear_cpu(
     deq_scale: Tensor,
     quant_bias: Tensor,
 ) -> Tensor:
-    n, k = deq_scale.shape[0], x.shape[-1]
-    _check(x, weight, index, info, input_scale, input_offset, deq_scale, quant_bias)
+    float_type = _FLOAT_TYPES.get(x.dtype)
+    if float_type is None or x.dim() == 0:
+        raise ValueError(f"x is {x.dtype} {list(x.shape)}; float32, bfloat16 or float16 [..., k] is needed")
+    n = deq_scale.numel()
+    _require("weight", weight, torch.int8, weight.numel())
+    _require("index", index, torch.int8, index.numel())
+    _require("info", info, torch.int64, 5)
+    _require("input_scale", input_scale, torch.float32, 1)
+    _require("input_offset", input_offset, torch.int32, 1)
+    _require("deq_scale", deq_scale, torch.float32, n)
+    _require("quant_bias", quant_bias, torch.int32, n)
     x = x.contiguous()
+    k = x.shape[-1]
     y = x.new_empty((*x.shape[:-1], n))
-    tokens = x.numel() // k if k else 0
-    if tokens:
-        _native.linear(
-            x.data_ptr(),
-            y.data_ptr(),
-            _TYPES[x.dtype],
-            tokens,
-            k,
-            n,
-            weight.data_ptr(),
-            weight.shape[0],
-            index.data_ptr(),
-            index.shape[0],
-            info.data_ptr(),
-            input_scale.data_ptr(),
-            input_offset.data_ptr(),
-            deq_scale.data_ptr(),
-            quant_bias.data_ptr(),
-            torch.get_num_threads(),
-        )
+    _native.linear(
+        x.data_ptr(),
+        y.data_ptr(),
+        float_type,
+        x.numel() // k if k else 0,
+        k,
+        n,
+        weight.data_ptr(),
+        weight.numel(),
+        index.data_ptr(),
+        index.numel(),
+        info.data_ptr(),
+        input_scale.data_ptr(),
+        input_offset.data_ptr(),
+        deq_scale.data_ptr(),
+        quant_bias.data_ptr(),
+        torch.get_num_threads(),
+    )
     return y
 
 
-@torch.library.register_fake("tilepress::linear")
+def _require(name: str, tensor: Tensor, dtype: torch.dtype, length: int) -> None:
+    if tensor.dtype is not dtype or tensor.shape != (length,) or not tensor.is_contiguous():
+        raise ValueError(
+            f"{name} is {tensor.dtype} {list(tensor.shape)}, strides {list(tensor.stride())}; "
+            f"{dtype} [{length}], contiguous, is needed"
+        )
+
+
 def _linear_fake(
     x: Tensor,
     weight: Tensor,
@@ -91,28 +115,5 @@ def _linear_fake(
     return x.new_empty((*x.shape[:-1], deq_scale.shape[0]))
 
 
-def _check(x: Tensor, *operands: Tensor) -> None:
-    """The native kernel takes addresses: types, sizes and layouts have to be right before."""
-    if x.dtype not in _TYPES:
-        raise ValueError(f"x is {x.dtype}; it has to be float32, bfloat16 or float16")
-    for operand, (name, dtype, size) in zip(operands, _OPERANDS, strict=True):
-        if operand.dtype != dtype or operand.dim() != 1 or not operand.is_contiguous() or not operand.is_cpu:
-            raise ValueError(
-                f"{name} is {operand.dtype} {list(operand.shape)} on {operand.device}; it has to be contiguous {dtype} "
-                "[n] on the CPU"
-            )
-        if size and operand.shape[0] != size:
-            raise ValueError(f"{name} has {operand.shape[0]} entries; it has to have {size}")
-    if operands[5].shape != operands[6].shape:
-        raise ValueError(f"deq_scale has {operands[5].shape[0]} entries, quant_bias {operands[6].shape[0]}")
-
-
-_OPERANDS = (
-    ("weight", torch.int8, None),
-    ("index", torch.int8, None),
-    ("info", torch.int64, 5),
-    ("input_scale", torch.float32, 1),
-    ("input_offset", torch.int32, 1),
-    ("deq_scale", torch.float32, None),
-    ("quant_bias", torch.int32, None),
-)
+torch.library.impl("tilepress::linear", "CPU", _linear_cpu)
+torch.library.register_fake("tilepress::linear", _linear_fake)
