@@ -19,84 +19,19 @@ from tilepress.codec.compressed import (
     Int8Array,
     make_info,
 )
+from tilepress.codec.layout import (
+    Bytes,
+    code_bytes,
+    header_bytes,
+    pack,
+    round_up,
+    table_size,
+    tile_bytes,
+    to_matrix,
+    to_symbols,
+    unpack,
+)
 from tilepress.errors import BitstreamError
-
-Bytes = NDArray[np.uint8]
-
-
-def _round_up(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple
-
-
-# Geometry -----------------------------------------------------------------------------------------------------------
-
-
-def _symbols(tile: Int8Array) -> Int8Array:
-    """int8 [16 r, 32 c] to symbols [512 r c]: fractals row by row, in each [8 groups][16 rows][4 columns]."""
-    r, c = tile.shape[0] // FRACTAL_ROWS, tile.shape[1] // FRACTAL_COLUMNS
-    return tile.reshape(r, FRACTAL_ROWS, c, 8, 4).transpose(0, 2, 3, 1, 4).ravel()
-
-
-def _matrix(symbols: Int8Array, r: int, c: int) -> Int8Array:
-    """The inverse of _symbols."""
-    fractals = symbols.reshape(r, c, 8, FRACTAL_ROWS, 4)
-    return fractals.transpose(0, 3, 1, 2, 4).reshape(r * FRACTAL_ROWS, c * FRACTAL_COLUMNS)
-
-
-# Planes -------------------------------------------------------------------------------------------------------------
-
-
-def _plane_widths(width: int) -> list[int]:
-    return [bits for bits in (4, 2, 1) if width & bits]
-
-
-def pack(codes: Bytes, width: int, V: int) -> Bytes:
-    """Codes [multiple of 8 V] of 1 to 7 bits to blocks of width * V bytes."""
-    blocks, planes, shift = codes.reshape(-1, 8 * V), [], 0
-    for bits in _plane_widths(width):
-        field = (blocks >> shift & (1 << bits) - 1).reshape(len(blocks), bits, 8 // bits, V)
-        shifts = np.arange(0, 8, bits, dtype=np.uint8)[:, None]
-        planes.append((field << shifts).sum(axis=2, dtype=np.uint8).reshape(len(blocks), bits * V))
-        shift += bits
-    return np.concatenate(planes, axis=1).ravel()
-
-
-def unpack(data: Bytes, width: int, V: int) -> Bytes:
-    """The inverse of pack."""
-    blocks = data.reshape(-1, width * V)
-    codes, at, shift = np.zeros((len(blocks), 8 * V), np.uint8), 0, 0
-    for bits in _plane_widths(width):
-        plane = blocks[:, at : at + bits * V].reshape(len(blocks), bits, 1, V)
-        shifts = np.arange(0, 8, bits, dtype=np.uint8)[:, None]
-        codes |= (plane >> shifts & (1 << bits) - 1).reshape(len(blocks), 8 * V) << shift
-        at, shift = at + bits * V, shift + bits
-    return codes.ravel()
-
-
-# Tile layout --------------------------------------------------------------------------------------------------------
-
-
-def _table_size(widths: tuple[int, ...], level: int) -> int:
-    if widths[level] == 8:
-        return 0
-    return (1 << widths[level]) - (level + 1 < len(widths))
-
-
-def _code_bytes(width: int, count: int) -> int:
-    """Bytes of the codes of a level after level 0."""
-    return _round_up(count, 16) if width == 8 else 16 * width * -(-count // 128)
-
-
-def _header_bytes(widths: tuple[int, ...], r: int) -> int:
-    """Sync table, counts and tables, without padding."""
-    numbers = r + len(widths) - 2 if len(widths) > 1 else 0
-    return 2 * numbers + sum(_table_size(widths, level) for level in range(len(widths)))
-
-
-def _tile_bytes(widths: tuple[int, ...], counts: list[int], r: int, c: int) -> int:
-    head = _round_up(64 * widths[0] * r * c + _header_bytes(widths, r), 16)
-    return _round_up(head + sum(map(_code_bytes, widths[1:], counts[1:])), 64)
-
 
 # Encoder ------------------------------------------------------------------------------------------------------------
 
@@ -121,7 +56,7 @@ def choose_widths(counts: NDArray[np.int64], r: int, c: int) -> tuple[int, ...]:
                 continue
             for terminal in ((remaining - 1).bit_length(), 8):
                 widths = (*escaping, terminal)
-                size = _tile_bytes(widths, [left[t] for t in taken], r, c)
+                size = tile_bytes(widths, [left[t] for t in taken], r, c)
                 if size < best_bytes:
                     best, best_bytes = widths, size
     return best
@@ -133,7 +68,7 @@ def _encode_tile(symbols: Int8Array, widths: tuple[int, ...], ranked: Int8Array,
         count, terminal = len(symbols), level + 1 == len(widths)
         if level > 1:
             header += count.to_bytes(2, "little")
-        size = _table_size(widths, level)
+        size = table_size(widths, level)
         if width == 8:
             codes, escaping = symbols.view(np.uint8), np.zeros(count, bool)
         else:
@@ -147,13 +82,13 @@ def _encode_tile(symbols: Int8Array, widths: tuple[int, ...], ranked: Int8Array,
             if not terminal:
                 header += escaping.reshape(r, -1).sum(axis=1).cumsum().astype("<u2").tobytes()
         elif width == 8:
-            codes_of_levels += codes.tobytes().ljust(_round_up(count, 16), b"\0")
+            codes_of_levels += codes.tobytes().ljust(round_up(count, 16), b"\0")
         elif width > 0:
             codes_of_levels += pack(np.pad(codes, (0, -count % 128)), width, 16).tobytes()
         symbols = symbols[escaping]
     head = level_0 + header + tables
-    tile = head.ljust(_round_up(len(head), 16), b"\0") + codes_of_levels
-    return tile.ljust(_round_up(len(tile), 64), b"\0")
+    tile = head.ljust(round_up(len(head), 16), b"\0") + codes_of_levels
+    return tile.ljust(round_up(len(tile), 64), b"\0")
 
 
 def encode(matrix: Int8Array, tiling_n: int = TILING, tiling_k: int = TILING) -> Compressed:
@@ -165,7 +100,7 @@ def encode(matrix: Int8Array, tiling_n: int = TILING, tiling_k: int = TILING) ->
     height, width = FRACTAL_ROWS * tiling_n, FRACTAL_COLUMNS * tiling_k
     weight, entries = bytearray(), []
     for i, j, r, c in plan.tiles():
-        symbols = _symbols(padded[i * height :, j * width :][: r * FRACTAL_ROWS, : c * FRACTAL_COLUMNS])
+        symbols = to_symbols(padded[i * height :, j * width :][: r * FRACTAL_ROWS, : c * FRACTAL_COLUMNS])
         ranked, counts = _ranked(symbols)
         widths = choose_widths(counts, r, c)
         entries.append(len(weight) | sum(b + 1 << 48 + 4 * level for level, b in enumerate(widths)))
@@ -210,7 +145,7 @@ def _parse_tile(c: Compressed, entry: int, i: int, j: int, rows: int, columns: i
         raise refuse("a level with an escape has width 0 or 8")
 
     at = header = begin + 64 * widths[0] * rows * columns
-    codes = begin + _round_up(header - begin + _header_bytes(widths, rows), 16)
+    codes = begin + round_up(header - begin + header_bytes(widths, rows), 16)
     if codes > len(c.weight):
         raise refuse("the tile reaches past the end of weight")
     counts, sync = [FRACTAL_SYMBOLS * rows * columns], np.zeros(0, np.int64)
@@ -229,10 +164,10 @@ def _parse_tile(c: Compressed, entry: int, i: int, j: int, rows: int, columns: i
             raise refuse("a level has more codes than the one before")
     tables = []
     for level in range(levels):
-        size = _table_size(widths, level)
+        size = table_size(widths, level)
         tables.append(weight[at : at + size])
         at += size
-    end = begin + _tile_bytes(widths, counts, rows, columns)
+    end = begin + tile_bytes(widths, counts, rows, columns)
     if end > len(c.weight):
         raise refuse("the tile reaches past the end of weight")
     return Tile(widths, counts, sync, tables, begin, header, codes, end)
@@ -277,7 +212,7 @@ def _decode_tile(weight: Bytes, tile: Tile, i: int, j: int) -> Int8Array:
     levels, at = [], tile.codes
     for level, (width, count) in enumerate(zip(tile.widths, tile.counts, strict=True)):
         begin, V = (tile.level_0, 64) if level == 0 else (at, 16)
-        size = width * count // 8 if level == 0 else _code_bytes(width, count)
+        size = width * count // 8 if level == 0 else code_bytes(width, count)
         data = weight[begin : begin + size]
         codes = data if width == 8 else unpack(data, width, V) if width else np.zeros(count, np.uint8)
         levels.append(codes[:count])
@@ -310,6 +245,6 @@ def decode(c: Compressed) -> Int8Array:
     height, width = FRACTAL_ROWS * c.tiling_n, FRACTAL_COLUMNS * c.tiling_k
     padded = np.empty((c.n1 * FRACTAL_ROWS, c.k1 * FRACTAL_COLUMNS), np.int8)
     for tile, (i, j, r, columns) in zip(parsed, c.tiles(), strict=True):
-        decoded = _matrix(_decode_tile(c.weight.view(np.uint8), tile, i, j), r, columns)
+        decoded = to_matrix(_decode_tile(c.weight.view(np.uint8), tile, i, j), r, columns)
         padded[i * height :, j * width :][: decoded.shape[0], : decoded.shape[1]] = decoded
     return padded[: c.n, : c.k].copy()
