@@ -57,7 +57,7 @@ def test_w8a8s_and_w8a8sc_answer_alike(road: dict[str, Path], capsys: pytest.Cap
 
 def test_torchrun_makes_the_same_bytes_as_one_process(road: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "by-torchrun"
-    torchrun = f"{sys.executable} -m torch.distributed.run --nproc_per_node 2 --master_port 0"
+    torchrun = f"{sys.executable} -m torch.distributed.run --standalone --nproc_per_node 2"
     command = f"{torchrun} -m tilepress.compress --model_path {road['w8a8s']} --save_directory {out}"
     subprocess.run(command.split(), check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120)
     for rank in range(2):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tilepress.cli.console import ERR
 from tilepress.cli.generation import print_text, print_timing, sampling_options
+from tilepress.cli.loading import load_model
 from tilepress.cli.options import ComputeType, Device, MaxNewTokens, ModelPath, System, Temperature, TrustRemoteCode
 
 
@@ -22,18 +23,16 @@ def chat(
 
         tilepress chat -m Qwen3-8B-w8a8sc --system "Answer in one sentence."
     """
-    import tilepress
     from tilepress.engines.transformers import Conversation
 
-    model, tokenizer = tilepress.load(model_path, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    sampling = sampling_options(temperature)
+    model, tokenizer = load_model(model_path, device, dtype, trust_remote_code)
     conversation = Conversation(model, tokenizer, system=system)
     while (text := _ask()) is not None:
         if not text:
             continue
         try:
-            answer = conversation.say(
-                text, max_new_tokens=max_new_tokens, on_text=print_text, **sampling_options(temperature)
-            )
+            answer = conversation.say(text, max_new_tokens=max_new_tokens, on_text=print_text, **sampling)
         except KeyboardInterrupt:
             ERR.print("\n[dim]stopped; this turn is forgotten[/]")
             continue

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from tilepress.cli.console import print_json, print_table, progress_bar
+from tilepress.cli.loading import load_model
 from tilepress.cli.options import ComputeType, Device, Json, ModelPath, TrustRemoteCode
 from tilepress.errors import UsageError
 
@@ -36,11 +37,10 @@ def evaluate(
 
         tilepress eval -m Qwen3-8B-w8a8sc --text novel.txt --tokens 100000 --json
     """
-    import tilepress
     from tilepress.evaluate import divergence, held_out_english, perplexity
 
     content = held_out_english() if text is None else _read(text)
-    model, tokenizer = tilepress.load(model_path, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    model, tokenizer = load_model(model_path, device, dtype, trust_remote_code)
     windows = max(1, tokens // window)
     if against is None:
         with progress_bar("evaluate") as progress:
@@ -48,7 +48,7 @@ def evaluate(
         rows = [("perplexity", f"{alone.perplexity:.3f}"), ("tokens", str(alone.tokens))]
         result = alone.as_dict()
     else:
-        reference, _ = tilepress.load(against, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+        reference, _ = load_model(against, device, dtype, trust_remote_code)
         with progress_bar("evaluate") as progress:
             pair = divergence(
                 model, reference, tokenizer, content, window=window, max_windows=windows, progress=progress

@@ -8,6 +8,7 @@ import typer
 
 from tilepress.cli.console import print_json
 from tilepress.cli.generation import print_text, print_timing, sampling_options
+from tilepress.cli.loading import load_model
 from tilepress.cli.options import (
     ComputeType,
     Device,
@@ -42,10 +43,10 @@ def run(
     """
     import torch
 
-    import tilepress
     from tilepress.engines.transformers import generate
 
-    model, tokenizer = tilepress.load(model_path, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    sampling = sampling_options(temperature)
+    model, tokenizer = load_model(model_path, device, dtype, trust_remote_code)
     torch.manual_seed(seed)
     answer = generate(
         model,
@@ -54,7 +55,7 @@ def run(
         system=system,
         max_new_tokens=max_new_tokens,
         on_text=None if json else print_text,
-        **sampling_options(temperature),
+        **sampling,
     )
     if json:
         print_json(answer.as_dict())
