@@ -83,7 +83,7 @@ def writing(path: Path, nbytes: int) -> Iterator[None]:
             raise
         folder = path if path.is_dir() else path.parent
         raise CheckpointError(
-            f"{path}: disk full, {nbytes / 1e6:.1f} MB needed and {shutil.disk_usage(folder).free / 1e6:.1f} MB free; "
+            f"{path}: disk full, {_size(nbytes)} needed and {_size(shutil.disk_usage(folder).free)} free; "
             "free some space or write to another disk"
         ) from None
 
@@ -92,6 +92,10 @@ def save_tensors(tensors: dict[str, Tensor], file: Path) -> None:
     """Write one safetensors file. Raises CheckpointError where the disk is full."""
     with writing(file, sum(tensor.nbytes for tensor in tensors.values())):
         save_file(tensors, file, metadata={"format": "pt"})
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / 1e6:.1f} MB" if nbytes >= 1e6 else f"{nbytes / 1e3:.1f} kB"
 
 
 def _disk_full(error: Exception) -> bool:

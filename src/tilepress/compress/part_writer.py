@@ -51,10 +51,9 @@ def write_part(
         tensors[name] = tensor.contiguous()
         types[name] = FLOAT
     part = out / f"part{rank}-of-{tp}"
-    with writing(part, 0):
+    with writing(out, sum(tensor.nbytes for tensor in tensors.values())):
         part.mkdir()
-    save_tensors(tensors, part / WEIGHTS)
-    with writing(part, 0):
+        save_tensors(tensors, part / WEIGHTS)
         write_description(part, W8A8SC, types, source.description.extra)
 
 
