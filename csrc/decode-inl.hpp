@@ -292,8 +292,11 @@ int decode(const TileView& tile, Workspace& workspace, int8_t* out, int64_t stri
     OpenTile open;
     open_tile(tile, false, workspace, open);
     Ahead nothing{nullptr, 0};
+    const bool escapes = tile.levels > 1;
     for (int strip = 0; strip < tile.shape.r; ++strip) {
         next_strip(tile, strip, open, workspace.strip, nothing);
+        // Whoever starts at a strip takes its escapes from where the sync table says.
+        if (escapes && open.bad_level < 0 && open.next - workspace.levels[1] != tile.sync[strip]) open.bad_level = 0;
         const int left = rows - kFractalRows * strip;
         write_rows(workspace.strip, tile.shape.c, out + kFractalRows * strip * stride, stride,
                    left < kFractalRows ? left : kFractalRows, columns);
