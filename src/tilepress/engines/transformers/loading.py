@@ -15,8 +15,8 @@ from tilepress.errors import CheckpointError, UsageError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-# Processors without 16-bit matrix units convert on the fly: there a prompt of 512 tokens took 5 to 10 times longer in
-# bfloat16 and float16 than in float32, and a generated token of a compressed model 10 to 20 % less (the head's bytes).
+# On a processor without 16-bit arithmetic compressed models generate as fast in float32 as in 16 bits, and float models
+# take a prompt in a fifth of the time (docs/engines.md has the numbers).
 CPU_DTYPE = torch.float32
 
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.*", "*.tiktoken")

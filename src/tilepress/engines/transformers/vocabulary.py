@@ -47,7 +47,7 @@ class StoredHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.numel() == x.shape[-1]:
             return nn.functional.linear(x.to(self.weight.dtype), self.weight).to(x.dtype)
-        blocks = torch.split(self.weight, ROWS)  # type: ignore[no-untyped-call]
+        blocks = torch.split(self.weight, ROWS)
         return torch.cat([nn.functional.linear(x, block.to(x.dtype)) for block in blocks], dim=-1)
 
     def extra_repr(self) -> str:
