@@ -39,6 +39,8 @@ class W8A8SWriter:
     description: global keys for the description. Raises CheckpointError at once where `out` exists, and in the end
     where what was written is not a whole checkpoint.
 
+    Tensors are kept, not copied, until their shard is written: leave them as they are meanwhile.
+
     flushed: name -> count of the values that became zero in dtype, so far.
     """
 
