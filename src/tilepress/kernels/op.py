@@ -72,7 +72,7 @@ def _linear_cpu(
     _require("quant_bias", quant_bias, torch.int32, n)
     x = x.contiguous()
     k = x.shape[-1]
-    y = x.new_empty((*x.shape[:-1], n))
+    y = torch.empty((*x.shape[:-1], n), dtype=x.dtype)
     _native.linear(
         x.data_ptr(),
         y.data_ptr(),
@@ -95,7 +95,7 @@ def _linear_cpu(
 
 
 def _require(name: str, tensor: Tensor, dtype: torch.dtype, length: int) -> None:
-    if tensor.dtype is not dtype or tensor.shape != (length,) or not tensor.is_contiguous():
+    if tensor.dtype is not dtype or tensor.numel() != length or not tensor.is_contiguous():
         raise ValueError(
             f"{name} is {tensor.dtype} {list(tensor.shape)}, strides {list(tensor.stride())}; "
             f"{dtype} [{length}], contiguous, is needed"

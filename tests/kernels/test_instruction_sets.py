@@ -1,0 +1,75 @@
+"""Every instruction set that this processor has gives the same bits, for linears and for decoded matrices."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tilepress import _native
+
+CHECK = """
+import sys
+import numpy as np
+import torch
+from int8_matrices import DISTRIBUTIONS, make_matrix
+from kernels.linears import make_linear, tokens
+from tilepress import _native, codec
+
+assert _native.isa() == sys.argv[1], _native.isa()
+for kind in sorted(DISTRIBUTIONS):
+    for shape in ((1, 1), (33, 70), (270, 530)):
+        matrix = make_matrix(kind, *shape)
+        assert np.array_equal(codec.decode(codec.encode(matrix)), matrix), (kind, shape)
+        for batch, scale in ((1, 0.01), (2, 0.2), (7, 0.05)):
+            linear = make_linear(matrix, scale=scale)
+            x = tokens((batch, shape[1]), torch.bfloat16)
+            assert torch.equal(linear(x), linear.expected(x)), (kind, shape, batch)
+"""
+
+
+def run_python(code: str, *arguments: str, isa: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=os.environ | {"TILEPRESS_ISA": isa, "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("isa", sorted({"portable", _native.isa()}))
+def test_equal_bits(isa):
+    finished = run_python(CHECK, isa, isa=isa)
+    assert finished.returncode == 0, finished.stderr
+
+
+def test_unknown_instruction_set():
+    finished = run_python("from tilepress import _native; _native.isa()", isa="sse9")
+    assert finished.returncode != 0
+    assert "TILEPRESS_ISA is 'sse9': set it to portable or avx2" in finished.stderr
+
+
+FORKED = """
+import os
+import torch
+from int8_matrices import make_matrix
+from kernels.linears import make_linear, tokens
+
+torch.set_num_threads(2)
+linear = make_linear(make_matrix("gaussian", 400, 700))
+x = tokens((3, 700))
+y = linear(x)
+child = os.fork()
+if child == 0:
+    os._exit(0 if torch.equal(linear(x), y) else 1)
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+def test_forked_process():
+    """A child has none of its parent's threads."""
+    finished = run_python(FORKED, isa=_native.isa())
+    assert finished.returncode == 0, finished.stderr
