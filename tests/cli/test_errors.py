@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -60,3 +63,15 @@ def test_an_unusable_command_line_explains_itself(words: list[str], capsys: pyte
 def test_help_has_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     assert f"tilepress {command}" in capsys.readouterr().out
+
+
+def test_a_terminated_command_leaves_nothing_behind(tiny_qwen3: Path, tmp_path: Path) -> None:
+    command = f"{sys.executable} -m tilepress quant -m {tiny_qwen3} -o {tmp_path / 'out'} --samples 4096"
+    with subprocess.Popen(command.split(), stderr=subprocess.DEVNULL) as process:
+        while not list(tmp_path.iterdir()):  # the staging directory
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.terminate()
+        process.wait(timeout=60)
+    assert process.returncode == 130
+    assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -45,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = _with_plain_flags([word for word in words if word != "--debug"])
+    # Ended from outside, a command cleans up after itself as it does on Ctrl-C.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return app(words, prog_name="tilepress", standalone_mode=True) or 0
     except SystemExit as exit_:
@@ -54,9 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print_error(str(error))
         return 2
-    except KeyboardInterrupt:
-        print_error("interrupted")
-        return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _with_plain_flags(words: list[str]) -> list[str]:

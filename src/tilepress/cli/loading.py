@@ -18,6 +18,6 @@ def load_model(
 
     import tilepress
 
-    disable_progress_bar()
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     with ERR.status(f"loading {path}"):
         return tilepress.load(path, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
