@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 
 import numpy as np
@@ -39,7 +40,7 @@ def test_tensors_that_do_not_fit(linear, change, message):
 
 
 def test_activations_that_do_not_fit(linear):
-    with pytest.raises(ValueError, match="x is torch.float64"):
+    with pytest.raises(ValueError, match=r"x is torch\.float64"):
         linear(tokens((2, 270), torch.float64))
     with pytest.raises(ValueError, match=r"150 x 270, but x has 271 columns"):
         linear(tokens((2, 271)))
@@ -101,7 +102,5 @@ def test_noise_never_crashes(seed):
     noise = torch.randint(
         -128, 128, sound.weight.shape, dtype=torch.int8, generator=torch.Generator().manual_seed(seed)
     )
-    try:
+    with contextlib.suppress(BitstreamError):
         assert dataclasses.replace(sound, weight=noise)(tokens((2, 270))).shape == (2, 150)
-    except BitstreamError as error:
-        assert "tile (" in str(error)
