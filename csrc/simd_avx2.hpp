@@ -75,9 +75,9 @@ struct Table {
 };
 
 // `symbols`, but the lanes that are set in `mask` take the bytes at `next`, one after the other. Moves `next` past
-// them; up to 16 bytes from where it then is are read. No table: the place of a lane's byte is the number of lanes set
-// before it, which a multiplication counts within four lanes, and two shuffles carry on from there (16.8 cycles for 64
-// symbols with tables of shuffles, TODO so).
+// them; up to 16 bytes from where it then is are read. The place of a lane's byte is the number of lanes set before it,
+// which a multiplication counts within four lanes and two shuffles carry on from there: 64 two-bit symbols take 10
+// cycles on Zen 3, against 17 with shuffles looked up in a table by eight bits of the mask.
 TILEPRESS_INLINE Bytes take(Bytes symbols, Bytes mask, const uint8_t*& next) {
     const uint32_t lanes = static_cast<uint32_t>(_mm256_movemask_epi8(mask.v));
     const __m128i* const low = reinterpret_cast<const __m128i*>(next);
@@ -143,25 +143,39 @@ struct NarrowDot {
     }
 };
 
-// Exact for all symbols and values: even and odd columns apart, widened to 16 bits.
+// Exact for all symbols and values: the symbols' halves apart, each of which is below 16.
 struct WideDot {
-    static constexpr int kGroups = 1;
+    static constexpr int kGroups = 4;
     struct Weights {
-        __m256i even, odd;
+        __m256i low[kGroups], high[kGroups];
     };
-    using Values = Weights;
+    struct Values {
+        __m256i v[kGroups];
+    };
 
     static TILEPRESS_INLINE Weights weights(const uint8_t* symbols) {
-        const __m256i w = load(symbols).v;
-        return {_mm256_and_si256(w, _mm256_set1_epi16(0xff)), _mm256_srli_epi16(w, 8)};
+        Weights w;
+        for (int g = 0; g < kGroups; ++g) {
+            const Bytes both = load(symbols + 64 * g);
+            w.low[g] = field<0, 4, 0>(both).v;
+            w.high[g] = field<4, 4, 0>(both).v;
+        }
+        return w;
     }
     static TILEPRESS_INLINE Values values(const int8_t* x) {
-        const __m256i four = four_values(x);
-        return {_mm256_srai_epi16(_mm256_slli_epi16(four, 8), 8), _mm256_srai_epi16(four, 8)};
+        Values four;
+        for (int g = 0; g < kGroups; ++g) four.v[g] = four_values(x + 4 * g);
+        return four;
     }
     static TILEPRESS_INLINE Sums add(Sums sums, const Weights& w, const Values& x) {
-        const __m256i even = _mm256_madd_epi16(w.even, x.even), odd = _mm256_madd_epi16(w.odd, x.odd);
-        return {_mm256_add_epi32(sums.v, _mm256_add_epi32(even, odd))};
+        __m256i low = _mm256_maddubs_epi16(w.low[0], x.v[0]), high = _mm256_maddubs_epi16(w.high[0], x.v[0]);
+        for (int g = 1; g < kGroups; ++g) {
+            low = _mm256_add_epi16(low, _mm256_maddubs_epi16(w.low[g], x.v[g]));
+            high = _mm256_add_epi16(high, _mm256_maddubs_epi16(w.high[g], x.v[g]));
+        }
+        const __m256i ones = _mm256_madd_epi16(low, _mm256_set1_epi16(1));
+        const __m256i sixteens = _mm256_madd_epi16(high, _mm256_set1_epi16(16));
+        return {_mm256_add_epi32(sums.v, _mm256_add_epi32(ones, sixteens))};
     }
 };
 
