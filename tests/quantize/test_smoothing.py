@@ -10,7 +10,7 @@ import torch
 from tilepress.checkpoint import FloatCheckpoint
 from tilepress.quantize.decoder import LayerwiseDecoder
 from tilepress.quantize.folding import fold, mix_scales
-from tilepress.quantize.smoothing import column_scales, representable_scales, share_over_query_heads
+from tilepress.quantize.smoothing import column_scales, limit_reach, representable_scales, share_over_query_heads
 from tilepress.quantize.statistics import READERS, StatisticsCollector
 from tiny_models import make_tiny_llama, make_tiny_qwen2, make_tiny_qwen3
 
@@ -58,6 +58,14 @@ def test_scales_are_the_geometric_mean_of_both_needs() -> None:
     scales = column_scales(torch.tensor([16.0, 1.0, 1.0]), torch.tensor([1.0, 4.0, 1.0]))
 
     torch.testing.assert_close(scales, torch.tensor([2.0, 2.0, 1.0]) / 4 ** (1 / 3))
+
+
+def test_a_massive_column_is_brought_within_reach_of_the_others() -> None:
+    largest = torch.ones(101)
+    largest[7] = 3000.0
+    scales = limit_reach(column_scales(torch.ones(101), largest), largest)
+
+    assert (largest / scales)[7] == pytest.approx(4.0 * float((largest / scales).median()))
 
 
 def test_a_column_that_is_always_zero_keeps_its_scale() -> None:

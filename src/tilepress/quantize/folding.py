@@ -11,6 +11,7 @@ from torch import Tensor
 from tilepress.quantize.hessian import factorize
 from tilepress.quantize.smoothing import (
     column_scales,
+    limit_reach,
     representable_scales,
     rows_of_value_heads,
     share_over_query_heads,
@@ -41,6 +42,7 @@ def mix_scales(
     for name, seen in statistics.items():
         cost = factorize(seen.hessian, damping, f"{where}.{name}").cost_by_column()
         scales[name] = column_scales(cost, seen.largest())
+    scales["down"] = limit_reach(scales["down"], statistics["down"].largest())
     scales["o"] = share_over_query_heads(scales["o"], heads, kv_heads)
     return scales
 

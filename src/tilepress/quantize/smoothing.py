@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+# How many times the median column a column may reach once it is scaled.
+REACH = 4.0
+
 
 def column_scales(cost: Tensor, largest: Tensor) -> Tensor:
     """s_j = sqrt(sqrt(cost_j) · largest_j) with geometric mean 1, float32 [k].
@@ -12,8 +15,7 @@ def column_scales(cost: Tensor, largest: Tensor) -> Tensor:
     cost: c_j = 1 / U_jj², what an error of the column's weights costs. largest: max |x_j| over the calibration tokens.
     The geometric mean of the scale that is right for the weights, sqrt(c_j), and the one that is right for a per-tensor
     activation range, max|x_j|; SmoothQuant (Xiao et al. 2022) also stands between the two. Inputs become x / s,
-    weights W · s.
-    A column that never carries a value keeps scale 1.
+    weights W · s. A column that never carries a value keeps scale 1.
     """
     used = (largest > 0) & (cost > 0)
     if not used.any():
@@ -22,6 +24,20 @@ def column_scales(cost: Tensor, largest: Tensor) -> Tensor:
     logarithm[used] = 0.25 * cost[used].log() + 0.5 * largest[used].log()
     logarithm[used] -= logarithm[used].mean()
     return logarithm.exp()
+
+
+def limit_reach(scales: Tensor, largest: Tensor) -> Tensor:
+    """Scales that bring max|x_j| / s_j down to REACH times its median where it is above, float32 [k].
+
+    For the few columns of down_proj's input that hold massive activations: their weights take a few more bits, while all
+    other columns get a finer activation step. Measured on SmolLM2 with only down_proj quantized (4 bits, static): KL
+    divergence .036 without a limit, .029, .027 and .028 with 8, 4 and 2.
+    """
+    reach = largest / scales
+    used = reach > 0
+    if not used.any():
+        return scales
+    return scales * (reach / (REACH * reach[used].median())).clamp(min=1.0)
 
 
 def share_over_query_heads(scales: Tensor, heads: int, kv_heads: int) -> Tensor:
