@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -46,6 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = _with_plain_flags([word for word in words if word != "--debug"])
+    # torch's OpenMP threads spin while they wait, on the cores that the kernels' threads need: with two threads on a
+    # busy machine a token took 248 ms, and 116 ms where they sleep. Read once, when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Ended from outside, a command cleans up after itself as it does on Ctrl-C.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
