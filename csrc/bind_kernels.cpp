@@ -3,6 +3,8 @@
 #include <nanobind/ndarray.h>
 
 #include <memory>
+#include <stdexcept>
+#include <string>
 
 #include "bindings.hpp"
 #include "decode.hpp"

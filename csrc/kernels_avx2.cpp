@@ -3,7 +3,7 @@
 
 #define TILEPRESS_TARGET avx2
 #include "simd_avx2.hpp"
-//
+// after the operations it is written in
 #include "multiply-inl.hpp"
 
 namespace tilepress {
