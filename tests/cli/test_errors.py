@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -75,3 +76,11 @@ def test_a_terminated_command_leaves_nothing_behind(tiny_qwen3: Path, tmp_path: 
         process.wait(timeout=60)
     assert process.returncode == 130
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_instruction_set_is_refused() -> None:
+    command = [sys.executable, "-m", "tilepress", "--help"]
+    environment = {**os.environ, "TILEPRESS_ISA": "mmx"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "TILEPRESS_ISA is 'mmx': set it to portable" in result.stderr

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import typer
 
+from tilepress import _native
 from tilepress.cli.chat import chat
 from tilepress.cli.compress import compress
 from tilepress.cli.console import print_error
@@ -16,7 +17,7 @@ from tilepress.cli.eval import evaluate
 from tilepress.cli.inspect import inspect
 from tilepress.cli.quant import quant
 from tilepress.cli.run import run
-from tilepress.errors import TilepressError
+from tilepress.errors import TilepressError, UsageError
 
 EPILOG = "Options may be spelled with - or _. --debug, anywhere, shows the traceback of an error."
 
@@ -53,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Ended from outside, a command cleans up after itself as it does on Ctrl-C.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        _check_instruction_set()
         return app(words, prog_name="tilepress", standalone_mode=True) or 0
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else 1
@@ -63,6 +65,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _check_instruction_set() -> None:
+    try:
+        _native.isa()
+    except RuntimeError as error:
+        raise UsageError(str(error)) from error
 
 
 def _with_plain_flags(words: list[str]) -> list[str]:
