@@ -22,7 +22,7 @@ from tilepress.quantize.recipe import Recipe
 from tilepress.quantize.report import LinearReport, QuantizationReport
 from tilepress.quantize.sensitivity import layer_sensitivities
 from tilepress.quantize.statistics import InputStatistics, StatisticsCollector
-from tilepress.quantize.steps import WeightSample, fit_scale
+from tilepress.quantize.steps import WeightSample, allocate, refit_scale
 
 SENSITIVITY_SEQUENCES = 8
 SAMPLED_ROWS = 512
@@ -103,7 +103,7 @@ class Quantizer:
     def run(self, sink: Sink) -> QuantizationReport:
         """Quantize every decoder layer into `sink`: its linears, and its norms with the folds."""
         clock = _Clock(3 * self._decoder.layers, self._progress)
-        gradients, scale = self._allocate(clock)
+        gradients, budgets = self._allocate(clock)
         report = QuantizationReport(self._tokens.numel(), self._tokens[:SENSITIVITY_SEQUENCES].numel())
         hidden = self._decoder.embed(self._tokens)
         arguments = self._decoder.layer_arguments(self._tokens.shape[1])
@@ -115,7 +115,7 @@ class Quantizer:
                     _run(layer, hidden, arguments[index])
                 folded = self._fold(layer, collector.result(), where)
             for group in linear_groups(folded, gradients[index], self._recipe.damping, where):
-                report.linears += self._quantize(group, folded, scale, sink, where)
+                report.linears += self._quantize(group, folded, budgets[f"{where}.{group.name}"], sink, where)
             for name, tensor in folded.tensors.items():
                 if "norm" in name:
                     sink.add_float(f"{where}.{name}", tensor.cpu())
@@ -123,8 +123,8 @@ class Quantizer:
         report.seconds = clock.seconds()
         return report
 
-    def _allocate(self, clock: _Clock) -> tuple[list[dict[str, Tensor]], float]:
-        """G_o of every linear by layer, and the common factor of all steps."""
+    def _allocate(self, clock: _Clock) -> tuple[list[dict[str, Tensor]], dict[str, float]]:
+        """G_o of every linear by layer, and the bits a weight of every group by name."""
         tokens = self._tokens[:SENSITIVITY_SEQUENCES]
         arguments = self._decoder.layer_arguments(tokens.shape[1])
         hidden = self._decoder.embed(tokens)
@@ -135,15 +135,16 @@ class Quantizer:
                 _run(layer, hidden, arguments[index])
             clock.tick()
         gradients: list[dict[str, Tensor]] = []
-        samples: list[WeightSample] = []
+        samples: dict[str, WeightSample] = {}
         for seen in layer_sensitivities(self._decoder, inputs, hidden, self._generator):
             where = f"model.layers.{seen.index}"
             folded = self._fold(seen.layer, seen.statistics, where)
             for group in linear_groups(folded, seen.gradients, self._recipe.damping, where):
-                samples.append(group.sample(self._generator))
+                samples[f"{where}.{group.name}"] = group.sample(self._generator)
             gradients.insert(0, seen.gradients)
             clock.tick()
-        return gradients, fit_scale(samples, self._recipe.bits)
+        bits = allocate(list(samples.values()), self._recipe.bits)
+        return gradients, dict(zip(samples, bits, strict=True))
 
     def _fold(self, layer: nn.Module, statistics: dict[str, InputStatistics], where: str) -> FoldedLayer:
         heads = {"heads": self._heads, "kv_heads": self._kv_heads}
@@ -151,9 +152,10 @@ class Quantizer:
         return fold(layer.state_dict(), statistics, scales, self._dtype, **heads)
 
     def _quantize(
-        self, group: LinearGroup, folded: FoldedLayer, scale: float, sink: Sink, where: str
+        self, group: LinearGroup, folded: FoldedLayer, bits: float, sink: Sink, where: str
     ) -> list[LinearReport]:
         sample = group.sample(self._generator)
+        scale = refit_scale(sample, bits)
         inputs = activation_range(group, self._dtype, f"{where}.{group.name}")
         reports = []
         for reader, linear, report in quantize_group(

@@ -82,8 +82,37 @@ def foretell_bits(samples: Sequence[WeightSample], scale: float) -> float:
 def fit_scale(samples: Sequence[WeightSample], bits: float) -> float:
     """The common factor at which `samples` take `bits` bits a weight: to 0.003 bits, or the closest that is found.
 
+    QuantizationError if the weights hold less information than that.
+    """
+    scale, surplus = _closest_scale(samples, bits)
+    if abs(surplus) > OUT_OF_REACH:
+        raise QuantizationError(
+            f"{bits:g} bits a weight cannot be met, the closest found is {bits + surplus:.2f}: "
+            "int8 with one step a channel holds no more than that for this model; ask for fewer bits"
+        )
+    return scale
+
+
+def allocate(samples: Sequence[WeightSample], bits: float) -> list[float]:
+    """Bits a weight of each sample's linears such that all take `bits` together and every bit is worth the same."""
+    scale = fit_scale(samples, bits)
+    return [foretell_bits([sample], scale) for sample in samples]
+
+
+def refit_scale(sample: WeightSample, bits: float) -> float:
+    """The factor that keeps linears at their share of the bits under other statistics than it was allocated with.
+
+    Columns look cheaper from fewer tokens: a factor found on 4 thousand tokens gave 4.22 bits instead of 4.0 with the
+    statistics of 33 thousand.
+    """
+    return _closest_scale([sample], bits)[0]
+
+
+def _closest_scale(samples: Sequence[WeightSample], bits: float) -> tuple[float, float]:
+    """The factor closest to `bits`, and by how many bits it misses.
+
     Twice the step saves a bit at high rate and less at low: going from too many or too few bits by the difference
-    approaches the target without overshooting it. QuantizationError if the weights hold less information than that.
+    approaches the target without overshooting it.
     """
     scale = float(torch.cat([sample.spread() / sample.relative for sample in samples]).median()) / 4.0
     closest, surplus_there = scale, float("inf")
@@ -94,9 +123,4 @@ def fit_scale(samples: Sequence[WeightSample], bits: float) -> float:
         if abs(surplus) < TOLERANCE:
             break
         scale *= 2.0**surplus
-    if abs(surplus_there) > OUT_OF_REACH:
-        raise QuantizationError(
-            f"{bits:g} bits a weight cannot be met, the closest found is {bits + surplus_there:.2f}: "
-            "int8 with one step a channel holds no more than that for this model; ask for fewer bits"
-        )
-    return closest
+    return closest, surplus_there
