@@ -9,7 +9,15 @@ from tilepress.errors import QuantizationError
 from tilepress.quantize.hessian import factorize
 from tilepress.quantize.rate import code_lengths, entropy_of_counts, magnitude_counts
 from tilepress.quantize.rounding import round_weights
-from tilepress.quantize.steps import WeightSample, fit_scale, foretell_bits, relative_steps, sample_weights
+from tilepress.quantize.steps import (
+    WeightSample,
+    allocate,
+    fit_scale,
+    foretell_bits,
+    refit_scale,
+    relative_steps,
+    sample_weights,
+)
 
 
 def sample_of(weight: torch.Tensor, sensitivity: torch.Tensor) -> WeightSample:
@@ -50,6 +58,17 @@ def test_bits_move_to_the_linear_the_loss_depends_on() -> None:
     scale = fit_scale([calm, keen], 4.0)
 
     assert foretell_bits([keen], scale) - foretell_bits([calm], scale) == pytest.approx(2.0, abs=0.15)
+
+
+def test_a_share_of_the_bits_holds_under_other_statistics() -> None:
+    calm, keen = sample_of(gaussian(32, 64, 0), torch.ones(32)), sample_of(gaussian(64, 64, 1), 16 * torch.ones(64))
+    shares = allocate([calm, keen], 4.0)
+    assert (shares[0] + 2 * shares[1]) / 3 == pytest.approx(4.0, abs=0.01)
+
+    dearer = sample_of(gaussian(64, 64, 1), 40 * torch.ones(64))
+
+    assert foretell_bits([dearer], fit_scale([calm, keen], 4.0)) > shares[1] + 0.5
+    assert foretell_bits([dearer], refit_scale(dearer, shares[1])) == pytest.approx(shares[1], abs=0.01)
 
 
 def test_no_step_is_too_fine_for_127() -> None:
