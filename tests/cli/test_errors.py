@@ -66,6 +66,7 @@ def test_help_has_examples(command: str, capsys: pytest.CaptureFixture[str]) -> 
     assert f"tilepress {command}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_terminated_command_leaves_nothing_behind(tiny_qwen3: Path, tmp_path: Path) -> None:
     command = f"{sys.executable} -m tilepress quant -m {tiny_qwen3} -o {tmp_path / 'out'} --samples 4096"
     with subprocess.Popen(command.split(), stderr=subprocess.DEVNULL) as process:
