@@ -15,6 +15,7 @@ import tilepress
 from quantized_models import make_w8a8s
 from tilepress import UsageError
 from tilepress.evaluate import divergence, perplexity, windows
+from tilepress.start_token import start_token
 from tiny_models import byte_level_tokenizer, make_tiny_qwen3
 
 TEXT = "The quick brown fox jumps over the lazy dog. " * 6
@@ -99,15 +100,15 @@ def test_max_windows_takes_the_first_ones_and_progress_is_told(tiny: Loaded) -> 
     assert result.nats == perplexity(model, tokenizer, TEXT[:98], window=50).nats
 
 
-def test_the_start_token_is_the_tokenizers_own_where_there_is_no_template(tiny: Loaded) -> None:
+def test_without_a_template_windows_begin_with_the_tokenizers_own_start_token(tiny: Loaded) -> None:
     model, _ = tiny
     tokenizer = byte_level_tokenizer()
     tokenizer.chat_template = None
-    assert windows.start_token(tokenizer) is None
+    assert start_token(tokenizer) is None
     result = perplexity(model, tokenizer, TEXT, window=50)
     assert result.tokens == len(TEXT) - result.windows  # the first of each window has nothing before it
     tokenizer.bos_token = "<|endoftext|>"
-    assert windows.start_token(tokenizer) == 258
+    assert start_token(tokenizer) == 258
 
 
 @pytest.mark.parametrize(

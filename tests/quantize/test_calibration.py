@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tilepress.errors import QuantizationError
-from tilepress.quantize.calibration import start_token, token_sequences
+from tilepress.quantize.calibration import token_sequences
+from tilepress.start_token import start_token
 from tiny_models import byte_level_tokenizer
 
 IM_START = 256

@@ -9,22 +9,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tilepress.errors import UsageError
+from tilepress.start_token import start_token
 
 # Logits of one chunk, 64 MiB of float32: a window of 512 tokens and 152 thousand of vocabulary would take 311 MB.
 CHUNK_LOGITS = 1 << 24
-
-
-def start_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The token that every prompt begins with: the chat template's first, else the tokenizer's own, else None.
-
-    Massive activations sit on it (Sun et al., "Massive Activations in Large Language Models", 2024); without it they
-    move to words, and the numbers would be those of a use that no prompt has.
-    """
-    if tokenizer.chat_template is None:
-        bos: int | None = tokenizer.bos_token_id
-        return bos
-    rendered = tokenizer.apply_chat_template([{"role": "user", "content": "Hello"}], tokenize=False)
-    return int(tokenizer(rendered, add_special_tokens=False)["input_ids"][0])
 
 
 def token_windows(

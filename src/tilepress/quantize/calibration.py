@@ -9,19 +9,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from tilepress.errors import QuantizationError
+from tilepress.start_token import start_token
 
 FEWEST_TOKENS = 32
-
-
-def start_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The token that every prompt begins with: the chat template's first, else the tokenizer's bos, else None.
-
-    Massive activations sit at that position (Sun et al. 2024): calibration sequences have to begin as prompts do.
-    """
-    if tokenizer.chat_template is None:
-        return None if tokenizer.bos_token_id is None else int(tokenizer.bos_token_id)
-    rendered = tokenizer.apply_chat_template([{"role": "user", "content": "Hello"}], tokenize=False)
-    return int(tokenizer(rendered, add_special_tokens=False)["input_ids"][0])
 
 
 def token_sequences(
