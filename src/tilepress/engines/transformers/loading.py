@@ -16,7 +16,7 @@ from tilepress.errors import CheckpointError, UsageError
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 # On a processor without 16-bit arithmetic compressed models generate as fast in float32 as in 16 bits, and float models
-# take a prompt in a fifth of the time (docs/engines.md has the numbers).
+# take a prompt in a sixth of the time (docs/engines.md has the numbers).
 CPU_DTYPE = torch.float32
 
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.*", "*.tiktoken")
