@@ -66,10 +66,19 @@ void linear_at(uintptr_t x, uintptr_t y, int type, int64_t tokens, int64_t k, in
     linear(tensor, arguments, threads);
 }
 
+nb::list available_isas() {
+    nb::list names;
+    for (const Isa& isa : isas()) {
+        if (isa.available()) names.append(isa.name);
+    }
+    return names;
+}
+
 }  // namespace
 
 void bind_kernels(nb::module_& m) {
-    m.def("isa", [] { return name(isa()); }, "The instruction set the kernels use: \"avx2\" or \"portable\".");
+    m.def("isa", [] { return isa().name; }, "The instruction set that the kernels use, as TILEPRESS_ISA names it.");
+    m.def("isas", &available_isas, "The instruction sets that this processor has kernels for, best first.");
     m.def("decode", &decode_tensor, nb::arg("weight"), nb::arg("index"), nb::arg("info"), nb::arg("threads"),
           "The int8 matrix [n, k]. Checks info, headers and escape counts; raises BitstreamError.");
     m.def(

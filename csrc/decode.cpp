@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "first_error.hpp"
+#include "isa.hpp"
 #include "kernels.hpp"
 #include "thread_pool.hpp"
 
@@ -10,7 +11,7 @@ namespace tilepress {
 
 void decode(const TensorView& tensor, int threads, int8_t* matrix) {
     const Geometry& geometry = tensor.geometry;
-    const Kernels& run = kernels(isa());
+    const Kernels& run = isa().kernels;
     const int64_t rows = kFractalRows * geometry.tiling_n, columns = kFractalColumns * geometry.tiling_k;
     FirstError error;
     parallel_for(geometry.n_index, threads, [&](int64_t i) {

@@ -3,42 +3,62 @@
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 
 namespace tilepress {
 
+extern const Kernels kPortableKernels;
+#ifdef __x86_64__
+extern const Kernels kAvx2Kernels;
+#endif
+
 namespace {
 
-// All that the build enables for *_avx2.cpp.
+#ifdef __x86_64__
 bool has_avx2() {
-#if defined(__x86_64__) && defined(__GNUC__)
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
            __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt");
-#else
-    return false;
+}
 #endif
+
+const Isa kIsas[] = {
+#ifdef __x86_64__
+    {"avx2", has_avx2, kAvx2Kernels},
+#endif
+    {"portable", [] { return true; }, kPortableKernels},
+};
+
+std::string available_names() {
+    std::string names;
+    for (const Isa& isa : kIsas) {
+        if (isa.available()) names += names.empty() ? isa.name : std::string(", ") + isa.name;
+    }
+    return names;
 }
 
-Isa choose() {
-    const char* variable = std::getenv("TILEPRESS_ISA");
-    const std::string wanted = variable == nullptr ? "" : variable;
-    if (wanted == "portable") return Isa::portable;
-    if (wanted == "avx2" && !has_avx2()) {
-        throw std::runtime_error(
-            "TILEPRESS_ISA is avx2, which this processor does not have: unset it, or set it to portable");
+const Isa& choose(std::string_view wanted) {
+    for (const Isa& isa : kIsas) {
+        if (wanted.empty() ? isa.available() : wanted == isa.name) {
+            if (isa.available()) return isa;
+            throw std::runtime_error("TILEPRESS_ISA is " + std::string(wanted) +
+                                     ", which this processor does not have: unset it, or set it to one of " +
+                                     available_names());
+        }
     }
-    if (wanted != "" && wanted != "avx2") {
-        throw std::runtime_error("TILEPRESS_ISA is '" + wanted + "': set it to portable or avx2, or unset it");
-    }
-    return has_avx2() ? Isa::avx2 : Isa::portable;
+    throw std::runtime_error("TILEPRESS_ISA is '" + std::string(wanted) + "': unset it, or set it to one of " +
+                             available_names());
 }
 
 }  // namespace
 
-Isa isa() {
-    static const Isa chosen = choose();
+std::span<const Isa> isas() { return kIsas; }
+
+const Isa& isa() {
+    static const Isa& chosen = [] -> const Isa& {
+        const char* const variable = std::getenv("TILEPRESS_ISA");
+        return choose(variable == nullptr ? "" : variable);
+    }();
     return chosen;
 }
-
-const char* name(Isa isa) { return isa == Isa::avx2 ? "avx2" : "portable"; }
 
 }  // namespace tilepress

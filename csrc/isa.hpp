@@ -1,14 +1,23 @@
 // Which instruction set the kernels use, chosen once at run time.
 #pragma once
 
+#include <span>
+
 namespace tilepress {
 
-enum class Isa { portable, avx2 };
+struct Kernels;
 
-// The best that this processor has, or what the environment variable TILEPRESS_ISA asks for ("portable", "avx2"). The
-// first call decides; throws std::runtime_error when the variable's value is unknown or not available here.
-Isa isa();
+struct Isa {
+    const char* name;
+    bool (*available)();  // does this processor have all that the build enables for it?
+    const Kernels& kernels;
+};
 
-const char* name(Isa isa);
+// Every instruction set that kernels are built for, best first. The last is always available.
+std::span<const Isa> isas();
+
+// The first that is available, or the one that the environment variable TILEPRESS_ISA names. The first call decides;
+// throws std::runtime_error when the variable's value is unknown or not available here.
+const Isa& isa();
 
 }  // namespace tilepress

@@ -3,7 +3,6 @@
 
 #include <cstdint>
 
-#include "isa.hpp"
 #include "tile_view.hpp"
 
 namespace tilepress {
@@ -35,8 +34,6 @@ struct Kernels {
     int (*multiply)(const TileView& tile, Workspace& workspace, const Activations& activations, const uint8_t* ahead,
                     int32_t* sums);
 };
-
-const Kernels& kernels(Isa isa);
 
 // The calling thread's own.
 Workspace& workspace();

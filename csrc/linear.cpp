@@ -8,6 +8,7 @@
 #include "activations.hpp"
 #include "first_error.hpp"
 #include "float16.hpp"
+#include "isa.hpp"
 #include "kernels.hpp"
 #include "thread_pool.hpp"
 
@@ -40,7 +41,7 @@ class Call {
         : weight_(weight),
           geometry_(weight.geometry),
           arguments_(arguments),
-          kernels_(kernels(isa())),
+          kernels_(isa().kernels),
           activations_(geometry_, arguments, threads),
           rows_(activations_.chunks() * geometry_.n_index),
           slices_(threads == 1 ? 1 : std::min(geometry_.k_index, (kTasksAThread * threads + rows_ - 1) / rows_)) {

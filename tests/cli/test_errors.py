@@ -84,4 +84,4 @@ def test_an_unknown_instruction_set_is_refused() -> None:
     environment = {**os.environ, "TILEPRESS_ISA": "mmx"}
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 2
-    assert "TILEPRESS_ISA is 'mmx': set it to portable" in result.stderr
+    assert "TILEPRESS_ISA is 'mmx': unset it, or set it to one of " in result.stderr
