@@ -10,6 +10,7 @@ namespace tilepress {
 extern const Kernels kPortableKernels;
 #ifdef __x86_64__
 extern const Kernels kAvx2Kernels;
+extern const Kernels kAvx512Kernels;
 #endif
 
 namespace {
@@ -19,10 +20,18 @@ bool has_avx2() {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
            __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt");
 }
+
+bool has_avx512() {
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2") &&
+           __builtin_cpu_supports("avx512vnni");
+}
 #endif
 
 const Isa kIsas[] = {
 #ifdef __x86_64__
+    {"avx512", has_avx512, kAvx512Kernels},
     {"avx2", has_avx2, kAvx2Kernels},
 #endif
     {"portable", [] { return true; }, kPortableKernels},

@@ -12,7 +12,7 @@ namespace tilepress {
 struct Workspace {
     static constexpr int kSlack = 64;
     alignas(64) uint8_t levels[2][kMaxTileSymbols + kSlack];
-    alignas(64) uint8_t strip[kMaxTileSymbols];
+    alignas(64) uint8_t symbols[kMaxTileSymbols];
 };
 
 // Quantized activations in the columns of one tile.

@@ -5,6 +5,8 @@
 #include "simd_avx2.hpp"
 // after the operations it is written in
 #include "multiply-inl.hpp"
+// before the decoder that opens tiles by them
+#include "decode-inl.hpp"
 
 namespace tilepress {
 

@@ -2,7 +2,7 @@
 // tokens.
 #pragma once
 
-#include "decode-inl.hpp"
+#include "open_tile-inl.hpp"
 
 namespace tilepress::TILEPRESS_TARGET {
 namespace {
@@ -62,8 +62,8 @@ int multiply(const TileView& tile, Workspace& workspace, const Activations& x, c
     const int lines = static_cast<int>((tile.bytes / 64 + tile.shape.f - 1) / tile.shape.f);
     Ahead soon{ahead, ahead == nullptr ? 0 : lines};
     for (int strip = 0; strip < tile.shape.r; ++strip) {
-        next_strip(tile, strip, open, workspace.strip, soon);
-        multiply(workspace.strip, 8 * tile.shape.c, open.lowest, x, sums + kFractalRows * x.tokens * strip);
+        next_strip(tile, strip, open, workspace.symbols, soon);
+        multiply(workspace.symbols, 8 * tile.shape.c, open.lowest, x, sums + kFractalRows * x.tokens * strip);
     }
     return bad_level(tile, open, workspace);
 }

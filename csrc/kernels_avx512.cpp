@@ -1,0 +1,16 @@
+// The kernels for processors that have AVX-512 with VBMI, VBMI2 and VNNI: Ice Lake, Zen 4 and newer.
+#ifdef __AVX512VBMI2__
+
+#define TILEPRESS_TARGET avx512
+#include "multiply_avx512.hpp"
+// after what it opens tiles by
+#include "decode-inl.hpp"
+
+namespace tilepress {
+
+extern const Kernels kAvx512Kernels;
+const Kernels kAvx512Kernels{avx512::decode, avx512::multiply};
+
+}  // namespace tilepress
+
+#endif
