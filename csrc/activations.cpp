@@ -1,77 +1,71 @@
 #include "activations.hpp"
 
 #include <algorithm>
+#include <cfloat>
+#include <cmath>
 
-#include "float16.hpp"
-#include "thread_pool.hpp"
+#include "isa.hpp"
+#include "tasks.hpp"
 
 namespace tilepress {
 
 namespace {
 
-// round_half_even(value / scale) + offset, clamped to int8. Beyond +-1024 the offset cannot bring a value back into the
-// range; not-a-number becomes the lowest. Adding and taking away 1.5 * 2^23 rounds to nearest even, without a call for
-// each element.
-template <typename Float>
-inline int8_t quantize_value(Float value, float scale, int offset) {
-    constexpr float kRounder = 12582912.0f;
-    float steps = widen(value) / scale;
-    steps = steps > -1024.0f ? steps : -1024.0f;
-    steps = steps < 1024.0f ? steps : 1024.0f;
-    const float whole = (steps + kRounder) - kRounder;
-    return static_cast<int8_t>(std::clamp(static_cast<int>(whole) + offset, -128, 127));
+// Exact for whole numbers of any size: std::nearbyint would obey a rounding mode that somebody else has set.
+float round_half_even(float value) {
+    constexpr float kWhole = 8388608.0f;  // from here on all floats are whole
+    if (!(std::fabs(value) < kWhole)) return value;
+    const float rounder = std::copysign(kWhole, value);
+    return (value + rounder) - rounder;
 }
 
 }  // namespace
 
-template <typename Float>
-void QuantizedActivations::quantize(const Float* x, int64_t token, float scale, int offset) {
+TokenScale QuantizedActivations::choose_scale(const LinearArguments& arguments, int64_t token, float& scale) const {
+    const TokenScale fixed{false, 1.0f, arguments.input_offset};
+    scale = arguments.input_scale;
+    if (arguments.weight_sums == nullptr) return fixed;
+    const FloatRange range = kernels_.find_range(arguments.type, arguments.x, token * k_, k_);
+    const float offset = static_cast<float>(arguments.input_offset);
+    const bool overflows =
+        round_half_even(range.high / scale) + offset > 127.0f || round_half_even(range.low / scale) + offset < -128.0f;
+    const float own = (range.high - range.low) / 255.0f;
+    if (!overflows || !(own >= FLT_MIN && own <= FLT_MAX)) return fixed;
+    scale = own;
+    return {true, own / arguments.input_scale, -128 - static_cast<int>(round_half_even(range.low / own))};
+}
+
+void QuantizedActivations::quantize(const LinearArguments& arguments, int64_t token) {
     const int64_t chunk = token / kChunk, t = token % kChunk;
+    float scale;
+    TokenScale& chosen = scales_[static_cast<size_t>(token)];
+    chosen = choose_scale(arguments, token, scale);
     for (int64_t j = 0; j < column_tiles_; ++j) {
         int8_t* const out = block_values(chunk, j) + t * width(j);
         const int64_t first = j * tile_columns_, used = std::min(width(j), k_ - first);
-        for (int64_t column = 0; column < used; ++column) {
-            out[column] = quantize_value(x[token * k_ + first + column], scale, offset);
-        }
-        int32_t total = 0, largest = 0;
-        for (int64_t column = 0; column < used; ++column) {
-            const int32_t value = out[column];
-            total += value;
-            largest = std::max(largest, value < 0 ? -value : value);
-        }
-        totals_[static_cast<size_t>(block_start(chunk, j) + t)] = total;
-        largest_[static_cast<size_t>(block_start(chunk, j) + t)] = largest;
+        const QuantizedRow row =
+            kernels_.quantize(arguments.type, arguments.x, token * k_ + first, used, scale, chosen.offset, out);
+        std::fill(out + used, out + width(j), static_cast<int8_t>(0));
+        totals_[static_cast<size_t>(block_start(chunk, j) + t)] = row.total;
+        largest_[static_cast<size_t>(block_start(chunk, j) + t)] = row.largest;
     }
 }
 
 QuantizedActivations::QuantizedActivations(const Geometry& geometry, const LinearArguments& arguments, int threads)
-    : tokens_(arguments.tokens),
+    : kernels_(isa().kernels),
+      tokens_(arguments.tokens),
       k_(geometry.k),
       columns_(geometry.k1 * kFractalColumns),
       tile_columns_(geometry.tiling_k * kFractalColumns),
       column_tiles_(geometry.k_index),
       values_(static_cast<size_t>(tokens_ * columns_)),
       totals_(static_cast<size_t>(tokens_ * column_tiles_)),
-      largest_(static_cast<size_t>(tokens_ * column_tiles_)) {
+      largest_(static_cast<size_t>(tokens_ * column_tiles_)),
+      scales_(static_cast<size_t>(tokens_)) {
     constexpr int64_t kTokensATask = 8;
     parallel_for((tokens_ + kTokensATask - 1) / kTokensATask, threads, [&](int64_t task) {
         const int64_t end = std::min((task + 1) * kTokensATask, tokens_);
-        for (int64_t token = task * kTokensATask; token < end; ++token) {
-            const auto from = [&]<typename Float>(const Float* x) {
-                quantize(x, token, arguments.input_scale, arguments.input_offset);
-            };
-            switch (arguments.type) {
-                case FloatType::float32:
-                    from(static_cast<const float*>(arguments.x));
-                    break;
-                case FloatType::bfloat16:
-                    from(static_cast<const BFloat16*>(arguments.x));
-                    break;
-                case FloatType::float16:
-                    from(static_cast<const Float16*>(arguments.x));
-                    break;
-            }
-        }
+        for (int64_t token = task * kTokensATask; token < end; ++token) quantize(arguments, token);
     });
 }
 

@@ -1,6 +1,7 @@
 // Activations quantized to int8, laid out for the tiles that will be multiplied by them.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -27,9 +28,11 @@ class QuantizedActivations {
     // What tile column j takes of a chunk.
     Activations block(int64_t chunk, int64_t j) const;
 
+    const TokenScale& scale(int64_t token) const { return scales_[static_cast<size_t>(token)]; }
+
   private:
-    template <typename Float>
-    void quantize(const Float* x, int64_t token, float scale, int offset);
+    TokenScale choose_scale(const LinearArguments& arguments, int64_t token, float& scale) const;
+    void quantize(const LinearArguments& arguments, int64_t token);
 
     int8_t* block_values(int64_t chunk, int64_t j) {
         return values_.data() + chunk * kChunk * columns_ + chunk_tokens(chunk) * j * tile_columns_;
@@ -42,10 +45,12 @@ class QuantizedActivations {
         return left < tile_columns_ ? left : tile_columns_;
     }
 
+    const Kernels& kernels_;
     int64_t tokens_, k_;
     int64_t columns_, tile_columns_, column_tiles_;  // columns with padding, of a tile; tiles across
     std::vector<int8_t> values_;
     std::vector<int32_t> totals_, largest_;  // for each token of each block
+    std::vector<TokenScale> scales_;
 };
 
 }  // namespace tilepress

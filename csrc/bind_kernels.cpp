@@ -62,6 +62,7 @@ void linear_at(uintptr_t x, uintptr_t y, int type, int64_t tokens, int64_t k, in
         .input_offset = offset,
         .deq_scale = reinterpret_cast<const float*>(deq_scale),
         .quant_bias = reinterpret_cast<const int32_t*>(quant_bias),
+        .weight_sums = nullptr,
     };
     linear(tensor, arguments, threads);
 }

@@ -5,7 +5,7 @@
 #include "first_error.hpp"
 #include "isa.hpp"
 #include "kernels.hpp"
-#include "thread_pool.hpp"
+#include "tasks.hpp"
 
 namespace tilepress {
 

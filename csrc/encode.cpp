@@ -5,7 +5,7 @@
 
 #include "little_endian.hpp"
 #include "pack_planes.hpp"
-#include "thread_pool.hpp"
+#include "tasks.hpp"
 
 namespace tilepress {
 

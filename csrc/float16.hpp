@@ -1,8 +1,11 @@
 // Half precision in integer arithmetic: the same bits on every processor, and simple enough for compilers to vectorize.
+// Always inlined: a copy compiled for one instruction set must not serve the others.
 #pragma once
 
 #include <bit>
 #include <cstdint>
+
+#define TILEPRESS_ALWAYS_INLINE inline __attribute__((always_inline))
 
 namespace tilepress {
 
@@ -14,11 +17,13 @@ struct BFloat16 {
     uint16_t bits;
 };
 
-inline float widen(float value) { return value; }
+TILEPRESS_ALWAYS_INLINE float widen(float value) { return value; }
 
-inline float widen(BFloat16 value) { return std::bit_cast<float>(static_cast<uint32_t>(value.bits) << 16); }
+TILEPRESS_ALWAYS_INLINE float widen(BFloat16 value) {
+    return std::bit_cast<float>(static_cast<uint32_t>(value.bits) << 16);
+}
 
-inline float widen(Float16 value) {
+TILEPRESS_ALWAYS_INLINE float widen(Float16 value) {
     const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000) << 16;
     const uint32_t shifted = static_cast<uint32_t>(value.bits & 0x7fff) << 13;
     const uint32_t normal = shifted + (112u << 23);  // exponent bias 15 to 127
@@ -31,16 +36,16 @@ inline float widen(Float16 value) {
 }
 
 // To nearest, ties to even.
-inline void narrow(float value, float& out) { out = value; }
+TILEPRESS_ALWAYS_INLINE void narrow(float value, float& out) { out = value; }
 
-inline void narrow(float value, BFloat16& out) {
+TILEPRESS_ALWAYS_INLINE void narrow(float value, BFloat16& out) {
     const uint32_t bits = std::bit_cast<uint32_t>(value);
     const uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
     const bool nan = (bits & 0x7fffffff) > 0x7f800000;
     out.bits = static_cast<uint16_t>(nan ? (bits >> 16 | 0x40) : rounded);
 }
 
-inline void narrow(float value, Float16& out) {
+TILEPRESS_ALWAYS_INLINE void narrow(float value, Float16& out) {
     const uint32_t bits = std::bit_cast<uint32_t>(value), magnitude = bits & 0x7fffffff;
     const uint32_t normal = (magnitude - (112u << 23) + 0xfff + (magnitude >> 13 & 1)) >> 13;
     const uint32_t special = magnitude > 0x7f800000 ? 0x7e00 : 0x7c00;

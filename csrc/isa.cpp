@@ -63,7 +63,7 @@ const Isa& choose(std::string_view wanted) {
 std::span<const Isa> isas() { return kIsas; }
 
 const Isa& isa() {
-    static const Isa& chosen = [] -> const Isa& {
+    static const Isa& chosen = []() -> const Isa& {
         const char* const variable = std::getenv("TILEPRESS_ISA");
         return choose(variable == nullptr ? "" : variable);
     }();

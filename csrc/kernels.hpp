@@ -1,8 +1,10 @@
-// What is compiled once for each instruction set: decoding a tile, and multiplying by it.
+// What is compiled once for each instruction set: decoding a tile and multiplying by it, quantizing activations and
+// scaling sums.
 #pragma once
 
 #include <cstdint>
 
+#include "float_type.hpp"
 #include "tile_view.hpp"
 
 namespace tilepress {
@@ -23,16 +25,51 @@ struct Activations {
     int largest;  // magnitude of any of the values
 };
 
-// Both return -1, or the level that holds a number of escapes other than the count of the next (what they wrote is then
-// worthless).
+// Of some quantized activations: their sum, and the largest magnitude among them.
+struct QuantizedRow {
+    int32_t total, largest;
+};
+
+// The least and the greatest of some activations and 0; not-a-number does not count.
+struct FloatRange {
+    float low, high;
+};
+
+// How one token was quantized: by the static scale and offset, or by its own scale, `ratio` times as large, and offset.
+struct TokenScale {
+    bool own;
+    float ratio;
+    int offset;
+};
+
+// Of the output channels that a call of scale_sums writes.
+struct OutputScales {
+    const float* deq_scale;
+    const int32_t* quant_bias;
+    const int32_t* weight_sums;  // of each row of the matrix; null where no token has a scale of its own
+    int input_offset;            // the static one
+};
+
 struct Kernels {
-    // The upper left rows x columns values of a tile; row r begins at out + r * stride.
+    // The upper left rows x columns values of a tile; row r begins at out + r * stride. Returns -1, or the level that
+    // holds a number of escapes other than the count of the next (what was written is then worthless).
     int (*decode)(const TileView& tile, Workspace& workspace, int8_t* out, int64_t stride, int rows, int columns);
 
     // Adds activations times the tile's values to sums[shape.r][tokens][16], modulo 2^32. `ahead` says where bytes
-    // begin that are wanted next, as many as the tile has; null for none.
+    // begin that are wanted next, as many as the tile has; they need not exist. Returns as decode does.
     int (*multiply)(const TileView& tile, Workspace& workspace, const Activations& activations, const uint8_t* ahead,
                     int32_t* sums);
+
+    // clamp(round_half_even(x / scale) + offset, -128, 127) of x[first] ... x[first + count - 1]; not-a-number to -128.
+    QuantizedRow (*quantize)(FloatType type, const void* x, int64_t first, int64_t count, float scale, int offset,
+                             int8_t* out);
+
+    // The range of x[first] ... x[first + count - 1].
+    FloatRange (*find_range)(FloatType type, const void* x, int64_t first, int64_t count);
+
+    // One token's sums to outputs y[first] ... y[first + count - 1] (linear.hpp has the formulas).
+    void (*scale_sums)(const int32_t* sums, const OutputScales& scales, const TokenScale& token, int64_t count,
+                       FloatType type, void* y, int64_t first);
 };
 
 // The calling thread's own.

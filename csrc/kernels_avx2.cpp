@@ -7,11 +7,14 @@
 #include "multiply-inl.hpp"
 // before the decoder that opens tiles by them
 #include "decode-inl.hpp"
+// in plain loops
+#include "activations-inl.hpp"
+#include "scale_sums-inl.hpp"
 
 namespace tilepress {
 
 extern const Kernels kAvx2Kernels;
-const Kernels kAvx2Kernels{avx2::decode, avx2::multiply};
+const Kernels kAvx2Kernels{avx2::decode, avx2::multiply, avx2::quantize, avx2::find_range, avx2::scale_sums};
 
 }  // namespace tilepress
 

@@ -5,11 +5,15 @@
 #include "multiply_avx512.hpp"
 // after what it opens tiles by
 #include "decode-inl.hpp"
+// in plain loops
+#include "activations-inl.hpp"
+#include "scale_sums-inl.hpp"
 
 namespace tilepress {
 
 extern const Kernels kAvx512Kernels;
-const Kernels kAvx512Kernels{avx512::decode, avx512::multiply};
+const Kernels kAvx512Kernels{avx512::decode, avx512::multiply, avx512::quantize, avx512::find_range,
+                             avx512::scale_sums};
 
 }  // namespace tilepress
 

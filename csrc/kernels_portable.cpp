@@ -5,10 +5,14 @@
 #include "multiply-inl.hpp"
 // before the decoder that opens tiles by them
 #include "decode-inl.hpp"
+// in plain loops
+#include "activations-inl.hpp"
+#include "scale_sums-inl.hpp"
 
 namespace tilepress {
 
 extern const Kernels kPortableKernels;
-const Kernels kPortableKernels{portable::decode, portable::multiply};
+const Kernels kPortableKernels{portable::decode, portable::multiply, portable::quantize, portable::find_range,
+                               portable::scale_sums};
 
 }  // namespace tilepress

@@ -60,7 +60,7 @@ int multiply(const TileView& tile, Workspace& workspace, const Activations& x, c
     open_tile(tile, true, workspace, open);
     const MultiplyStrip multiply = choose_dot(open.range, x.largest);
     const int lines = static_cast<int>((tile.bytes / 64 + tile.shape.f - 1) / tile.shape.f);
-    Ahead soon{ahead, ahead == nullptr ? 0 : lines};
+    Ahead soon{ahead, lines};
     for (int strip = 0; strip < tile.shape.r; ++strip) {
         next_strip(tile, strip, open, workspace.symbols, soon);
         multiply(workspace.symbols, 8 * tile.shape.c, open.lowest, x, sums + kFractalRows * x.tokens * strip);

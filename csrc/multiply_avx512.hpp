@@ -137,7 +137,7 @@ int multiply(const TileView& tile, Workspace& workspace, const Activations& x, c
     OpenTile open;
     open_tile(tile, true, workspace, open);
     const int lines = static_cast<int>((tile.bytes / 64 + tile.shape.f - 1) / tile.shape.f);
-    Ahead soon{ahead, ahead == nullptr ? 0 : lines};
+    Ahead soon{ahead, lines};
     const int width = tile.width[0];
     if (x.tokens <= kFused && width > 0 && width < 8) {
         const MultiplyFused fused = kMultiplyFused[width - 1][tile.levels > 1][x.tokens - 1];

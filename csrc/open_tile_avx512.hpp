@@ -10,13 +10,14 @@
 namespace tilepress::avx512 {
 namespace {
 
-// Bytes that will be wanted soon, asked for a few cache lines at a time.
+// Bytes that will be wanted soon, asked for a few cache lines at a time. Into the second-level cache: asking for the
+// first-level one, whose few miss buffers the tile at hand needs too, leaves 30 of 41 G weights/s (Zen 4, one thread).
 struct Ahead {
     const uint8_t* at;
     int lines;  // a fractal
 
     TILEPRESS_INLINE void ask() {
-        for (int line = 0; line < lines; ++line, at += 64) _mm_prefetch(at, _MM_HINT_T0);
+        for (int line = 0; line < lines; ++line, at += 64) _mm_prefetch(at, _MM_HINT_T1);
     }
 };
 

@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <cstdint>
 #include <mutex>
 #include <system_error>
 #include <thread>
@@ -16,23 +17,17 @@ namespace {
 
 constexpr int kMaxWorkers = 255;
 
-thread_local bool inside_task = false;
-
 class Pool {
   public:
-    void run(int64_t tasks, int threads, Task run, void* context) {
+    void run(int threads, Body body, void* context) {
         std::unique_lock caller(callers_, std::try_to_lock);
-        if (!caller.owns_lock() || !grow(threads - 1)) {
-            for (int64_t task = 0; task < tasks; ++task) run(context, task);
-            return;
-        }
+        if (!caller.owns_lock() || !grow(threads - 1)) return body(context, 0);
         {
             std::lock_guard lock(mutex_);
-            run_ = run;
+            body_ = body;
             context_ = context;
-            tasks_ = tasks;
-            next_.store(0, std::memory_order_relaxed);
             seats_ = threads - 1;
+            seated_ = 0;
             ++call_;
         }
         if (threads - 1 < workers_) {
@@ -40,7 +35,7 @@ class Pool {
         } else {
             wake_.notify_all();
         }
-        work(run, context, tasks);
+        body(context, 0);
         std::unique_lock lock(mutex_);
         seats_ = 0;  // whoever wakes up late finds the call over
         idle_.wait(lock, [this] { return working_ == 0; });
@@ -61,37 +56,28 @@ class Pool {
         uint64_t served = 0;
         std::unique_lock lock(mutex_);
         for (;;) {
-            wake_.wait(lock, [&] { return seats_ > 0 && call_ != served; });
+            wake_.wait(lock, [&] { return seats_ > seated_ && call_ != served; });
             served = call_;
-            --seats_;
+            const int thread = ++seated_;
             ++working_;
-            const Task run = run_;
+            const Body body = body_;
             void* const context = context_;
-            const int64_t tasks = tasks_;
             lock.unlock();
-            work(run, context, tasks);
+            body(context, thread);
             lock.lock();
             if (--working_ == 0) idle_.notify_one();
         }
     }
 
-    void work(Task run, void* context, int64_t tasks) {
-        inside_task = true;
-        for (int64_t task; (task = next_.fetch_add(1, std::memory_order_relaxed)) < tasks;) run(context, task);
-        inside_task = false;
-    }
-
     std::mutex callers_;  // held through a call
     int workers_ = 0;
 
-    std::mutex mutex_;  // of all below but next_
+    std::mutex mutex_;  // of all below
     std::condition_variable wake_, idle_;
-    Task run_ = nullptr;
+    Body body_ = nullptr;
     void* context_ = nullptr;
-    int64_t tasks_ = 0;
     uint64_t call_ = 0;
-    int seats_ = 0, working_ = 0;
-    std::atomic<int64_t> next_{0};
+    int seats_ = 0, seated_ = 0, working_ = 0;
 };
 
 // Never destroyed: its threads may outlive static destructors. A forked child has none of its parent's threads and may
@@ -117,13 +103,6 @@ const int registered = pthread_atfork(nullptr, nullptr, [] { pool.store(nullptr,
 
 }  // namespace
 
-void run_tasks(int64_t tasks, int threads, Task run, void* context) {
-    if (threads > tasks) threads = static_cast<int>(tasks);
-    if (threads < 2 || inside_task) {
-        for (int64_t task = 0; task < tasks; ++task) run(context, task);
-        return;
-    }
-    shared_pool().run(tasks, threads, run, context);
-}
+void run_on_pool(int threads, Body body, void* context) { shared_pool().run(threads, body, context); }
 
 }  // namespace tilepress

@@ -1,0 +1,27 @@
+// Loops whose steps take microseconds, shared among threads.
+#pragma once
+
+#include <cstdint>
+
+namespace tilepress {
+
+using Task = void (*)(void* context, int64_t task);
+
+// Calls run(context, t) once for each t in [0, tasks), on at most `threads` threads, the calling one among them, and
+// returns when all are done. Tasks must not throw.
+//
+// Each thread begins with a share of its own, in rising order, which is the same in every call of as many tasks: its
+// part of the weights stays in its caches, and on several sockets in memory that it reached before. Who is done helps
+// the others. The threads are those of the OpenMP runtime that torch has loaded, so that no two pools fight for the
+// cores; without one (the codec alone is used, or in a forked child, where OpenMP's would hang) they are a pool of our
+// own, which sleeps between calls. A call from inside a task runs on its caller alone.
+void run_tasks(int64_t tasks, int threads, Task run, void* context);
+
+template <typename Function>
+void parallel_for(int64_t tasks, int threads, Function&& function) {
+    run_tasks(
+        tasks, threads, [](void* context, int64_t task) { (*static_cast<Function*>(context))(task); },
+        const_cast<void*>(static_cast<const void*>(&function)));
+}
+
+}  // namespace tilepress
