@@ -29,7 +29,7 @@ void write_rows(const uint8_t* symbols, int fractals, int8_t* out, int64_t strid
 
 int decode(const TileView& tile, Workspace& workspace, int8_t* out, int64_t stride, int rows, int columns) {
     OpenTile open;
-    open_tile(tile, false, workspace, open);
+    open_tile(tile, 0, workspace, open);
     Ahead nothing{nullptr, 0};
     const bool escapes = tile.levels > 1;
     for (int strip = 0; strip < tile.shape.r; ++strip) {

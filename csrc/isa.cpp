@@ -5,33 +5,47 @@
 #include <string>
 #include <string_view>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 namespace tilepress {
 
 extern const Kernels kPortableKernels;
-#ifdef __x86_64__
-extern const Kernels kAvx2Kernels;
-extern const Kernels kAvx512Kernels;
+#if defined(__x86_64__)
+extern const Kernels kAvx512Kernels, kAvxVnniKernels, kAvx512VnniKernels, kAvx2Kernels;
 #endif
 
 namespace {
 
-#ifdef __x86_64__
+#if defined(__x86_64__)
 bool has_avx2() {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
            __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt");
 }
 
-bool has_avx512() {
+bool has_avxvnni() {
+    // Clang 14 does not know the name.
+    unsigned eax = 0, ebx, ecx, edx;
+    return has_avx2() && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax & 1u << 4) != 0;
+}
+
+bool has_avx512vnni() {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2") &&
-           __builtin_cpu_supports("avx512vnni");
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+}
+
+bool has_avx512() {
+    return has_avx512vnni() && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vbmi") &&
+           __builtin_cpu_supports("avx512vbmi2");
 }
 #endif
 
 const Isa kIsas[] = {
-#ifdef __x86_64__
+#if defined(__x86_64__)
     {"avx512", has_avx512, kAvx512Kernels},
+    {"avxvnni", has_avxvnni, kAvxVnniKernels},
+    {"avx512vnni", has_avx512vnni, kAvx512VnniKernels},
     {"avx2", has_avx2, kAvx2Kernels},
 #endif
     {"portable", [] { return true; }, kPortableKernels},

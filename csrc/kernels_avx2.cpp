@@ -2,9 +2,9 @@
 #ifdef __AVX2__
 
 #define TILEPRESS_TARGET avx2
-#include "simd_avx2.hpp"
+#include "dot_maddubs.hpp"
 // after the operations it is written in
-#include "multiply-inl.hpp"
+#include "multiply_narrowest-inl.hpp"
 // before the decoder that opens tiles by them
 #include "decode-inl.hpp"
 // in plain loops
@@ -14,7 +14,7 @@
 namespace tilepress {
 
 extern const Kernels kAvx2Kernels;
-const Kernels kAvx2Kernels{avx2::decode, avx2::multiply, avx2::quantize, avx2::find_range, avx2::scale_sums};
+const Kernels kAvx2Kernels{avx2::decode, avx2::multiply_narrowest, avx2::quantize, avx2::find_range, avx2::scale_sums};
 
 }  // namespace tilepress
 

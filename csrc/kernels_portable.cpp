@@ -12,7 +12,7 @@
 namespace tilepress {
 
 extern const Kernels kPortableKernels;
-const Kernels kPortableKernels{portable::decode, portable::multiply, portable::quantize, portable::find_range,
-                               portable::scale_sums};
+const Kernels kPortableKernels{portable::decode, portable::multiply<portable::Dot>, portable::quantize,
+                               portable::find_range, portable::scale_sums};
 
 }  // namespace tilepress

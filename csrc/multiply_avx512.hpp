@@ -135,7 +135,7 @@ void multiply_decoded(const uint8_t* symbols, TileShape shape, const Activations
 
 int multiply(const TileView& tile, Workspace& workspace, const Activations& x, const uint8_t* ahead, int32_t* sums) {
     OpenTile open;
-    open_tile(tile, true, workspace, open);
+    open_tile(tile, -128, workspace, open);
     const int lines = static_cast<int>((tile.bytes / 64 + tile.shape.f - 1) / tile.shape.f);
     Ahead soon{ahead, lines};
     const int width = tile.width[0];

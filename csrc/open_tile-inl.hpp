@@ -1,8 +1,8 @@
 // Decoding a tile (docs/bitstream.md, "Levels" and "Tile"), in the vector operations of the including file's target.
 //
 // The levels behind the first are decoded as a whole, last one first, into buffers; the first one then strip by strip,
-// its escapes taking from the buffer. Symbols come out as unsigned distances from `lowest`, which is what the
-// multiplication wants; with a `lowest` of 0 they are the values themselves, as two's complement bytes.
+// its escapes taking from the buffer. Symbols come out as distances from `lowest`, modulo 2^8: unsigned where a dot
+// product wants one operand unsigned; the values themselves, as two's complement bytes, with a `lowest` of 0.
 #pragma once
 
 #include <cstring>
@@ -16,47 +16,21 @@ void subtract(const uint8_t* bytes, int count, int value, uint8_t* out) {
     for (int i = 0; i < count; ++i) out[i] = static_cast<uint8_t>(bytes[i] - value);
 }
 
-// The extremes of `count` values, at least one.
-struct Extremes {
-    int8_t low = 127, high = -128;
-
-    void include(const uint8_t* bytes, int count) {
-        for (int i = 0; i < count; ++i) {
-            const int8_t value = static_cast<int8_t>(bytes[i]);
-            low = value < low ? value : low;
-            high = value > high ? value : high;
-        }
-    }
-};
-
 // A tile whose levels behind the first are decoded.
 struct OpenTile {
     Level level[kMaxLevels];
+    int lowest;                // of which symbols are the distances
     DecodeStrip decode_codes;  // null where no codes of 1 to 7 bits make up level 0
-    int lowest, range;         // all values lie from lowest to lowest + range
     const uint8_t* next;       // symbols of level 1 that no strip has taken yet
     int bad_level;             // -1, or a level whose escapes are not as many as the next one's count
 };
 
-void read_tables(const TileView& tile, bool find_lowest, OpenTile& open) {
-    Extremes extremes;
+void read_tables(const TileView& tile, int lowest, OpenTile& open) {
     for (int l = 0; l < tile.levels; ++l) {
-        uint8_t* const table = open.level[l].table;
         const int size = tile.table_size(l);
-        if (size > 0) {
-            std::memcpy(table, tile.table[l], static_cast<size_t>(size));
-            std::memset(table + size, table[0], sizeof open.level[l].table - static_cast<size_t>(size));
-            if (find_lowest) extremes.include(table, sizeof open.level[l].table);
-        } else if (find_lowest) {
-            extremes.include(tile.codes[l], static_cast<int>(tile.count[l]));
-        }
-    }
-    open.lowest = find_lowest ? extremes.low : 0;
-    open.range = extremes.high - extremes.low;
-    for (int l = 0; l < tile.levels; ++l) {
-        Level& level = open.level[l];
-        if (tile.width[l] < 8) subtract(level.table, sizeof level.table, open.lowest, level.table);
-        if (tile.escape(l) >= 0) level.table[tile.escape(l)] = 0;
+        uint8_t* const table = open.level[l].table;
+        subtract(tile.table[l], size, lowest, table);
+        std::memset(table + size, 0, sizeof open.level[l].table - static_cast<size_t>(size));
     }
 }
 
@@ -66,8 +40,9 @@ bool is_run(const uint8_t* table, int size) {
     return breaks == 0;
 }
 
-void open_tile(const TileView& tile, bool find_lowest, Workspace& workspace, OpenTile& open) {
-    read_tables(tile, find_lowest, open);
+void open_tile(const TileView& tile, int lowest, Workspace& workspace, OpenTile& open) {
+    open.lowest = lowest;
+    read_tables(tile, lowest, open);
     open.bad_level = -1;
     open.next = nullptr;
     for (int l = tile.levels - 1; l > 0; --l) {

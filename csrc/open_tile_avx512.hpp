@@ -55,9 +55,9 @@ constexpr DecodeLevel kDecodeLevel[7][2] = {
     {decode_level<7, false>, decode_level<7, true>},
 };
 
-// Symbols become values plus 128 if `biased`.
-void open_tile(const TileView& tile, bool biased, Workspace& workspace, OpenTile& open) {
-    const uint8_t flip = biased ? 0x80 : 0;
+// Symbols become distances from `lowest`, which is 0 or -128.
+void open_tile(const TileView& tile, int lowest, Workspace& workspace, OpenTile& open) {
+    const uint8_t flip = static_cast<uint8_t>(lowest);
     open.flip = flip;
     open.bad_level = -1;
     open.next = workspace.levels[1];  // never taken from where there is one level, but read

@@ -8,7 +8,7 @@
 
 #define TILEPRESS_INLINE inline __attribute__((always_inline))
 
-namespace tilepress::portable {
+namespace tilepress::TILEPRESS_TARGET {
 namespace {
 
 constexpr int kLanes = 16;
@@ -97,8 +97,10 @@ TILEPRESS_INLINE void add_to(int32_t* p, Sums sums) {
 }
 
 // Exact for all symbols and values.
-struct WideDot {
+struct Dot {
+    static constexpr int kLowest = -128;  // symbols are unsigned: they widen by masks
     static constexpr int kGroups = 1;
+    static constexpr int kChains = 1;
     struct Weights {
         Sums column[4];
     };
@@ -118,9 +120,5 @@ struct WideDot {
     }
 };
 
-// There is no faster way for small numbers here.
-template <int>
-using NarrowDot = WideDot;
-
 }  // namespace
-}  // namespace tilepress::portable
+}  // namespace tilepress::TILEPRESS_TARGET

@@ -1,5 +1,7 @@
 """int8 matrices of all the kinds that a codec meets."""
 
+from collections.abc import Iterator
+
 import numpy as np
 from hypothesis import strategies as st
 
@@ -21,6 +23,15 @@ DISTRIBUTIONS = {
 def make_matrix(kind: str, n: int, k: int, seed: int = 0) -> np.ndarray:
     values = DISTRIBUTIONS[kind](np.random.default_rng(seed), (n, k))
     return np.clip(np.rint(values), -128, 127).astype(np.int8)
+
+
+def matrices_of_every_width() -> Iterator[np.ndarray]:
+    """Tiles of 2 to 256 values, so that level 0 and those behind it are met in all widths from 1 to 8."""
+    rng = np.random.default_rng(0)
+    for spread in (0.2, 0.5, 0.8, 1.2, 2, 3.5, 6, 10, 16, 25, 40):
+        for outliers in (1, 12):
+            values = rng.normal(0, spread, (128, 512)) * np.where(rng.random((128, 512)) < 0.01, outliers, 1)
+            yield np.clip(np.rint(values), -128, 127).astype(np.int8)
 
 
 sizes = st.one_of(st.integers(1, 40), st.sampled_from([16, 17, 32, 33, 127, 128, 129, 256, 257, 300]))

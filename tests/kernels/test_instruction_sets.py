@@ -15,19 +15,15 @@ CHECK = """
 import sys
 import numpy as np
 import torch
-from int8_matrices import DISTRIBUTIONS, make_matrix
-from kernels.linears import make_linear, tokens
+from kernels.cases import every_case
 from tilepress import _native, codec
 
 assert _native.isa() == sys.argv[1], _native.isa()
-for kind in sorted(DISTRIBUTIONS):
-    for shape in ((1, 1), (33, 70), (270, 530)):
-        matrix = make_matrix(kind, *shape)
-        assert np.array_equal(codec.decode(codec.encode(matrix)), matrix), (kind, shape)
-        for batch, scale in ((1, 0.01), (2, 0.2), (7, 0.05)):
-            linear = make_linear(matrix, scale=scale)
-            x = tokens((batch, shape[1]), torch.bfloat16)
-            assert torch.equal(linear(x), linear.expected(x)), (kind, shape, batch)
+for number, (linear, inputs) in enumerate(every_case()):
+    compressed = codec.Compressed(linear.weight.numpy(), linear.index.numpy(), linear.info.numpy())
+    assert np.array_equal(codec.decode(compressed), linear.matrix), number
+    for x in inputs:
+        assert torch.equal(linear(x), linear.expected(x)), (number, list(x.shape))
 """
 
 

@@ -1,0 +1,22 @@
+// The kernels for processors that have AVX-512 with VNNI but without VBMI2: Cascade Lake, Cooper Lake.
+#ifdef __AVX512VNNI__
+
+#define TILEPRESS_TARGET avx512vnni
+#include "dot_vnni.hpp"
+// after the operations it is written in
+#include "multiply-inl.hpp"
+// before the decoder that opens tiles by them
+#include "decode-inl.hpp"
+// in plain loops
+#include "activations-inl.hpp"
+#include "scale_sums-inl.hpp"
+
+namespace tilepress {
+
+extern const Kernels kAvx512VnniKernels;
+const Kernels kAvx512VnniKernels{avx512vnni::decode, avx512vnni::multiply<avx512vnni::Dot>, avx512vnni::quantize,
+                                 avx512vnni::find_range, avx512vnni::scale_sums};
+
+}  // namespace tilepress
+
+#endif
