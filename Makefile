@@ -6,7 +6,8 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-NATIVE := $(wildcard csrc/*.cpp csrc/*.hpp) CMakeLists.txt pyproject.toml
+NATIVE := $(wildcard csrc/*) CMakeLists.txt pyproject.toml
+CXX_SOURCES := csrc/*.cpp csrc/*.hpp tests/native/*.cpp
 
 .PHONY: help demo test test-all lint format bench clean
 
@@ -38,12 +39,12 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror csrc/*.cpp csrc/*.hpp
+	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i csrc/*.cpp csrc/*.hpp
+	$(BIN)/clang-format -i $(CXX_SOURCES)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/codec_size.py

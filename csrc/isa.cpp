@@ -7,6 +7,9 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
 #endif
 
 namespace tilepress {
@@ -14,6 +17,8 @@ namespace tilepress {
 extern const Kernels kPortableKernels;
 #if defined(__x86_64__)
 extern const Kernels kAvx512Kernels, kAvxVnniKernels, kAvx512VnniKernels, kAvx2Kernels;
+#elif defined(__aarch64__)
+extern const Kernels kNeonKernels;
 #endif
 
 namespace {
@@ -39,6 +44,16 @@ bool has_avx512() {
     return has_avx512vnni() && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vbmi") &&
            __builtin_cpu_supports("avx512vbmi2");
 }
+#elif defined(__aarch64__)
+bool has_neon() {
+#if defined(__linux__)
+    return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+#elif defined(__APPLE__)
+    return true;
+#else
+    return false;
+#endif
+}
 #endif
 
 const Isa kIsas[] = {
@@ -47,6 +62,8 @@ const Isa kIsas[] = {
     {"avxvnni", has_avxvnni, kAvxVnniKernels},
     {"avx512vnni", has_avx512vnni, kAvx512VnniKernels},
     {"avx2", has_avx2, kAvx2Kernels},
+#elif defined(__aarch64__)
+    {"neon", has_neon, kNeonKernels},
 #endif
     {"portable", [] { return true; }, kPortableKernels},
 };

@@ -1,0 +1,18 @@
+// The kernels for 64-bit Arm with dot products.
+#ifdef __ARM_FEATURE_DOTPROD
+
+#define TILEPRESS_TARGET neon
+#include "simd_neon.hpp"
+// after the operations it is written in
+#include "multiply-inl.hpp"
+// before the decoder that opens tiles by them
+#include "decode-inl.hpp"
+
+namespace tilepress {
+
+extern const Kernels kNeonKernels;
+const Kernels kNeonKernels{neon::decode, neon::multiply<neon::Dot>};
+
+}  // namespace tilepress
+
+#endif
