@@ -3,13 +3,12 @@
 #include <nanobind/ndarray.h>
 
 #include <memory>
-#include <stdexcept>
-#include <string>
 
 #include "bindings.hpp"
 #include "decode.hpp"
 #include "isa.hpp"
-#include "linear.hpp"
+#include "linear_call.hpp"
+#include "torch_operator.hpp"
 
 namespace nb = nanobind;
 
@@ -40,31 +39,25 @@ void linear_at(uintptr_t x, uintptr_t y, int type, int64_t tokens, int64_t k, in
                uint64_t weight_bytes, uintptr_t index, uint64_t index_bytes, uintptr_t info, uintptr_t input_scale,
                uintptr_t input_offset, uintptr_t deq_scale, uintptr_t quant_bias, int threads) {
     const nb::gil_scoped_release unlocked;
-    const TensorView tensor =
-        open_tensor(reinterpret_cast<const uint8_t*>(weight), weight_bytes, reinterpret_cast<const uint8_t*>(index),
-                    index_bytes, reinterpret_cast<const int64_t*>(info), 5);
-    const Geometry& geometry = tensor.geometry;
-    if (geometry.n != n || geometry.k != k) {
-        throw std::invalid_argument("the compressed weight is " + std::to_string(geometry.n) + " x " +
-                                    std::to_string(geometry.k) + ", but x has " + std::to_string(k) +
-                                    " columns and deq_scale " + std::to_string(n) + " entries");
-    }
-    const int32_t offset = *reinterpret_cast<const int32_t*>(input_offset);
-    if (offset < -128 || offset > 127) {
-        throw std::invalid_argument("input_offset is " + std::to_string(offset) + ", outside -128 to 127");
-    }
-    const LinearArguments arguments{
+    const LinearCall call{
         .x = reinterpret_cast<const void*>(x),
         .y = reinterpret_cast<void*>(y),
         .type = static_cast<FloatType>(type),
         .tokens = tokens,
-        .input_scale = *reinterpret_cast<const float*>(input_scale),
-        .input_offset = offset,
+        .k = k,
+        .n = n,
+        .weight = reinterpret_cast<const void*>(weight),
+        .weight_bytes = weight_bytes,
+        .index = reinterpret_cast<const void*>(index),
+        .index_bytes = index_bytes,
+        .info = reinterpret_cast<const int64_t*>(info),
+        .input_scale = reinterpret_cast<const float*>(input_scale),
+        .input_offset = reinterpret_cast<const int32_t*>(input_offset),
         .deq_scale = reinterpret_cast<const float*>(deq_scale),
         .quant_bias = reinterpret_cast<const int32_t*>(quant_bias),
         .weight_sums = nullptr,
     };
-    linear(tensor, arguments, threads);
+    run(call, threads);
 }
 
 nb::list available_isas() {
@@ -87,6 +80,10 @@ void bind_kernels(nb::module_& m) {
         "For tilepress.kernels only, which checks types, shapes and layouts. Addresses of x [tokens, k] and y [tokens, "
         "n], their type (0 float32, 1 bfloat16, 2 float16), tokens, k, n, addresses and lengths of weight and index, "
         "addresses of info, input_scale, input_offset, deq_scale and quant_bias, threads.");
+    m.def(
+        "register_torch_operator", &register_torch_operator, nb::arg("library"),
+        "Registers tilepress::linear for the CPU with the torch whose libtorch_cpu is the loaded library at this path. "
+        "False where that torch lacks the stable C interface (older than 2.10).");
 }
 
 }  // namespace tilepress

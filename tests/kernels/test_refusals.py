@@ -11,12 +11,14 @@ import torch
 
 from int8_matrices import DISTRIBUTIONS, make_matrix
 from kernels.linears import make_linear, tokens
+from tilepress import kernels
 from tilepress.errors import BitstreamError
+from tilepress.kernels.op import linear_from_python
 
 
-@pytest.fixture(scope="module")
-def linear():
-    return make_linear(make_matrix("gaussian", 150, 270))
+@pytest.fixture(params=[kernels.linear, linear_from_python], ids=["native", "from Python"])
+def linear(request):
+    return dataclasses.replace(make_linear(make_matrix("gaussian", 150, 270)), call=request.param)
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import subprocess
+import sys
 import threading
 
+import pytest
 import torch
 
 from int8_matrices import make_matrix
 from kernels.linears import make_linear, tokens
+from tilepress import _native
+from tilepress.kernels.op import linear_from_python
 
 
 def test_opcheck():
@@ -51,3 +57,33 @@ def test_callers_in_several_threads():
     for caller in callers:
         caller.join()
     assert wrong == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_called_from_python_it_gives_the_same_bits(dtype):
+    """As it is where torch is too old to call native code."""
+    linear = make_linear(make_matrix("gaussian", 40, 70))
+    for x in (tokens((2, 3, 70), dtype), tokens((70, 5), dtype).T, tokens((0, 70), dtype)):
+        assert torch.equal(dataclasses.replace(linear, call=linear_from_python)(x), linear(x))
+
+
+def test_a_torch_without_the_c_interface_is_called_from_python():
+    assert not _native.register_torch_operator("no/such/libtorch_cpu.so")
+    old_torch = (
+        "from tilepress import _native; _native.register_torch_operator = lambda library: False\n"
+        "import torch; from tilepress.kernels import linear\n"
+        "try: linear(*[torch.tensor(1.0)] * 8)\n"
+        "except ValueError as error: print(error)"
+    )
+    output = subprocess.run([sys.executable, "-c", old_torch], check=True, capture_output=True, text=True).stdout
+    assert "x is torch.float32 []; float32, bfloat16 or float16 [..., k] is needed" in output
+
+
+def test_errors_of_the_plain_operator():
+    """torch has no class for damage: `tilepress.kernels.linear` makes a BitstreamError of it."""
+    linear = make_linear(make_matrix("gaussian", 40, 70))
+    damaged = dataclasses.replace(linear, weight=linear.weight[:64])
+    with pytest.raises(RuntimeError, match=r"^BitstreamError: tile \(0, 0\)"):
+        torch.ops.tilepress.linear(tokens((1, 70)), *damaged.operands)
+    with pytest.raises(ValueError, match=r"x is torch\.float64 \[1, 70\]"):
+        torch.ops.tilepress.linear(tokens((1, 70), torch.float64), *linear.operands)

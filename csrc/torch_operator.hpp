@@ -1,0 +1,10 @@
+// The operator tilepress::linear on the CPU as native code that torch calls, where torch can.
+#pragma once
+
+namespace tilepress {
+
+// Registers it with the torch whose libtorch_cpu is at `library` and loaded. False, and nothing is registered, where
+// that torch is older than 2.10 or has no such library.
+bool register_torch_operator(const char* library);
+
+}  // namespace tilepress
