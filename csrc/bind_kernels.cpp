@@ -37,7 +37,7 @@ Matrix decode_tensor(const Int8Array& weight, const Int8Array& index, const Int6
 // Addresses instead of arrays: converting eight tensors would take longer than multiplying a small matrix.
 void linear_at(uintptr_t x, uintptr_t y, int type, int64_t tokens, int64_t k, int64_t n, uintptr_t weight,
                uint64_t weight_bytes, uintptr_t index, uint64_t index_bytes, uintptr_t info, uintptr_t input_scale,
-               uintptr_t input_offset, uintptr_t deq_scale, uintptr_t quant_bias, int threads) {
+               uintptr_t input_offset, uintptr_t deq_scale, uintptr_t quant_bias, uintptr_t weight_sums, int threads) {
     const nb::gil_scoped_release unlocked;
     const LinearCall call{
         .x = reinterpret_cast<const void*>(x),
@@ -55,7 +55,7 @@ void linear_at(uintptr_t x, uintptr_t y, int type, int64_t tokens, int64_t k, in
         .input_offset = reinterpret_cast<const int32_t*>(input_offset),
         .deq_scale = reinterpret_cast<const float*>(deq_scale),
         .quant_bias = reinterpret_cast<const int32_t*>(quant_bias),
-        .weight_sums = nullptr,
+        .weight_sums = reinterpret_cast<const int32_t*>(weight_sums),
     };
     run(call, threads);
 }
@@ -79,7 +79,7 @@ void bind_kernels(nb::module_& m) {
         "linear", &linear_at,
         "For tilepress.kernels only, which checks types, shapes and layouts. Addresses of x [tokens, k] and y [tokens, "
         "n], their type (0 float32, 1 bfloat16, 2 float16), tokens, k, n, addresses and lengths of weight and index, "
-        "addresses of info, input_scale, input_offset, deq_scale and quant_bias, threads.");
+        "addresses of info, input_scale, input_offset, deq_scale, quant_bias and weight_sums (0 to clamp), threads.");
     m.def(
         "register_torch_operator", &register_torch_operator, nb::arg("library"),
         "Registers tilepress::linear for the CPU with the torch whose libtorch_cpu is the loaded library at this path. "

@@ -29,6 +29,7 @@ void run(const LinearCall& call, int threads) {
         .input_offset = offset,
         .deq_scale = call.deq_scale,
         .quant_bias = call.quant_bias,
+        .weight_sums = call.weight_sums,
     };
     linear(tensor, arguments, threads);
 }

@@ -21,6 +21,7 @@ struct LinearCall {
     const int32_t* input_offset;  // [1]
     const float* deq_scale;       // [n]
     const int32_t* quant_bias;    // [n]
+    const int32_t* weight_sums;   // [n], or null: tokens that overflow are clamped
 };
 
 // Throws std::invalid_argument where shapes or the offset do not fit, BitstreamError for damaged bytes.

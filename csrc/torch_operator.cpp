@@ -102,8 +102,8 @@ FloatType float_type(const Tensor& x) {
                                 "; float32, bfloat16 or float16 [..., k] is needed");
 }
 
-Tensor apply(std::array<Tensor, 8> tensors) {
-    auto& [x, weight, index, info, input_scale, input_offset, deq_scale, quant_bias] = tensors;
+Tensor apply(std::array<Tensor, 9> tensors) {
+    auto& [x, weight, index, info, input_scale, input_offset, deq_scale, quant_bias, weight_sums] = tensors;
     const FloatType type = float_type(x);
     std::vector<int64_t> sizes(x.sizes(), x.sizes() + x.dim());
     if (!x.is_contiguous()) {
@@ -130,6 +130,8 @@ Tensor apply(std::array<Tensor, 8> tensors) {
         .input_offset = require("input_offset", input_offset, torch.int32, 1).data<int32_t>(),
         .deq_scale = require("deq_scale", deq_scale, torch.float32, n).data<float>(),
         .quant_bias = require("quant_bias", quant_bias, torch.int32, n).data<int32_t>(),
+        .weight_sums =
+            weight_sums.numel() == 0 ? nullptr : require("weight_sums", weight_sums, torch.int32, n).data<int32_t>(),
     };
     uint32_t threads;
     check(torch.threads(&threads));
@@ -143,7 +145,7 @@ void kernel(TorchValue* stack, uint64_t, uint64_t) {
     const auto argument = [&](size_t i) { return Tensor(reinterpret_cast<TorchTensor*>(stack[i])); };
     try {
         stack[0] = reinterpret_cast<TorchValue>(apply({argument(0), argument(1), argument(2), argument(3), argument(4),
-                                                       argument(5), argument(6), argument(7)})
+                                                       argument(5), argument(6), argument(7), argument(8)})
                                                     .release());
     } catch (const BitstreamError& error) {
         throw std::runtime_error(std::string("BitstreamError: ") + error.what());

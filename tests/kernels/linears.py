@@ -37,6 +37,10 @@ class Linear:
     def scales(self) -> tuple[Tensor, ...]:
         return (self.input_scale, self.input_offset, self.deq_scale, self.quant_bias)
 
+    @property
+    def weight_sums(self) -> Tensor:
+        return self.matrix.sum(1, dtype=torch.int32)
+
     def expected(self, x: Tensor) -> Tensor:
         return reference.linear(x, self.matrix, *self.scales)
 

@@ -15,11 +15,14 @@ from kernels.linears import make_linear, tokens
 from tilepress import _native
 from tilepress.kernels.op import linear_from_python
 
+CLAMP = torch.empty(0, dtype=torch.int32)  # no weight_sums
+
 
 def test_opcheck():
     linear = make_linear(make_matrix("gaussian", 40, 70))
     for x in (tokens((3, 70)), tokens((2, 3, 70), torch.bfloat16)):
-        torch.library.opcheck(torch.ops.tilepress.linear.default, (x, *linear.operands))
+        torch.library.opcheck(torch.ops.tilepress.linear.default, (x, *linear.operands, CLAMP))
+        torch.library.opcheck(torch.ops.tilepress.linear.default, (x, *linear.operands, linear.weight_sums))
 
 
 def test_compiled_without_graph_breaks():
@@ -35,7 +38,7 @@ def test_compiled_without_graph_breaks():
 
 def test_meta_tensors_give_the_shape():
     linear = make_linear(make_matrix("gaussian", 40, 70))
-    meta = [tensor.to("meta") for tensor in (tokens((2, 5, 70), torch.float16), *linear.operands)]
+    meta = [tensor.to("meta") for tensor in (tokens((2, 5, 70), torch.float16), *linear.operands, CLAMP)]
     y = torch.ops.tilepress.linear(*meta)
     assert y.is_meta
     assert (y.shape, y.dtype) == ((2, 5, 40), torch.float16)
@@ -72,7 +75,7 @@ def test_a_torch_without_the_c_interface_is_called_from_python():
     old_torch = (
         "from tilepress import _native; _native.register_torch_operator = lambda library: False\n"
         "import torch; from tilepress.kernels import linear\n"
-        "try: linear(*[torch.tensor(1.0)] * 8)\n"
+        "try: linear(*[torch.tensor(1.0)] * 9)\n"
         "except ValueError as error: print(error)"
     )
     output = subprocess.run([sys.executable, "-c", old_torch], check=True, capture_output=True, text=True).stdout
@@ -84,6 +87,6 @@ def test_errors_of_the_plain_operator():
     linear = make_linear(make_matrix("gaussian", 40, 70))
     damaged = dataclasses.replace(linear, weight=linear.weight[:64])
     with pytest.raises(RuntimeError, match=r"^BitstreamError: tile \(0, 0\)"):
-        torch.ops.tilepress.linear(tokens((1, 70)), *damaged.operands)
+        torch.ops.tilepress.linear(tokens((1, 70)), *damaged.operands, CLAMP)
     with pytest.raises(ValueError, match=r"x is torch\.float64 \[1, 70\]"):
-        torch.ops.tilepress.linear(tokens((1, 70), torch.float64), *linear.operands)
+        torch.ops.tilepress.linear(tokens((1, 70), torch.float64), *linear.operands, CLAMP)

@@ -14,12 +14,14 @@ from tilepress.errors import BitstreamError
 # How native code marks damage for us: torch makes a RuntimeError of every exception that it does not know.
 _DAMAGE = "BitstreamError: "
 _LIBRARY = "libtorch_cpu.dylib" if sys.platform == "darwin" else "libtorch_cpu.so"
+# Stands for no weight_sums in the operator, which takes tensors only.
+_CLAMP = torch.empty(0, dtype=torch.int32)
 _FLOAT_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 torch.library.define(
     "tilepress::linear",
     "(Tensor x, Tensor weight, Tensor index, Tensor info, Tensor input_scale, Tensor input_offset, "
-    "Tensor deq_scale, Tensor quant_bias) -> Tensor",
+    "Tensor deq_scale, Tensor quant_bias, Tensor weight_sums) -> Tensor",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 
@@ -33,11 +35,20 @@ def linear(
     input_offset: Tensor,
     deq_scale: Tensor,
     quant_bias: Tensor,
+    weight_sums: Tensor | None = None,
 ) -> Tensor:
     """Quantizes x, multiplies it by the compressed int8 matrix W [n, k], and scales the result back.
 
         xq = clamp(round_half_even(float32(x) / input_scale) + input_offset, -128, 127)
         y = float32(int32(xq @ W.T + quant_bias)) * deq_scale
+
+    A token overflows where, without the clamp, its least or greatest activation or 0 would leave -128 ... 127. Given
+    weight_sums, the sums over the rows of W, it is then quantized by a scale and an offset of its own instead, where
+    that scale is a normal number:
+
+        scale = (greatest - least) / 255, offset = -128 - round_half_even(least / scale)
+        y = (float32(int32(xq @ W.T - offset * weight_sums)) * (scale / input_scale)
+             + float32(int32(quant_bias + input_offset * weight_sums))) * deq_scale
 
     The int32 sums wrap modulo 2**32; y is rounded to nearest even into x's dtype. The result has the same bits for any
     number of threads (`torch.set_num_threads`), any instruction set, and whatever other tokens are in the batch.
@@ -45,13 +56,23 @@ def linear(
 
     x: [..., k], float32, bfloat16 or float16. weight: int8 [x], index: int8 [y], info: int64 [5], as docs/bitstream.md
     says. input_scale: float32 [1]. input_offset: int32 [1], -128 to 127. deq_scale: float32 [n]. quant_bias: int32 [n].
-    Returns [..., n] in x's dtype.
+    weight_sums: int32 [n], or None to clamp. Returns [..., n] in x's dtype.
 
     Raises BitstreamError where the compressed bytes are damaged, with the number of the tile, and ValueError for
     tensors of another dtype, shape or layout. There is no gradient.
     """
     try:
-        y: Tensor = _OPERATOR(x, weight, index, info, input_scale, input_offset, deq_scale, quant_bias)
+        y: Tensor = _OPERATOR(
+            x,
+            weight,
+            index,
+            info,
+            input_scale,
+            input_offset,
+            deq_scale,
+            quant_bias,
+            _CLAMP if weight_sums is None else weight_sums,
+        )
     except RuntimeError as error:
         if str(error).startswith(_DAMAGE):
             raise BitstreamError(str(error).removeprefix(_DAMAGE)) from None
@@ -68,8 +89,9 @@ def linear_from_python(
     input_offset: Tensor,
     deq_scale: Tensor,
     quant_bias: Tensor,
+    weight_sums: Tensor = _CLAMP,
 ) -> Tensor:
-    """`linear` on the CPU where torch is too old to call native code: some 10 microseconds a call more."""
+    """The operator on the CPU where torch is too old to call native code: some 10 microseconds a call more."""
     float_type = _FLOAT_TYPES.get(x.dtype)
     if float_type is None or x.dim() == 0:
         raise ValueError(f"x is {x.dtype} {list(x.shape)}; float32, bfloat16 or float16 [..., k] is needed")
@@ -81,6 +103,8 @@ def linear_from_python(
     _require("input_offset", input_offset, torch.int32, 1)
     _require("deq_scale", deq_scale, torch.float32, n)
     _require("quant_bias", quant_bias, torch.int32, n)
+    if weight_sums.numel() > 0:
+        _require("weight_sums", weight_sums, torch.int32, n)
     x = x.contiguous()
     k = x.shape[-1]
     y = torch.empty((*x.shape[:-1], n), dtype=x.dtype)
@@ -100,6 +124,7 @@ def linear_from_python(
         input_offset.data_ptr(),
         deq_scale.data_ptr(),
         quant_bias.data_ptr(),
+        weight_sums.data_ptr() if weight_sums.numel() > 0 else 0,
         torch.get_num_threads(),
     )
     return y
@@ -122,6 +147,7 @@ def _linear_fake(
     input_offset: Tensor,
     deq_scale: Tensor,
     quant_bias: Tensor,
+    weight_sums: Tensor,
 ) -> Tensor:
     return x.new_empty((*x.shape[:-1], deq_scale.shape[0]))
 

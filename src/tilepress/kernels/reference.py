@@ -13,12 +13,43 @@ def quantize_activations(x: Tensor, input_scale: Tensor, input_offset: Tensor) -
 
 
 def linear(
-    x: Tensor, matrix: Tensor, input_scale: Tensor, input_offset: Tensor, deq_scale: Tensor, quant_bias: Tensor
+    x: Tensor,
+    matrix: Tensor,
+    input_scale: Tensor,
+    input_offset: Tensor,
+    deq_scale: Tensor,
+    quant_bias: Tensor,
+    weight_sums: Tensor | None = None,
 ) -> Tensor:
     """`tilepress.kernels.linear` with `matrix` [n, k] (int8) in place of its compressed form.
 
     Sums are taken in float64, where no int8 product of less than 2**38 terms rounds, and wrapped to int32 at the end.
     """
-    quantized = quantize_activations(x, input_scale, input_offset)
-    sums = (quantized.double() @ matrix.double().T).to(torch.int64) + quant_bias
-    return (sums.to(torch.int32).float() * deq_scale).to(x.dtype)
+    sums = _products(quantize_activations(x, input_scale, input_offset), matrix) + quant_bias
+    y = sums.to(torch.int32).float() * deq_scale
+    if weight_sums is not None:
+        overflows, own_scale, own_offset = own_scales(x, input_scale, input_offset)
+        own_offset = own_offset.to(torch.int32)
+        products = _products(quantize_activations(x, own_scale, own_offset), matrix) - own_offset * weight_sums
+        bias = (quant_bias + input_offset * weight_sums).to(torch.int32)
+        own = (products.to(torch.int32).float() * (own_scale / input_scale) + bias.float()) * deq_scale
+        y = torch.where(overflows, own, y)
+    return y.to(x.dtype)
+
+
+def own_scales(x: Tensor, input_scale: Tensor, input_offset: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """For each token [..., 1]: whether it is quantized by its own scale and offset, and these (1 and 0 where not)."""
+    known = torch.nan_to_num(x.float(), nan=0.0, posinf=torch.inf, neginf=-torch.inf)
+    low, high = known.amin(-1, keepdim=True).clamp(max=0), known.amax(-1, keepdim=True).clamp(min=0)
+    leaves = (torch.round(high / input_scale) + input_offset > 127) | (
+        torch.round(low / input_scale) + input_offset < -128
+    )
+    scale = (high - low) / 255
+    limits = torch.finfo(torch.float32)
+    overflows = leaves & (scale >= limits.tiny) & (scale <= limits.max)
+    scale = torch.where(overflows, scale, 1.0)
+    return overflows, scale, torch.where(overflows, -128 - torch.round(low / scale), 0.0)
+
+
+def _products(quantized: Tensor, matrix: Tensor) -> Tensor:
+    return (quantized.double() @ matrix.double().T).to(torch.int64)
