@@ -1,4 +1,4 @@
-// Python's view of the codec: _native.encode, _native.validate.
+// Python's view of the codec: _native.encode, _native.check_index, _native.validate.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
@@ -48,12 +48,13 @@ nb::tuple encode(Matrix matrix, int64_t tiling_n, int64_t tiling_k, int threads)
     return nb::make_tuple(give_to_python(std::move(weight), length), give_to_python(std::move(index), index_bytes));
 }
 
-void validate_arrays(Bytes weight, Bytes index, Info info) {
+template <void check(const TensorView&)>
+void check_arrays(Bytes weight, Bytes index, Info info) {
     const TensorView tensor =
         open_tensor(reinterpret_cast<const uint8_t*>(weight.data()), weight.size(),
                     reinterpret_cast<const uint8_t*>(index.data()), index.size(), info.data(), info.size());
     nb::gil_scoped_release unlocked;
-    validate(tensor);
+    check(tensor);
 }
 
 }  // namespace
@@ -61,7 +62,9 @@ void validate_arrays(Bytes weight, Bytes index, Info info) {
 void bind_codec(nb::module_& m) {
     m.def("encode", &encode, "matrix"_a.noconvert(), "tiling_n"_a, "tiling_k"_a, "threads"_a,
           "int8 matrix [n, k] to (weight int8 [x], index int8 [y]).");
-    m.def("validate", &validate_arrays, "weight"_a.noconvert(), "index"_a.noconvert(), "info"_a.noconvert(),
+    m.def("check_index", &check_arrays<check_index>, "weight"_a.noconvert(), "index"_a.noconvert(),
+          "info"_a.noconvert(), "Raises BitstreamError unless info and index are sound; tiles are not touched.");
+    m.def("validate", &check_arrays<validate>, "weight"_a.noconvert(), "index"_a.noconvert(), "info"_a.noconvert(),
           "Raises BitstreamError unless info, index and every tile's header are sound.");
 }
 

@@ -36,6 +36,25 @@ TensorView open_tensor(const uint8_t* weight, uint64_t weight_bytes, const uint8
     return {geometry, weight, weight_bytes, index};
 }
 
+void check_index(const TensorView& tensor) {
+    const Geometry& geometry = tensor.geometry;
+    TileView tile;
+    uint64_t least = 0;
+    for (int64_t i = 0; i < geometry.n_index; ++i) {
+        for (int64_t j = 0; j < geometry.k_index; ++j) {
+            if (const TileError error = parse_entry(tensor.entry(i, j), tensor.weight_bytes, tile);
+                error != TileError::none) {
+                throw BitstreamError(i, j, describe(error));
+            }
+            const bool first = i == 0 && j == 0;
+            if (first ? tile.offset != 0 : tile.offset < least) {
+                throw BitstreamError(i, j, first ? "the offset is not 0" : "the offset does not rise");
+            }
+            least = tile.offset + 1;
+        }
+    }
+}
+
 void validate(const TensorView& tensor) {
     const Geometry& geometry = tensor.geometry;
     TileView tile;
@@ -45,7 +64,9 @@ void validate(const TensorView& tensor) {
             if ((tensor.entry(i, j) & kOffsetMask) != end) {
                 throw BitstreamError(i, j, "the offset is not where the tile before ends");
             }
-            if (const TileError error = tensor.parse(i, j, tile); error != TileError::none) {
+            const TileError error =
+                parse_tile(tensor.weight, tensor.weight_bytes, tensor.entry(i, j), geometry.tile(i, j), tile);
+            if (error != TileError::none) {
                 throw BitstreamError(i, j, describe(error));
             }
             end += tile.bytes;

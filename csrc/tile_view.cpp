@@ -67,6 +67,8 @@ const char* describe(TileError error) {
             return "the offset is not a multiple of 64";
         case TileError::past_end:
             return "the tile reaches past the end of weight";
+        case TileError::ends_elsewhere:
+            return "the tile does not end where the next one begins";
         case TileError::sync_falls:
             return "the sync table falls";
         case TileError::sync_jumps:
@@ -77,12 +79,16 @@ const char* describe(TileError error) {
     return "unknown error";
 }
 
-TileError parse_tile(const uint8_t* weight, uint64_t size, uint64_t entry, TileShape shape, TileView& view) {
-    view.shape = shape;
+TileError parse_entry(uint64_t entry, uint64_t size, TileView& view) {
     view.offset = entry & kOffsetMask;
     if (const TileError error = parse_widths(entry, view); error != TileError::none) return error;
     if (view.offset % 64 != 0) return TileError::offset_unaligned;
-    if (view.offset > size) return TileError::past_end;
+    return view.offset < size ? TileError::none : TileError::past_end;
+}
+
+TileError parse_tile(const uint8_t* weight, uint64_t size, uint64_t entry, TileShape shape, TileView& view) {
+    view.shape = shape;
+    if (const TileError error = parse_entry(entry, size, view); error != TileError::none) return error;
     const uint64_t room = size - view.offset;
     const uint8_t* tile = weight + view.offset;
 

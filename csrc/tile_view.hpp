@@ -18,6 +18,7 @@ enum class TileError : uint8_t {
     escape_width,
     offset_unaligned,
     past_end,
+    ends_elsewhere,
     sync_falls,
     sync_jumps,
     count_grows,
@@ -41,6 +42,9 @@ struct TileView {
     int escape(int level) const { return level + 1 < levels ? (1 << width[level]) - 1 : -1; }
     int table_size(int level) const { return width[level] == 8 ? 0 : (1 << width[level]) - (level + 1 < levels); }
 };
+
+// Takes offset and widths from an index entry and checks them; the tile itself is not touched.
+TileError parse_entry(uint64_t entry, uint64_t size, TileView& view);
 
 // Parses the tile of `shape` that `entry` of the index describes in the `size` bytes at `weight`. Never throws, never
 // reads outside them. `view` is meaningful only when none is returned.

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from quantized_directories import edit_json, edit_tensors
-from tilepress.checkpoint import W8A8SCCheckpoint, open_checkpoint
-from tilepress.compress import compress_directory
+from tilepress.checkpoint import W8A8SCCheckpoint, open_checkpoint, summarize
+from tilepress.compress import compress_directory, verify
+from tilepress.engines.transformers.quantized_model import build_quantized_model
 from tilepress.errors import BitstreamError, CheckpointError
 
 WEIGHTS, DESCRIPTION = "quant_model_weight_w8a8sc.safetensors", "quant_model_description.json"
@@ -72,6 +73,20 @@ def test_damaged_bytes_are_reported_with_file_and_tensor(w8a8sc_copy: Path) -> N
     checkpoint = W8A8SCCheckpoint(w8a8sc_copy)
     with pytest.raises(BitstreamError, match=rf"part1-of-2/{WEIGHTS}: {QKV}: "):
         checkpoint.compressed_linear(QKV)
+
+
+def test_damaged_tiles_are_found_where_they_are_used(tmp_path: Path, w8a8s: Path) -> None:
+    compress_directory(w8a8s, tmp_path / "c", tp=1)
+    edit_tensors(tmp_path / "c" / "part0-of-1" / WEIGHTS, lambda tensors: tensors[f"{DOWN}.weight"].fill_(-1))
+    checkpoint = W8A8SCCheckpoint(tmp_path / "c")
+    checkpoint.compressed_linear(DOWN)
+    message = rf"{DOWN}: tile \(0, 0\): "
+    for use in (lambda: summarize(checkpoint), lambda: verify(w8a8s, tmp_path / "c")):
+        with pytest.raises(BitstreamError, match=message):
+            use()
+    model = build_quantized_model(checkpoint, torch.float32)
+    with pytest.raises(BitstreamError, match=r"tile \(0, 0\): "):
+        model(torch.tensor([[1, 2, 3]]))
 
 
 @pytest.mark.parametrize(

@@ -162,6 +162,28 @@ def test_a_count_larger_than_the_one_before(refuse):
         refuse(with_number(LAST_STRIPS, LAST.counts[1] + 1))
 
 
+def test_the_index_alone_tells_of_a_foreign_or_damaged_index():
+    """What opening a checkpoint checks, without touching the tiles."""
+    codec.check_index(WHOLE)
+    noise = Compressed(np.zeros_like(WHOLE.weight), WHOLE.index, WHOLE.info)
+    codec.check_index(noise)
+    entries = WHOLE.entries()
+    for tile, shift, complaint in (
+        (0, 64, r"tile \(0, 0\): the offset is not 0"),
+        (2, 1, r"tile \(1, 0\): the offset is not a multiple of 64"),
+        (2, 1 << 47, r"tile \(1, 0\): the tile reaches past the end of weight"),
+        (2, -(int(entries[2] - entries[1]) & 0xFFFFFFFFFFFF), r"tile \(1, 0\): the offset does not rise"),
+    ):
+        damaged = entries.copy()
+        damaged[tile] = int(damaged[tile]) + shift
+        with pytest.raises(BitstreamError, match=complaint):
+            codec.check_index(Compressed(WHOLE.weight, damaged.view(np.int8), WHOLE.info))
+    with pytest.raises(BitstreamError, match=r"tile \(1, 1\): no level at all"):
+        codec.check_index(with_nibbles((0, 0, 0, 0)))
+    with pytest.raises(BitstreamError, match="vendor's closed compressor"):
+        codec.check_index(with_info(version=1))
+
+
 @pytest.mark.parametrize("decode", DECODERS)
 @pytest.mark.parametrize(("level", "begin", "block"), [(0, LAST.level_0, 64), (1, LAST.codes, 16)])
 def test_codes_with_another_number_of_escapes(decode, level, begin, block):

@@ -69,6 +69,12 @@ def test_truncated_weight(linear):
         dataclasses.replace(linear, weight=linear.weight[:-64])(tokens((2, 270)))
 
 
+def test_a_tile_that_does_not_end_where_the_next_begins(linear):
+    longer = torch.cat([linear.weight, torch.zeros(64, dtype=torch.int8)])
+    with pytest.raises(BitstreamError, match=r"tile \(1, 1\): the tile does not end where the next one begins"):
+        dataclasses.replace(linear, weight=longer)(tokens((2, 270)))
+
+
 def test_the_first_damaged_tile_is_named(linear):
     """All level-0 codes become escapes in two tiles; the message is the same whichever thread is first."""
     offsets = linear.index.numpy().view(np.uint64) & np.uint64(0xFFFFFFFFFFFF)

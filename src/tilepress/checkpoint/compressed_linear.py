@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor
 
 from tilepress.codec import Compressed
+from tilepress.errors import BitstreamError
 
 
 @dataclass(frozen=True)
@@ -21,3 +25,12 @@ class CompressedLinear:
     input_offset: int
     deq_scale: Tensor
     quant_bias: Tensor
+
+
+@contextmanager
+def naming_damage(path: Path, prefix: str) -> Iterator[None]:
+    """Around work on the bytes of the linear `prefix` in `path`: a BitstreamError names both."""
+    try:
+        yield
+    except BitstreamError as error:
+        raise BitstreamError(f"{path}: {prefix}: {error}") from None

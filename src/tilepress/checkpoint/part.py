@@ -9,14 +9,14 @@ from torch import Tensor
 
 from tilepress import codec
 from tilepress.checkpoint.architecture import GROUPS, Architecture, ModelShape, group_of, layer_prefix, norm_shapes
-from tilepress.checkpoint.compressed_linear import CompressedLinear
+from tilepress.checkpoint.compressed_linear import CompressedLinear, naming_damage
 from tilepress.checkpoint.descriptions import FLOAT, W8A8S, W8A8SC, description_file, read_description
 from tilepress.checkpoint.float_checkpoint import FLOAT_DTYPES
 from tilepress.checkpoint.quantized_linear import unpack_deq_scale, unpack_input_offset, unpack_input_scale
 from tilepress.checkpoint.split import part_shape
 from tilepress.checkpoint.tensor_files import Stored, TensorFiles, find_weights
 from tilepress.codec import BITSTREAM_V1, Compressed
-from tilepress.errors import BitstreamError, CheckpointError
+from tilepress.errors import CheckpointError
 
 COMPRESSED = ("weight", "index", "info")
 
@@ -71,7 +71,10 @@ class Part:
         return f"{prefix}.index" in self.types
 
     def compressed_linear(self, prefix: str) -> CompressedLinear:
-        """The rank's share of a fused linear, mapped from the file. Raises BitstreamError for damaged bytes."""
+        """The rank's share of a fused linear, mapped from the file.
+
+        Raises BitstreamError for a damaged index; tiles are not touched, a damaged one is found where it is used.
+        """
         deq_scale = self._files.tensor(f"{prefix}.deq_scale")
         try:
             linear = CompressedLinear(
@@ -83,7 +86,7 @@ class Part:
             )
         except CheckpointError as error:
             raise CheckpointError(f"{self._files.stored(f'{prefix}.weight').file}: {error}") from None
-        self._validate(prefix, linear.weight)
+        self._check_index(prefix, linear.weight)
         return linear
 
     def float_tensor(self, name: str) -> Tensor:
@@ -126,7 +129,7 @@ class Part:
             self._files.expect(f"{prefix}.{name}", (max(1, stored.nbytes),), (torch.int8,))
         compressed = self._compressed(prefix)
         if int(compressed.info[4]) != BITSTREAM_V1:
-            self._validate(prefix, compressed)
+            self._check_index(prefix, compressed)
         if (compressed.n, compressed.k) != (n, k):
             raise CheckpointError(
                 f"{self._files.stored(f'{prefix}.info').file}: {prefix}.info says [{compressed.n}, {compressed.k}]; "
@@ -143,8 +146,6 @@ class Part:
         weight, index, info = (self._files.tensor(f"{prefix}.{name}").numpy() for name in COMPRESSED)
         return Compressed(weight=weight, index=index, info=info)
 
-    def _validate(self, prefix: str, weight: Compressed) -> None:
-        try:
-            codec.validate(weight)
-        except BitstreamError as error:
-            raise BitstreamError(f"{self._files.stored(f'{prefix}.weight').file}: {prefix}: {error}") from None
+    def _check_index(self, prefix: str, weight: Compressed) -> None:
+        with naming_damage(self._files.stored(f"{prefix}.weight").file, prefix):
+            codec.check_index(weight)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tilepress import codec
 from tilepress.checkpoint.architecture import linear_shapes
+from tilepress.checkpoint.compressed_linear import naming_damage
 from tilepress.checkpoint.float_checkpoint import FloatCheckpoint
 from tilepress.checkpoint.part import Part
 from tilepress.checkpoint.source import Checkpoint
@@ -106,4 +107,5 @@ def _stored_matrix(checkpoint: W8A8SCheckpoint, prefix: str) -> tuple[NDArray[np
 
 def _compressed_matrix(part: Part, prefix: str) -> tuple[NDArray[np.int8], int]:
     weight = part.compressed_linear(prefix).weight
-    return codec.decode(weight), weight.nbytes
+    with naming_damage(part.path, prefix):
+        return codec.decode(weight), weight.nbytes

@@ -13,7 +13,7 @@ from torch import Tensor
 from tilepress import codec
 from tilepress.checkpoint.architecture import GROUPS, FusedGroup, ModelShape, architecture_of, group_of, layer_prefix
 from tilepress.checkpoint.auxiliary import auxiliary_files
-from tilepress.checkpoint.compressed_linear import CompressedLinear
+from tilepress.checkpoint.compressed_linear import CompressedLinear, naming_damage
 from tilepress.checkpoint.config_file import flavour
 from tilepress.checkpoint.json_files import read_object
 from tilepress.checkpoint.part import Part
@@ -79,11 +79,14 @@ class W8A8SCCheckpoint:
         if self.tp == 1:
             return shares[0]
         if group.axis == "columns":
-            return replace(shares[0], weight=codec.join_columns([share.weight for share in shares]))
+            with naming_damage(self.path, prefix):
+                return replace(shares[0], weight=codec.join_columns([share.weight for share in shares]))
         spans = [piece for member in group.members for piece in pieces(self.shape, group, member, self.tp)]
+        with naming_damage(self.path, prefix):
+            weight = codec.gather_rows([(shares[rank].weight, start, stop) for rank, start, stop in spans])
         return replace(
             shares[0],
-            weight=codec.gather_rows([(shares[rank].weight, start, stop) for rank, start, stop in spans]),
+            weight=weight,
             deq_scale=torch.cat([shares[rank].deq_scale[start:stop] for rank, start, stop in spans]),
             quant_bias=torch.cat([shares[rank].quant_bias[start:stop] for rank, start, stop in spans]),
         )

@@ -34,6 +34,15 @@ def decode(c: Compressed, *, threads: int | None = None) -> Int8Array:
     return _native.decode(c.weight, c.index, c.info, threads or core_count())
 
 
+def check_index(c: Compressed) -> None:
+    """What can be told of `c` without touching its tiles: info, and an index whose offsets rise within weight.
+
+    Raises BitstreamError that names the first tile that is wrong. Damage inside tiles is found where they are used:
+    kernels and `decode` check each header before they read the tile.
+    """
+    _native.check_index(c.weight, c.index, c.info)
+
+
 def validate(c: Compressed) -> None:
     """One pass over info, index and tile headers. Raises BitstreamError that names the first tile that is wrong.
 

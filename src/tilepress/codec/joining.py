@@ -23,8 +23,8 @@ def gather_rows(sources: Sequence[tuple[Compressed, int, int]]) -> Compressed:
     """Stacks rows [start, stop) of each source (compressed, start, stop), all of the same k.
 
     A row of tiles moves as bytes where it is a whole one on both sides; the others are decoded and encoded.
-    Sources must have been validated. Raises ValueError for rows that do not exist and for unequal k, BitstreamError
-    for damage in tiles that have to be decoded.
+    Sources must have passed `check_index`. Raises ValueError for rows that do not exist and for unequal k,
+    BitstreamError for damage in tiles that have to be decoded.
     """
     for c, start, stop in sources:
         if not 0 <= start <= stop <= c.n:
@@ -46,8 +46,8 @@ def join_columns(parts: Sequence[Compressed]) -> Compressed:
     """Stands matrices of the same n side by side.
 
     Tiles move as bytes if all parts but the last are whole tiles wide; else everything is decoded and encoded.
-    Parts must have been validated. Raises ValueError for unequal n or no parts, BitstreamError for damage in tiles
-    that have to be decoded.
+    Parts must have passed `check_index`. Raises ValueError for unequal n or no parts, BitstreamError for damage in
+    tiles that have to be decoded.
     """
     if not parts:
         raise ValueError("no columns to join")

@@ -9,6 +9,7 @@ import torch
 
 from tilepress import codec
 from tilepress.checkpoint.architecture import group_of, layer_prefix
+from tilepress.checkpoint.compressed_linear import naming_damage
 from tilepress.checkpoint.descriptions import FLOAT, W8A8S
 from tilepress.checkpoint.quantized_linear import QuantizedLinear, pack
 from tilepress.checkpoint.source import open_checkpoint
@@ -49,7 +50,8 @@ def decompressed_linears(
     """The linears of a fused group by full name. Raises BitstreamError where the compressed bytes are damaged."""
     layer, group = group_of(prefix)
     fused = checkpoint.compressed_linear(prefix)
-    weight = torch.from_numpy(codec.decode(fused.weight, threads=threads))
+    with naming_damage(checkpoint.path, prefix):
+        weight = torch.from_numpy(codec.decode(fused.weight, threads=threads))
     rows = [checkpoint.shape.linear(member)[0] for member in group.members]
     fields = (torch.split(tensor, rows) for tensor in (weight, fused.deq_scale, fused.quant_bias))
     shares = zip(group.members, *fields, strict=True)
