@@ -22,13 +22,15 @@ def make_w8a8s(
     *,
     dtype: str = "float16",
     levels: int = 127,
+    head: bool = False,
     float_linears: Iterable[str] = (),
     extra: dict[str, Tensor] | None = None,
 ) -> Path:
     """Quantize the float checkpoint `source` into `out`.
 
-    levels: the largest weight of a row; small ones give many zeros, as sparse quantization does. float_linears: names
-    such as "mlp.down_proj" or "model.layers.1.mlp.down_proj" that stay float, as the vendor's tool leaves them.
+    levels: the largest weight of a row; small ones give many zeros, as sparse quantization does. head: quantize it too,
+    which unties a tied one. float_linears: names such as "mlp.down_proj" or "model.layers.1.mlp.down_proj" that stay
+    float, as the vendor's tool leaves them.
     extra: further float tensors by name, such as norm biases.
     """
     checkpoint = FloatCheckpoint(source)
@@ -39,7 +41,14 @@ def make_w8a8s(
         for name in LINEARS
         if not kept & {name, f"{layer_prefix(layer)}.{name}"}
     }
+    if head:
+        prefixes["lm_head"] = "lm_head"
+    table = "model.embed_tokens.weight"
     with W8A8SWriter(out, checkpoint, dtype=dtype) as writer:
+        if head and checkpoint.shape.tied:
+            scale = round_input_scale(_AFTER_NORM[0], dtype, "lm_head")
+            weight = checkpoint.tensor(table).float()
+            writer.add_linear("lm_head", _round_to_nearest(weight, None, scale, _AFTER_NORM[1], levels))
         for name in checkpoint.names():
             prefix, _, leaf = name.rpartition(".")
             if prefix not in prefixes:

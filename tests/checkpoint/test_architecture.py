@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tilepress.checkpoint import GROUPS, ModelShape, architecture_of
-from tilepress.checkpoint.architecture import float_tensors, group_of
+from tilepress.checkpoint.architecture import HEAD, float_tensors, fused_groups, group_of
 from tilepress.checkpoint.split import check_tp, member_rows, pieces
 from tilepress.errors import CheckpointError
 
@@ -79,10 +80,17 @@ def test_impossible_sizes_are_refused(change: dict[str, Any], message: str) -> N
 
 
 def test_fused_prefixes() -> None:
-    assert group_of("model.layers.12.mlp.gate_up_proj") == (12, GROUPS[2])
+    assert group_of("model.layers.12.mlp.gate_up_proj") == ("model.layers.12.", GROUPS[2])
+    assert group_of("lm_head") == ("", HEAD)
     for other in ("model.layers.1.mlp.gate_proj", "model.layers.x.mlp.down_proj", "mlp.down_proj", "model.norm"):
         with pytest.raises(KeyError):
             group_of(other)
+
+
+def test_an_untied_head_is_a_group_of_its_own() -> None:
+    shape = ModelShape.from_config(CONFIG | {"tie_word_embeddings": False})
+    assert list(fused_groups(shape).items())[-1] == ("lm_head", (shape.vocab, shape.hidden))
+    assert "lm_head" not in fused_groups(replace(shape, tied=True))
 
 
 @pytest.mark.parametrize("tp", [1, 2, 4, 8, 16, 32])

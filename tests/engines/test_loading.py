@@ -19,6 +19,7 @@ from reference_model import logits_of, reference_model
 from tilepress import CheckpointError, UsageError
 from tilepress.checkpoint import open_checkpoint
 from tilepress.compress import compress_directory
+from tilepress.engines.transformers.compressed_linear import CompressedLinear
 from tilepress.engines.transformers.quantized_model import build_quantized_model
 from tiny_models import make_tiny_llama, make_tiny_qwen2, make_tiny_qwen3
 
@@ -45,6 +46,22 @@ def test_quantized_directories_compute_what_the_format_defines(
         compressed = tmp_path / f"w8a8sc-{tp}"
         compress_directory(quantized, compressed, tp=tp)
         assert torch.equal(logits_of(loaded(compressed)), expected), f"tp {tp}"
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+def test_a_quantized_head_is_a_compressed_linear(tied: bool, tmp_path: Path) -> None:
+    source = make_tiny_qwen3(tmp_path / "float", tied=tied)
+    quantized = make_w8a8s(source, tmp_path / "w8a8s", head=True)
+    compress_directory(quantized, tmp_path / "w8a8sc", tp=2)
+    for dtype in (torch.float32, torch.bfloat16):
+        expected = logits_of(reference_model(source, quantized, dtype))
+        for directory in (quantized, tmp_path / "w8a8sc"):
+            model = loaded(directory, dtype=dtype)
+            assert isinstance(model.get_output_embeddings(), CompressedLinear)
+            assert model.config.tie_word_embeddings is False
+            assert torch.equal(logits_of(model), expected)
+    ids = torch.tensor([[256, 5, 6]])
+    assert model.generate(ids, max_new_tokens=3, do_sample=False).shape == (1, 6)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -166,7 +183,7 @@ def test_a_tensor_of_another_shape_is_refused(tiny_w8a8s: Path, monkeypatch: pyt
     checkpoint = open_checkpoint(tiny_w8a8s)
     tensor = checkpoint.float_tensor
     monkeypatch.setattr(checkpoint, "float_tensor", lambda name: tensor(name)[:-1])
-    with pytest.raises(CheckpointError, match=r"model\.embed_tokens\.weight is \[319, 64\]"):
+    with pytest.raises(CheckpointError, match=r"lm_head\.weight is \[319, 64\]"):
         build_quantized_model(checkpoint, torch.float32)
 
 

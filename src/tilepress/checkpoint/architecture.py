@@ -42,7 +42,7 @@ class Architecture:
 
 @dataclass(frozen=True)
 class FusedGroup:
-    """Linears of a layer that read the same input and are stored as one in a W8A8SC directory.
+    """Linears that read the same input and are stored as one in a W8A8SC directory.
 
     axis: what tensor parallelism splits, "rows" (output channels) or "columns" (input channels).
     """
@@ -58,18 +58,24 @@ GROUPS = (
     FusedGroup("mlp.gate_up_proj", LINEARS[4:6], "rows"),
     FusedGroup("mlp.down_proj", LINEARS[6:], "columns"),
 )
+HEAD = FusedGroup("lm_head", ("lm_head",), "rows")
 
 
 def layer_prefix(layer: int) -> str:
     return f"model.layers.{layer}"
 
 
-def group_of(prefix: str) -> tuple[int, FusedGroup]:
-    """Layer number and group of a prefix such as "model.layers.0.mlp.gate_up_proj". KeyError for any other name."""
+def group_of(prefix: str) -> tuple[str, FusedGroup]:
+    """Scope and group of a prefix such as "model.layers.0.mlp.gate_up_proj" or "lm_head". KeyError for any other name.
+
+    Scope is what the names of the group and of its members stand behind: "model.layers.0.", or "" for the head.
+    """
+    if prefix == HEAD.name:
+        return "", HEAD
     for group in GROUPS:
         layer = prefix.removeprefix("model.layers.").removesuffix(f".{group.name}")
         if layer.isdecimal() and prefix == f"{layer_prefix(int(layer))}.{group.name}":
-            return int(layer), group
+            return f"{layer_prefix(int(layer))}.", group
     raise KeyError(prefix)
 
 
@@ -132,7 +138,7 @@ class ModelShape:
         )
 
     def linear(self, name: str) -> tuple[int, int]:
-        """[n, k] of a linear of a layer, by its name in the layer such as "self_attn.q_proj"."""
+        """[n, k] of a linear of a layer, by its name in the layer such as "self_attn.q_proj", or of "lm_head"."""
         query, key = self.heads * self.head_dim, self.kv_heads * self.head_dim
         return {
             "self_attn.q_proj": (query, self.hidden),
@@ -142,6 +148,7 @@ class ModelShape:
             "mlp.gate_proj": (self.intermediate, self.hidden),
             "mlp.up_proj": (self.intermediate, self.hidden),
             "mlp.down_proj": (self.hidden, self.intermediate),
+            "lm_head": (self.vocab, self.hidden),
         }[name]
 
     def group(self, group: FusedGroup) -> tuple[int, int]:
@@ -165,6 +172,14 @@ def norm_shapes(architecture: Architecture, shape: ModelShape) -> dict[str, tupl
 def linear_shapes(shape: ModelShape) -> dict[str, tuple[int, int]]:
     """Full name without `.weight` -> [n, k], of every linear of the decoder layers."""
     return {f"{layer_prefix(layer)}.{name}": shape.linear(name) for layer in range(shape.layers) for name in LINEARS}
+
+
+def fused_groups(shape: ModelShape) -> dict[str, tuple[int, int]]:
+    """Prefix such as "model.layers.0.mlp.gate_up_proj" -> [n, k], of every group; an untied head is the last one."""
+    groups = {
+        f"{layer_prefix(layer)}.{group.name}": shape.group(group) for layer in range(shape.layers) for group in GROUPS
+    }
+    return groups if shape.tied else groups | {HEAD.name: shape.group(HEAD)}
 
 
 def float_tensors(architecture: Architecture, shape: ModelShape) -> dict[str, tuple[int, ...]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from tilepress import codec
-from tilepress.checkpoint.architecture import GROUPS, Architecture, ModelShape, group_of, layer_prefix, norm_shapes
+from tilepress.checkpoint.architecture import HEAD, Architecture, ModelShape, fused_groups, group_of, norm_shapes
 from tilepress.checkpoint.compressed_linear import CompressedLinear, naming_damage
 from tilepress.checkpoint.descriptions import FLOAT, W8A8S, W8A8SC, description_file, read_description
 from tilepress.checkpoint.float_checkpoint import FLOAT_DTYPES
@@ -42,23 +43,15 @@ class Part:
         if weights is None:
             raise CheckpointError(f"{path}: no .safetensors file beside {file.name}")
         self._files = TensorFiles(weights)
-        self._linears = {
-            f"{layer_prefix(layer)}.{group.name}": part_shape(shape, group, tp)
-            for layer in range(shape.layers)
-            for group in GROUPS
-        }
-        self.types: dict[str, str] = {}
-        table = (shape.vocab // tp, shape.hidden)
-        self._check_float("model.embed_tokens.weight", table)
         self.tied = shape.tied and "lm_head.weight" not in self._files
-        if not self.tied:
-            self._check_float("lm_head.weight", table)
+        self.types: dict[str, str] = {}
+        self._check_float("model.embed_tokens.weight", (shape.vocab // tp, shape.hidden))
         for norm, size in norm_shapes(architecture, shape).items():
             self._check_float(f"{norm}.weight", size)
             if f"{norm}.bias" in self._files:
                 self._check_float(f"{norm}.bias", size)
-        for prefix, (n, k) in self._linears.items():
-            self._check_linear(prefix, n, k)
+        for prefix in fused_groups(replace(shape, tied=self.tied)):
+            self._check_linear(prefix, *part_shape(shape, group_of(prefix)[1], tp))
         for name in self._files:
             if name not in self.types:
                 raise CheckpointError(
@@ -106,8 +99,8 @@ class Part:
         self._files.stored(f"{prefix}.weight")
         if self.description.require(f"{prefix}.weight", (FLOAT, W8A8SC)) == FLOAT:
             self._check_float(f"{prefix}.weight", (n, k))
-            members = group_of(prefix)[1].members
-            if f"{prefix}.bias" in self._files or not self._architecture.biased.isdisjoint(members):
+            biased = not self._architecture.biased.isdisjoint(group_of(prefix)[1].members)
+            if biased or (f"{prefix}.bias" in self._files and prefix != HEAD.name):
                 self._check_float(f"{prefix}.bias", (n,))
             return
         for name in COMPRESSED:

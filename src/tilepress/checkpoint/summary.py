@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilepress import codec
-from tilepress.checkpoint.architecture import linear_shapes
+from tilepress.checkpoint.architecture import HEAD, linear_shapes
 from tilepress.checkpoint.compressed_linear import naming_damage
 from tilepress.checkpoint.float_checkpoint import FloatCheckpoint
 from tilepress.checkpoint.part import Part
@@ -29,11 +29,11 @@ class TensorCount:
 class Summary:
     """kind: "float", "w8a8s" or "w8a8sc"; tp: parts of a W8A8SC directory, else 1.
 
-    types: by type (FLOAT, W8A8S, W8A8SC), as stored, over all parts. linear_weights: weights of all decoder linears;
-    quantized_weights: those of them that are integers. Of the latter: bits_per_weight, file bits of weight, index and
-    info for each, copies of kv heads included; zeros, the share that is 0; entropy, order-0 in bits a weight, of each
-    stored matrix by itself. None where no linear is quantized. weight_bytes: size of the weight files; total_bytes: of
-    all files.
+    types: by type (FLOAT, W8A8S, W8A8SC), as stored, over all parts. linear_weights: weights of all decoder linears,
+    and of the head where it is quantized; quantized_weights: those of them that are integers. Of the latter:
+    bits_per_weight, file bits of weight, index and info for each, copies of kv heads included; zeros, the share that
+    is 0; entropy, order-0 in bits a weight, of each stored matrix by itself. None where no linear is quantized.
+    weight_bytes: size of the weight files; total_bytes: of all files.
     """
 
     kind: str
@@ -68,11 +68,11 @@ def summarize(checkpoint: Checkpoint, *, progress: Callable[[int, int], None] | 
         if progress is not None:
             progress(done, len(matrices))
     linears = {prefix: n * k for prefix, (n, k) in linear_shapes(checkpoint.shape).items()}
-    quantized = (
-        0
-        if isinstance(checkpoint, FloatCheckpoint)
-        else sum(weights for prefix, weights in linears.items() if checkpoint.is_quantized(prefix))
-    )
+    quantized = 0
+    if not isinstance(checkpoint, FloatCheckpoint):
+        if checkpoint.is_quantized(HEAD.name):
+            linears[HEAD.name] = checkpoint.shape.vocab * checkpoint.shape.hidden
+        quantized = sum(weights for prefix, weights in linears.items() if checkpoint.is_quantized(prefix))
     return Summary(
         kind=checkpoint.kind,
         architecture=checkpoint.architecture.name,

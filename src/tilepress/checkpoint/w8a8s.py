@@ -12,12 +12,11 @@ from torch import Tensor
 
 from tilepress import codec
 from tilepress.checkpoint.architecture import (
-    GROUPS,
-    FusedGroup,
+    HEAD,
     ModelShape,
     architecture_of,
+    fused_groups,
     group_of,
-    layer_prefix,
     linear_shapes,
     norm_shapes,
 )
@@ -69,12 +68,13 @@ class W8A8SCheckpoint:
         shape = ModelShape.from_config(self.config, config)
         self.shape = replace(shape, tied=shape.tied and "lm_head.weight" not in self._files)
         self._linears = linear_shapes(self.shape)
+        if not self.shape.tied:
+            self._linears[HEAD.name] = self.shape.group(HEAD)
         self._folded_biases: set[str] = set()
         self._types = self._check_linears() | self._check_floats()
         self._check_surplus()
-        for layer in range(self.shape.layers):
-            for group in GROUPS:
-                self._check_group(layer, group)
+        for prefix in fused_groups(self.shape):
+            self._check_group(prefix)
 
     @property
     def dtype(self) -> str:
@@ -82,7 +82,7 @@ class W8A8SCheckpoint:
         return flavour(self.config, self.inventory())
 
     def is_quantized(self, prefix: str) -> bool:
-        """Whether the linear `prefix`, such as "model.layers.0.mlp.up_proj", is stored as integers."""
+        """Whether the linear `prefix`, such as "model.layers.0.mlp.up_proj" or "lm_head", is stored as integers."""
         return self._types.get(f"{prefix}.weight") == W8A8S
 
     def quantized_linears(self) -> list[str]:
@@ -102,17 +102,11 @@ class W8A8SCheckpoint:
 
     def fused_groups(self) -> list[str]:
         """Prefixes of the groups whose linears are quantized, such as "model.layers.0.self_attn.query_key_value"."""
-        return [
-            f"{layer_prefix(layer)}.{group.name}"
-            for layer in range(self.shape.layers)
-            for group in GROUPS
-            if self.is_quantized(f"{layer_prefix(layer)}.{group.members[0]}")
-        ]
+        return [prefix for prefix in fused_groups(self.shape) if self.is_quantized(_members(prefix)[0])]
 
     def compressed_linear(self, prefix: str) -> CompressedLinear:
         """The fused group `prefix`, compressed now."""
-        layer, group = group_of(prefix)
-        members = [self.linear(f"{layer_prefix(layer)}.{member}") for member in group.members]
+        members = [self.linear(member) for member in _members(prefix)]
         return CompressedLinear(
             weight=codec.encode(torch.cat([member.weight for member in members]).numpy()),
             input_scale=members[0].input_scale,
@@ -148,7 +142,8 @@ class W8A8SCheckpoint:
             self._files.stored(f"{prefix}.weight")
             if self.description.require(f"{prefix}.weight", (FLOAT, *_QUANTIZED)) == FLOAT:
                 types |= self._check_float(f"{prefix}.weight", (n, k))
-                if f"{prefix}.bias" in self._files or prefix.split(".", 3)[3] in self.architecture.biased:
+                biased = prefix.split(".", 3)[-1] in self.architecture.biased
+                if biased or (f"{prefix}.bias" in self._files and prefix != HEAD.name):
                     types |= self._check_float(f"{prefix}.bias", (n,))
                 continue
             for name in PARAMETERS:
@@ -162,10 +157,7 @@ class W8A8SCheckpoint:
         return types
 
     def _check_floats(self) -> dict[str, str]:
-        table = (self.shape.vocab, self.shape.hidden)
-        types = self._check_float("model.embed_tokens.weight", table)
-        if not self.shape.tied:
-            types |= self._check_float("lm_head.weight", table)
+        types = self._check_float("model.embed_tokens.weight", (self.shape.vocab, self.shape.hidden))
         for norm, size in norm_shapes(self.architecture, self.shape).items():
             types |= self._check_float(f"{norm}.weight", size)
             if f"{norm}.bias" in self._files:
@@ -192,8 +184,8 @@ class W8A8SCheckpoint:
                 f"{self.path}: ignored {len(duplicates)} duplicate tensors such as {duplicates[0]}", stacklevel=4
             )
 
-    def _check_group(self, layer: int, group: FusedGroup) -> None:
-        members = [f"{layer_prefix(layer)}.{member}" for member in group.members]
+    def _check_group(self, prefix: str) -> None:
+        members = _members(prefix)
         first = members[0]
         for other in members[1:]:
             if self.is_quantized(first) != self.is_quantized(other):
@@ -215,6 +207,12 @@ class W8A8SCheckpoint:
                         f"{self._files.path}: {first}.{name} is {values[0]} and {member}.{name} is {value}; linears "
                         "that read the same input have to share it, quantize the model again"
                     )
+
+
+def _members(prefix: str) -> list[str]:
+    """Full names of the linears of a fused group."""
+    scope, group = group_of(prefix)
+    return [f"{scope}{member}" for member in group.members]
 
 
 def _read_w8a8s_description(path: Path) -> Description:

@@ -11,7 +11,15 @@ import torch
 from torch import Tensor
 
 from tilepress import codec
-from tilepress.checkpoint.architecture import GROUPS, FusedGroup, ModelShape, architecture_of, group_of, layer_prefix
+from tilepress.checkpoint.architecture import (
+    GROUPS,
+    HEAD,
+    FusedGroup,
+    ModelShape,
+    architecture_of,
+    fused_groups,
+    group_of,
+)
 from tilepress.checkpoint.auxiliary import auxiliary_files
 from tilepress.checkpoint.compressed_linear import CompressedLinear, naming_damage
 from tilepress.checkpoint.config_file import flavour
@@ -22,7 +30,7 @@ from tilepress.checkpoint.tensor_files import Stored
 from tilepress.errors import CheckpointError
 
 _PART = re.compile(r"part(0|[1-9]\d{0,5})-of-([1-9]\d{0,5})")
-_VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
+_EMBEDDING = "model.embed_tokens.weight"
 
 
 class W8A8SCCheckpoint:
@@ -62,14 +70,13 @@ class W8A8SCCheckpoint:
         return flavour(self.config, self.inventory())
 
     def is_quantized(self, prefix: str) -> bool:
-        """Whether a linear, such as "model.layers.0.mlp.up_proj", is compressed."""
-        layer, group, _ = _member_of(prefix)
-        return self.parts[0].is_quantized(f"{layer_prefix(layer)}.{group.name}")
+        """Whether a linear, such as "model.layers.0.mlp.up_proj" or "lm_head", is compressed."""
+        scope, group, _ = _member_of(prefix)
+        return self.parts[0].is_quantized(f"{scope}{group.name}")
 
     def fused_groups(self) -> list[str]:
         """Prefixes of the compressed linears, such as "model.layers.0.self_attn.query_key_value"."""
-        prefixes = [f"{layer_prefix(layer)}.{group.name}" for layer in range(self.shape.layers) for group in GROUPS]
-        return [prefix for prefix in prefixes if self.parts[0].is_quantized(prefix)]
+        return [prefix for prefix in fused_groups(self.shape) if self.parts[0].is_quantized(prefix)]
 
     def compressed_linear(self, prefix: str) -> CompressedLinear:
         """The whole fused linear; views of the mapped file where there is one part."""
@@ -99,23 +106,23 @@ class W8A8SCCheckpoint:
                 continue
             prefix, _, leaf = name.rpartition(".")
             try:
-                layer, group = group_of(prefix)
+                scope, group = group_of(prefix)
             except KeyError:
                 names.append(name)
             else:
-                names += [f"{layer_prefix(layer)}.{member}.{leaf}" for member in group.members]
+                names += [f"{scope}{member}.{leaf}" for member in group.members]
         return names
 
     def float_tensor(self, name: str) -> Tensor:
         """The whole float tensor in its stored dtype; a view of the mapped file where there is one part."""
-        if name in _VOCABULARY:
+        if name == _EMBEDDING:
             return _joined([part.float_tensor(name) for part in self.parts], 0)
         prefix, _, leaf = name.rpartition(".")
         try:
-            layer, group, member = _member_of(prefix)
+            scope, group, member = _member_of(prefix)
         except KeyError:
             return self.parts[0].float_tensor(name)
-        shares = [part.float_tensor(f"{layer_prefix(layer)}.{group.name}.{leaf}") for part in self.parts]
+        shares = [part.float_tensor(f"{scope}{group.name}.{leaf}") for part in self.parts]
         if group.axis == "columns":
             return _joined(shares, 1) if leaf == "weight" else shares[0]
         spans = pieces(self.shape, group, member, self.tp)
@@ -162,13 +169,13 @@ def part_directories(path: Path) -> list[Path]:
     return [path / name for name in names]
 
 
-def _member_of(prefix: str) -> tuple[int, FusedGroup, str]:
-    """Layer, group and name in the layer of a linear. KeyError for any other name."""
-    for group in GROUPS:
+def _member_of(prefix: str) -> tuple[str, FusedGroup, str]:
+    """Scope, group and name behind the scope of a linear. KeyError for any other name."""
+    for group in (*GROUPS, HEAD):
         for member in group.members:
-            if prefix.endswith(f".{member}"):
-                layer, _ = group_of(f"{prefix.removesuffix(member)}{group.name}")
-                return layer, group, member
+            if prefix == member or prefix.endswith(f".{member}"):
+                scope, _ = group_of(f"{prefix.removesuffix(member)}{group.name}")
+                return scope, group, member
     raise KeyError(prefix)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from tilepress import codec
-from tilepress.checkpoint.architecture import group_of, layer_prefix
+from tilepress.checkpoint.architecture import group_of
 from tilepress.checkpoint.compressed_linear import naming_damage
 from tilepress.checkpoint.descriptions import FLOAT, W8A8S
 from tilepress.checkpoint.quantized_linear import QuantizedLinear, pack
@@ -48,7 +48,7 @@ def decompressed_linears(
     checkpoint: W8A8SCCheckpoint, prefix: str, *, threads: int | None = None
 ) -> dict[str, QuantizedLinear]:
     """The linears of a fused group by full name. Raises BitstreamError where the compressed bytes are damaged."""
-    layer, group = group_of(prefix)
+    scope, group = group_of(prefix)
     fused = checkpoint.compressed_linear(prefix)
     with naming_damage(checkpoint.path, prefix):
         weight = torch.from_numpy(codec.decode(fused.weight, threads=threads))
@@ -56,7 +56,7 @@ def decompressed_linears(
     fields = (torch.split(tensor, rows) for tensor in (weight, fused.deq_scale, fused.quant_bias))
     shares = zip(group.members, *fields, strict=True)
     return {
-        f"{layer_prefix(layer)}.{member}": QuantizedLinear(
+        f"{scope}{member}": QuantizedLinear(
             weight=matrix,
             input_scale=fused.input_scale,
             input_offset=fused.input_offset,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tilepress import codec
-from tilepress.checkpoint.architecture import GROUPS, FusedGroup, group_of, layer_prefix
+from tilepress.checkpoint.architecture import FusedGroup, fused_groups, group_of
 from tilepress.checkpoint.compressed_linear import CompressedLinear
 from tilepress.checkpoint.descriptions import FLOAT, W8A8S, W8A8SC, write_description
 from tilepress.checkpoint.quantized_linear import pack_scales
@@ -58,8 +58,8 @@ def write_part(
 
 
 def _compress(source: W8A8SCheckpoint, prefix: str, tp: int, rank: int, threads: int | None) -> CompressedLinear:
-    layer, group = group_of(prefix)
-    linears = [source.linear(f"{layer_prefix(layer)}.{member}") for member in group.members]
+    scope, group = group_of(prefix)
+    linears = [source.linear(f"{scope}{member}") for member in group.members]
     deq_scale = _rows([linear.deq_scale for linear in linears], source, group, tp, rank)
     quant_bias = _rows([linear.quant_bias for linear in linears], source, group, tp, rank)
     if group.axis == "columns" and rank > 0:  # the ranks' results are added up
@@ -78,27 +78,26 @@ def _floats(source: W8A8SCheckpoint, tp: int, rank: int) -> Iterator[tuple[str, 
     """The rank's share of each float tensor under its fused name."""
     names = source.float_names()
     fused: set[str] = set()
-    for layer in range(source.shape.layers):
-        for group in GROUPS:
-            prefix = layer_prefix(layer)
-            for leaf in ("weight", "bias"):
-                members = [f"{prefix}.{member}.{leaf}" for member in group.members]
-                if members[0] not in names:
-                    continue
-                fused.update(members)
-                stored = [source.float_tensor(member) for member in members]
-                if leaf == "weight":
-                    share = _share(stored, source, group, tp, rank)
-                else:
-                    share = _rows(stored, source, group, tp, rank)
-                    if group.axis == "columns" and rank > 0:
-                        share = torch.zeros_like(share)
-                yield f"{prefix}.{group.name}.{leaf}", share
+    for prefix in fused_groups(source.shape):
+        scope, group = group_of(prefix)
+        for leaf in ("weight", "bias"):
+            members = [f"{scope}{member}.{leaf}" for member in group.members]
+            if members[0] not in names:
+                continue
+            fused.update(members)
+            stored = [source.float_tensor(member) for member in members]
+            if leaf == "weight":
+                share = _share(stored, source, group, tp, rank)
+            else:
+                share = _rows(stored, source, group, tp, rank)
+                if group.axis == "columns" and rank > 0:
+                    share = torch.zeros_like(share)
+            yield f"{prefix}.{leaf}", share
     for name in names:
         if name in fused:
             continue
         tensor = source.float_tensor(name)
-        if name in ("model.embed_tokens.weight", "lm_head.weight"):
+        if name == "model.embed_tokens.weight":
             rows = tensor.shape[0] // tp
             tensor = tensor[rank * rows : (rank + 1) * rows]
         yield name, tensor

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from tilepress.checkpoint import W8A8SCCheckpoint, W8A8SCheckpoint
-from tilepress.checkpoint.architecture import group_of, layer_prefix
+from tilepress.checkpoint.architecture import group_of
 from tilepress.engines.transformers.biased_norm import BiasedNorm
 from tilepress.engines.transformers.compressed_linear import CompressedLinear
 from tilepress.engines.transformers.fused_linear import FusedLinear
@@ -58,9 +58,9 @@ def _model_config(checkpoint: QuantizedCheckpoint) -> PreTrainedConfig:
 
 def _place_compressed(model: PreTrainedModel, checkpoint: QuantizedCheckpoint, prefix: str) -> None:
     """Put the compressed linear of one fused group where the model's own linears are."""
-    layer, group = group_of(prefix)
-    block_name, _, fused_name = group.name.rpartition(".")
-    block = model.get_submodule(f"{layer_prefix(layer)}.{block_name}")
+    block_name, _, fused_name = prefix.rpartition(".")
+    block = model.get_submodule(block_name)
+    group = group_of(prefix)[1]
     names = [member.rpartition(".")[2] for member in group.members]
     linears: list[Any] = [block.get_submodule(name) for name in names]
     sizes = [linear.out_features for linear in linears]
@@ -96,7 +96,7 @@ def _place_floats(model: Any, checkpoint: QuantizedCheckpoint, dtype: torch.dtyp
     embedding, head = model.model.embed_tokens.weight, model.lm_head.weight
     if embedding.dtype != dtype:
         model.model.embed_tokens = StoredEmbedding(embedding.data, dtype)
-    if head.dtype != dtype:
+    if isinstance(model.lm_head, nn.Linear) and head.dtype != dtype:
         model.lm_head = StoredHead(head.data)
 
 
