@@ -28,7 +28,8 @@ class QuantizedActivations {
     // What tile column j takes of a chunk.
     Activations block(int64_t chunk, int64_t j) const;
 
-    const TokenScale& scale(int64_t token) const { return scales_[static_cast<size_t>(token)]; }
+    // Of `token` and those after it.
+    const TokenScale* scales(int64_t token) const { return scales_.data() + token; }
 
   private:
     TokenScale choose_scale(const LinearArguments& arguments, int64_t token, float& scale) const;

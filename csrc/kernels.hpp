@@ -67,9 +67,10 @@ struct Kernels {
     // The range of x[first] ... x[first + count - 1].
     FloatRange (*find_range)(FloatType type, const void* x, int64_t first, int64_t count);
 
-    // One token's sums to outputs y[first] ... y[first + count - 1] (linear.hpp has the formulas).
-    void (*scale_sums)(const int32_t* sums, const OutputScales& scales, const TokenScale& token, int64_t count,
-                       FloatType type, void* y, int64_t first);
+    // sums[count][16] of `count` tokens to outputs: the first `channels` of each 16 to y[first + t * stride] and on
+    // (linear.hpp has the formulas).
+    void (*scale_sums)(const int32_t* sums, const OutputScales& scales, const TokenScale* tokens, int64_t count,
+                       int channels, FloatType type, void* y, int64_t first, int64_t stride);
 };
 
 // The calling thread's own.

@@ -91,11 +91,10 @@ class Call {
                 .weight_sums = arguments_.weight_sums == nullptr ? nullptr : arguments_.weight_sums + channel,
                 .input_offset = arguments_.input_offset,
             };
-            const int64_t count = std::min<int64_t>(kFractalRows, end - channel);
-            for (int64_t token = first_token; token < first_token + tokens; ++token, sums += kFractalRows) {
-                kernels_.scale_sums(sums, scales, activations_.scale(token), count, arguments_.type, arguments_.y,
-                                    token * geometry_.n + channel);
-            }
+            kernels_.scale_sums(sums, scales, activations_.scales(first_token), tokens,
+                                static_cast<int>(std::min<int64_t>(kFractalRows, end - channel)), arguments_.type,
+                                arguments_.y, first_token * geometry_.n + channel, geometry_.n);
+            sums += kFractalRows * tokens;
         }
     }
 
