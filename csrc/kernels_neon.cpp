@@ -7,11 +7,14 @@
 #include "multiply-inl.hpp"
 // before the decoder that opens tiles by them
 #include "decode-inl.hpp"
+// in plain loops
+#include "activations-inl.hpp"
+#include "scale_sums-inl.hpp"
 
 namespace tilepress {
 
 extern const Kernels kNeonKernels;
-const Kernels kNeonKernels{neon::decode, neon::multiply<neon::Dot>};
+const Kernels kNeonKernels{neon::decode, neon::multiply<neon::Dot>, neon::quantize, neon::find_range, neon::scale_sums};
 
 }  // namespace tilepress
 

@@ -44,6 +44,13 @@ class Linear:
     def expected(self, x: Tensor) -> Tensor:
         return reference.linear(x, self.matrix, *self.scales)
 
+    def with_own_scales(self, x: Tensor) -> Tensor:
+        """As the call, but tokens that overflow are quantized by scales of their own."""
+        return self.call(x, *self.operands, self.weight_sums)
+
+    def expected_with_own_scales(self, x: Tensor) -> Tensor:
+        return reference.linear(x, self.matrix, *self.scales, self.weight_sums)
+
 
 def make_linear(
     matrix: np.ndarray, compressed: Compressed | None = None, *, scale: float = 0.03, seed: int = 0

@@ -24,6 +24,7 @@ for number, (linear, inputs) in enumerate(every_case()):
     assert np.array_equal(codec.decode(compressed), linear.matrix), number
     for x in inputs:
         assert torch.equal(linear(x), linear.expected(x)), (number, list(x.shape))
+        assert torch.equal(linear.with_own_scales(x), linear.expected_with_own_scales(x)), (number, list(x.shape))
 """
 
 

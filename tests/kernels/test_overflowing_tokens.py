@@ -12,18 +12,9 @@ from hypothesis import strategies as st
 from int8_matrices import make_matrix, matrices
 from kernels.linears import make_linear, tokens
 from tilepress import kernels
-from tilepress.kernels import reference
 from tilepress.kernels.op import linear_from_python
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-
-
-def with_own_scales(linear, x):
-    return kernels.linear(x, *linear.operands, linear.weight_sums)
-
-
-def expected(linear, x):
-    return reference.linear(x, linear.matrix, *linear.scales, linear.weight_sums)
 
 
 def some_massive(shape, dtype=torch.float32):
@@ -39,8 +30,8 @@ def some_massive(shape, dtype=torch.float32):
 def test_equal_bits(batch, dtype):
     linear = make_linear(make_matrix("gaussian", 130, 300))
     x = some_massive((batch, 300), dtype)
-    assert torch.equal(with_own_scales(linear, x), expected(linear, x))
-    assert torch.equal(linear_from_python(x, *linear.operands, linear.weight_sums), expected(linear, x))
+    assert torch.equal(linear.with_own_scales(x), linear.expected_with_own_scales(x))
+    assert torch.equal(linear_from_python(x, *linear.operands, linear.weight_sums), linear.expected_with_own_scales(x))
 
 
 @settings(max_examples=60, deadline=None)
@@ -48,14 +39,14 @@ def test_equal_bits(batch, dtype):
 def test_any_range(matrix, batch, dtype, scale):
     linear = make_linear(matrix, scale=scale)
     x = tokens((batch, matrix.shape[1]), dtype)
-    assert torch.equal(with_own_scales(linear, x), expected(linear, x))
+    assert torch.equal(linear.with_own_scales(x), linear.expected_with_own_scales(x))
 
 
 def test_tokens_within_the_range_are_as_without():
     linear = make_linear(make_matrix("gaussian", 40, 70), scale=0.05)
     linear.input_offset.fill_(3)
     x = tokens((9, 70))
-    assert torch.equal(with_own_scales(linear, x), linear(x))
+    assert torch.equal(linear.with_own_scales(x), linear(x))
 
 
 def test_a_massive_token_keeps_its_precision():
@@ -66,7 +57,7 @@ def test_a_massive_token_keeps_its_precision():
     x = tokens((1, 256))
     x[0, 7] = 400.0
     exact = (x @ linear.matrix.float().T) * (linear.deq_scale / linear.input_scale)
-    error = (with_own_scales(linear, x) - exact).norm() / exact.norm()
+    error = (linear.with_own_scales(x) - exact).norm() / exact.norm()
     assert error < 0.05
     assert (linear(x) - exact).norm() / exact.norm() > 0.5
 
@@ -76,7 +67,7 @@ def test_the_bias_keeps_its_scale():
     linear = make_linear(make_matrix("zero", 16, 32))
     x = torch.zeros(1, 32)
     x[0, 0] = 1e6
-    assert torch.equal(with_own_scales(linear, x), linear.quant_bias.float() * linear.deq_scale[None])
+    assert torch.equal(linear.with_own_scales(x), linear.quant_bias.float() * linear.deq_scale[None])
 
 
 def test_tokens_without_a_normal_scale_are_clamped():
@@ -84,8 +75,8 @@ def test_tokens_without_a_normal_scale_are_clamped():
     for value in (torch.inf, -torch.inf, 3e38):
         x = tokens((2, 70))
         x[0, 0], x[0, 1] = value, -value
-        assert torch.equal(with_own_scales(linear, x), expected(linear, x))
-        assert torch.equal(with_own_scales(linear, x)[0], linear(x)[0])
+        assert torch.equal(linear.with_own_scales(x), linear.expected_with_own_scales(x))
+        assert torch.equal(linear.with_own_scales(x)[0], linear(x)[0])
 
 
 def test_not_a_number_does_not_overflow():
@@ -93,7 +84,7 @@ def test_not_a_number_does_not_overflow():
     linear.input_offset.zero_()
     x = tokens((2, 70))
     x[0, 3] = torch.nan
-    assert torch.equal(with_own_scales(linear, x), linear(x))
+    assert torch.equal(linear.with_own_scales(x), linear(x))
 
 
 @pytest.mark.parametrize("call", [kernels.linear, linear_from_python], ids=["native", "from Python"])

@@ -28,10 +28,13 @@ def write_cases(path: Path, cases: Iterable[tuple[Linear, list[Tensor]]]) -> Non
             assert np.array_equal(reference.decode(compressed), linear.matrix)
             for tensor in (linear.info, linear.weight, linear.index, linear.matrix):
                 write(tensor)
-            for tensor in (linear.deq_scale, linear.quant_bias, linear.input_scale, linear.input_offset):
+            for tensor in (linear.deq_scale, linear.quant_bias, linear.weight_sums):
+                write(tensor)
+            for tensor in (linear.input_scale, linear.input_offset):
                 write(tensor)
             write(torch.tensor([len(inputs)], dtype=torch.int32))
             for x in inputs:
                 write(torch.tensor([_FLOAT_TYPES[x.dtype]], dtype=torch.int32))
                 write(x)
                 write(linear.expected(x))
+                write(linear.expected_with_own_scales(x))

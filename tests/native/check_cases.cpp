@@ -83,15 +83,16 @@ void check(Reader& file) {
     require_equal(decoded, matrix, "decoded matrix");
 
     const auto deq_scale = file.array<float>();
-    const auto quant_bias = file.array<int32_t>();
+    const auto quant_bias = file.array<int32_t>(), weight_sums = file.array<int32_t>();
     const float input_scale = file.number<float>();
     const int32_t input_offset = file.number<int32_t>();
     for (int32_t calls = file.number<int32_t>(); calls > 0; --calls) {
         const auto type = static_cast<tilepress::FloatType>(file.number<int32_t>());
-        const auto x = file.array<uint8_t>(), expected = file.array<uint8_t>();
+        const auto x = file.array<uint8_t>();
         const int64_t size = type == tilepress::FloatType::float32 ? 4 : 2;
-        std::vector<uint8_t> y(expected.size());
-        const tilepress::LinearArguments arguments{
+        const auto clamped = file.array<uint8_t>(), with_own_scales = file.array<uint8_t>();
+        std::vector<uint8_t> y(clamped.size());
+        tilepress::LinearArguments arguments{
             .x = x.data(),
             .y = y.data(),
             .type = type,
@@ -100,9 +101,14 @@ void check(Reader& file) {
             .input_offset = input_offset,
             .deq_scale = deq_scale.data(),
             .quant_bias = quant_bias.data(),
+            .weight_sums = nullptr,
         };
+        const std::string tokens = std::to_string(arguments.tokens) + " tokens";
         tilepress::linear(tensor, arguments, 2);
-        require_equal(y, expected, "bytes of y for " + std::to_string(arguments.tokens) + " tokens");
+        require_equal(y, clamped, "bytes of y for " + tokens);
+        arguments.weight_sums = weight_sums.data();
+        tilepress::linear(tensor, arguments, 2);
+        require_equal(y, with_own_scales, "bytes of y for " + tokens + " with their own scales");
     }
 }
 
