@@ -42,7 +42,7 @@ nb::tuple encode(Matrix matrix, int64_t tiling_n, int64_t tiling_k, int threads)
         nb::gil_scoped_release unlocked;
         const std::vector<TilePlan> plans = plan_tiles(matrix.data(), geometry, threads);
         length = static_cast<size_t>(weight_bytes(plans));
-        weight.reset(new uint8_t[length]());
+        weight.reset(new uint8_t[length]);
         write_tiles(matrix.data(), geometry, plans, threads, weight.get(), index.get());
     }
     return nb::make_tuple(give_to_python(std::move(weight), length), give_to_python(std::move(index), index_bytes));

@@ -15,7 +15,7 @@ std::vector<TilePlan> plan_tiles(const int8_t* matrix, const Geometry& geometry,
 // The length of the weight tensor.
 uint64_t weight_bytes(const std::vector<TilePlan>& plans);
 
-// Fills `weight`, weight_bytes(plans) zeroed bytes, and `index`, 8 * plans.size() bytes.
+// Fills `weight`, weight_bytes(plans) bytes, and `index`, 8 * plans.size() bytes.
 void write_tiles(const int8_t* matrix, const Geometry& geometry, const std::vector<TilePlan>& plans, int threads,
                  uint8_t* weight, uint8_t* index);
 

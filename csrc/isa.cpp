@@ -15,8 +15,10 @@
 namespace tilepress {
 
 extern const Kernels kPortableKernels;
+EncodeTile encode_tile_portable;
 #if defined(__x86_64__)
 extern const Kernels kAvx512Kernels, kAvxVnniKernels, kAvx512VnniKernels, kAvx2Kernels;
+EncodeTile encode_tile_avx512, encode_tile_avx2;
 #elif defined(__aarch64__)
 extern const Kernels kNeonKernels;
 #endif
@@ -58,14 +60,14 @@ bool has_neon() {
 
 const Isa kIsas[] = {
 #if defined(__x86_64__)
-    {"avx512", has_avx512, kAvx512Kernels},
-    {"avxvnni", has_avxvnni, kAvxVnniKernels},
-    {"avx512vnni", has_avx512vnni, kAvx512VnniKernels},
-    {"avx2", has_avx2, kAvx2Kernels},
+    {"avx512", has_avx512, kAvx512Kernels, encode_tile_avx512},
+    {"avxvnni", has_avxvnni, kAvxVnniKernels, encode_tile_avx2},
+    {"avx512vnni", has_avx512vnni, kAvx512VnniKernels, encode_tile_avx2},
+    {"avx2", has_avx2, kAvx2Kernels, encode_tile_avx2},
 #elif defined(__aarch64__)
-    {"neon", has_neon, kNeonKernels},
+    {"neon", has_neon, kNeonKernels, encode_tile_portable},
 #endif
-    {"portable", [] { return true; }, kPortableKernels},
+    {"portable", [] { return true; }, kPortableKernels, encode_tile_portable},
 };
 
 std::string available_names() {

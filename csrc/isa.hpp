@@ -3,6 +3,8 @@
 
 #include <span>
 
+#include "encode_tile.hpp"
+
 namespace tilepress {
 
 struct Kernels;
@@ -11,6 +13,7 @@ struct Isa {
     const char* name;
     bool (*available)();  // does this processor have all that the build enables for it?
     const Kernels& kernels;
+    EncodeTile& encode_tile;  // another set's where it has none of its own
 };
 
 // Every instruction set that kernels are built for, best first. The last is always available.

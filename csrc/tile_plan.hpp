@@ -28,8 +28,8 @@ struct TilePlan {
 };
 
 // The smallest encoding of a tile in which the value v occurs histogram[v & 255] times; ties as docs/bitstream.md,
-// "What an encoder chooses". All combinations of widths are tried, at most some 800: 0.7 to 4 microseconds of the 120
-// that a tile takes to encode (Zen 3).
+// "What an encoder chooses". All combinations of widths are tried, at most some 800: 0.7 to 3 microseconds of the 22
+// that a tile takes to encode (Zen 4).
 TilePlan plan_tile(const uint32_t histogram[256], TileShape shape);
 
 }  // namespace tilepress

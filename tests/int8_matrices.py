@@ -16,6 +16,9 @@ DISTRIBUTIONS = {
     "half constant": lambda rng, shape: np.where(
         np.arange(shape[0])[:, None] < shape[0] // 2, 7, rng.integers(-9, 10, shape)
     ),
+    "any ranking": lambda rng, shape: rng.permutation(np.arange(-128, 128))[
+        np.minimum(rng.geometric(rng.uniform(0.01, 0.9), shape) - 1, rng.integers(1, 256))
+    ],
     "incompressible": lambda rng, shape: rng.integers(-128, 128, shape),
 }
 

@@ -1,4 +1,4 @@
-"""Every instruction set that this processor has gives the same bits, for linears and for decoded matrices."""
+"""Every instruction set that this processor has gives the same bits: for linears, compressed and decoded matrices."""
 
 from __future__ import annotations
 
@@ -17,11 +17,16 @@ import numpy as np
 import torch
 from kernels.cases import every_case
 from tilepress import _native, codec
+from tilepress.codec.coding import encode_tiled
 
 assert _native.isa() == sys.argv[1], _native.isa()
 for number, (linear, inputs) in enumerate(every_case()):
     compressed = codec.Compressed(linear.weight.numpy(), linear.index.numpy(), linear.info.numpy())
-    assert np.array_equal(codec.decode(compressed), linear.matrix), number
+    matrix = codec.decode(compressed)
+    assert np.array_equal(matrix, linear.matrix), number
+    encoded = encode_tiled(matrix, compressed.tiling_n, compressed.tiling_k, threads=2)
+    assert np.array_equal(encoded.weight, compressed.weight), number
+    assert np.array_equal(encoded.index, compressed.index), number
     for x in inputs:
         assert torch.equal(linear(x), linear.expected(x)), (number, list(x.shape))
         assert torch.equal(linear.with_own_scales(x), linear.expected_with_own_scales(x)), (number, list(x.shape))
