@@ -2,8 +2,6 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
-#include <memory>
-
 #include "bindings.hpp"
 #include "decode.hpp"
 #include "isa.hpp"
@@ -18,20 +16,19 @@ namespace {
 
 using Int8Array = nb::ndarray<const int8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Int64Array = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Matrix = nb::ndarray<nb::numpy, int8_t, nb::ndim<2>>;
+using Matrix = nb::ndarray<int8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
-Matrix decode_tensor(const Int8Array& weight, const Int8Array& index, const Int64Array& info, int threads) {
+void decode_tensor(const Int8Array& weight, const Int8Array& index, const Int64Array& info, const Matrix& out,
+                   int threads) {
     const TensorView tensor =
         open_tensor(reinterpret_cast<const uint8_t*>(weight.data()), weight.size(),
                     reinterpret_cast<const uint8_t*>(index.data()), index.size(), info.data(), info.size());
-    const size_t n = static_cast<size_t>(tensor.geometry.n), k = static_cast<size_t>(tensor.geometry.k);
-    std::unique_ptr<int8_t[]> matrix(new int8_t[n * k]);
-    {
-        const nb::gil_scoped_release unlocked;
-        decode(tensor, threads, matrix.get());
+    const Geometry& geometry = tensor.geometry;
+    if (static_cast<int64_t>(out.shape(0)) != geometry.n || static_cast<int64_t>(out.shape(1)) != geometry.k) {
+        throw nb::value_error("out has another shape than the matrix");
     }
-    const nb::capsule owner(matrix.get(), [](void* p) noexcept { delete[] static_cast<int8_t*>(p); });
-    return Matrix(matrix.release(), {n, k}, owner);
+    const nb::gil_scoped_release unlocked;
+    decode(tensor, threads, out.data());
 }
 
 // Addresses instead of arrays: converting eight tensors would take longer than multiplying a small matrix.
@@ -73,8 +70,8 @@ nb::list available_isas() {
 void bind_kernels(nb::module_& m) {
     m.def("isa", [] { return isa().name; }, "The instruction set that the kernels use, as TILEPRESS_ISA names it.");
     m.def("isas", &available_isas, "The instruction sets that this processor has kernels for, best first.");
-    m.def("decode", &decode_tensor, nb::arg("weight"), nb::arg("index"), nb::arg("info"), nb::arg("threads"),
-          "The int8 matrix [n, k]. Checks info, headers and escape counts; raises BitstreamError.");
+    m.def("decode", &decode_tensor, nb::arg("weight"), nb::arg("index"), nb::arg("info"), nb::arg("out").noconvert(),
+          nb::arg("threads"), "Fills out, int8 [n, k]. Checks info, headers and escape counts; raises BitstreamError.");
     m.def(
         "linear", &linear_at,
         "For tilepress.kernels only, which checks types, shapes and layouts. Addresses of x [tokens, k] and y [tokens, "

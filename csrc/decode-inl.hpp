@@ -4,42 +4,57 @@
 
 #include <cstring>
 
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
+
+#include "fractal_rows-inl.hpp"
 #include "kernels.hpp"
 
 namespace tilepress::TILEPRESS_TARGET {
 namespace {
 
-// Puts a strip's symbols in row-major order.
-void write_rows(const uint8_t* symbols, int fractals, int8_t* out, int64_t stride, int rows, int columns) {
-    for (int fractal = 0; fractal < fractals; ++fractal) {
-        const int left = columns - kFractalColumns * fractal;
-        for (int row = 0; row < rows; ++row) {
-            const uint8_t* const from = symbols + kFractalSymbols * fractal + 4 * row;
-            int8_t* const to = out + row * stride + kFractalColumns * fractal;
-            if (left >= kFractalColumns) {
-                for (int group = 0; group < 8; ++group) std::memcpy(to + 4 * group, from + 64 * group, 4);
+// Copies whole cache lines past the caches, where the processor has a way to: the lines need not be read before they
+// are written.
+void stream_lines(const uint8_t* from, int bytes, uint8_t* to) {
+#ifdef __SSE2__
+    for (int at = 0; at < bytes; at += 16) {
+        const __m128i sixteen = _mm_load_si128(reinterpret_cast<const __m128i*>(from + at));
+        _mm_stream_si128(reinterpret_cast<__m128i*>(to + at), sixteen);
+    }
+#else
+    std::memcpy(to, from, static_cast<size_t>(bytes));
+#endif
+}
+
+int decode(const TileView& tile, Workspace& workspace, const Window& window, const uint8_t* ahead) {
+    OpenTile open;
+    open_tile(tile, 0, workspace, open);
+    const int lines = static_cast<int>((tile.bytes / 64 + tile.shape.f - 1) / tile.shape.f);
+    Ahead soon{ahead, lines};
+    const bool escapes = tile.levels > 1;
+    const int width = kFractalColumns * tile.shape.c;
+    for (int strip = 0; strip < tile.shape.r; ++strip) {
+        next_strip(tile, strip, open, workspace.symbols, soon);
+        // Whoever starts at a strip takes its escapes from where the sync table says.
+        if (escapes && open.bad_level < 0 && open.next - workspace.levels[1] != tile.sync[strip]) open.bad_level = 0;
+        // In row-major order first where it is near: lines that are written in pieces, as fractals go, leave the
+        // first-level cache in between, since rows of large matrices contend for the same few places there.
+        symbols_to_rows(workspace.symbols, tile.shape.c, workspace.rows, width);
+        const int begin = kFractalRows * strip;
+        for (int row = begin; row < begin + kFractalRows && row < window.rows; ++row) {
+            const uint8_t* const from = workspace.rows + width * (row - begin);
+            uint8_t* const to = window.begin + row * window.stride;
+            if (window.stream) {
+                stream_lines(from, window.columns, to);
             } else {
-                for (int column = 0; column < left; ++column) {
-                    to[column] = static_cast<int8_t>(from[column / 4 * 64 + column % 4]);
-                }
+                std::memcpy(to, from, static_cast<size_t>(window.columns));
             }
         }
     }
-}
-
-int decode(const TileView& tile, Workspace& workspace, int8_t* out, int64_t stride, int rows, int columns) {
-    OpenTile open;
-    open_tile(tile, 0, workspace, open);
-    Ahead nothing{nullptr, 0};
-    const bool escapes = tile.levels > 1;
-    for (int strip = 0; strip < tile.shape.r; ++strip) {
-        next_strip(tile, strip, open, workspace.symbols, nothing);
-        // Whoever starts at a strip takes its escapes from where the sync table says.
-        if (escapes && open.bad_level < 0 && open.next - workspace.levels[1] != tile.sync[strip]) open.bad_level = 0;
-        const int left = rows - kFractalRows * strip;
-        write_rows(workspace.symbols, tile.shape.c, out + kFractalRows * strip * stride, stride,
-                   left < kFractalRows ? left : kFractalRows, columns);
-    }
+#ifdef __SSE2__
+    if (window.stream) _mm_sfence();  // streamed lines are in no order with what tells other threads of them
+#endif
     return bad_level(tile, open, workspace);
 }
 

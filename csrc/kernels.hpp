@@ -15,6 +15,15 @@ struct Workspace {
     static constexpr int kSlack = 64;
     alignas(64) uint8_t levels[2][kMaxTileSymbols + kSlack];
     alignas(64) uint8_t symbols[kMaxTileSymbols];
+    alignas(64) uint8_t rows[kMaxTileSymbols];  // a strip in row-major order
+};
+
+// Where a tile lies in a plain matrix, whose last row and column may come before the tile's.
+struct Window {
+    uint8_t* begin;  // row r begins at begin + r * stride
+    int64_t stride;
+    int rows, columns;
+    bool stream;  // write past the caches: rows begin and end at cache lines, and nobody reads them soon
 };
 
 // Quantized activations in the columns of one tile.
@@ -51,12 +60,13 @@ struct OutputScales {
 };
 
 struct Kernels {
-    // The upper left rows x columns values of a tile; row r begins at out + r * stride. Returns -1, or the level that
-    // holds a number of escapes other than the count of the next (what was written is then worthless).
-    int (*decode)(const TileView& tile, Workspace& workspace, int8_t* out, int64_t stride, int rows, int columns);
+    // Fills the window with the tile's values. `ahead` says where bytes begin that are wanted next, as many as the tile
+    // has; they need not exist. Returns -1, or the level that holds a number of escapes other than the count of the
+    // next (what was written is then worthless).
+    int (*decode)(const TileView& tile, Workspace& workspace, const Window& window, const uint8_t* ahead);
 
-    // Adds activations times the tile's values to sums[shape.r][tokens][16], modulo 2^32. `ahead` says where bytes
-    // begin that are wanted next, as many as the tile has; they need not exist. Returns as decode does.
+    // Adds activations times the tile's values to sums[shape.r][tokens][16], modulo 2^32. `ahead` and what is returned
+    // are as with decode.
     int (*multiply)(const TileView& tile, Workspace& workspace, const Activations& activations, const uint8_t* ahead,
                     int32_t* sums);
 

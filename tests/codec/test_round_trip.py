@@ -76,6 +76,46 @@ def test_bytes_do_not_depend_on_threads(kind):
     assert np.array_equal(codec.decode(alone, threads=1), codec.decode(alone, threads=7))
 
 
+@pytest.mark.parametrize(("n", "k"), [(2048, 4096), (2000, 4224), (1999, 4211)])
+def test_matrices_larger_than_the_cache_come_back(n, k):
+    matrix = make_matrix("gaussian", n, k)
+    compressed = codec.encode(matrix)
+    assert np.array_equal(codec.decode(compressed), matrix)
+    for shift in (0, 1, 64):
+        out = np.zeros(n * k + 64, np.int8)[shift : shift + n * k].reshape(n, k)
+        assert np.array_equal(codec.decode(compressed, out=out, threads=2), matrix)
+
+
+def test_decoding_to_an_array_of_the_callers():
+    matrix = make_matrix("gaussian", 130, 70)
+    frame = np.zeros((3, 130, 70), np.int8)
+    assert codec.decode(codec.encode(matrix), out=frame[1]).base is frame
+    assert np.array_equal(frame[1], matrix)
+    assert not frame[0].any()
+    assert not frame[2].any()
+
+
+def read_only(array):
+    array.flags.writeable = False
+    return array
+
+
+@pytest.mark.parametrize(
+    "out",
+    [
+        np.zeros((3, 2), np.int8),
+        np.zeros(6, np.int8),
+        np.zeros((2, 3), np.uint8),
+        np.zeros((3, 2), np.int8).T,
+        np.zeros((2, 6), np.int8)[:, ::2],
+        read_only(np.zeros((2, 3), np.int8)),
+    ],
+)
+def test_an_array_that_cannot_take_the_matrix_is_refused(out):
+    with pytest.raises(ValueError, match=r"int8 \[2, 3\] is needed, C-contiguous and writable"):
+        codec.decode(codec.encode(np.ones((2, 3), np.int8)), out=out)
+
+
 def test_any_memory_layout_is_read():
     matrix = make_matrix("gaussian", 130, 70)
     frozen = matrix.copy()

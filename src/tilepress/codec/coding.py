@@ -28,10 +28,30 @@ def encode_tiled(matrix: Int8Array, tiling_n: int, tiling_k: int, threads: int |
     return Compressed(weight, index, make_info(n, k, tiling_n, tiling_k))
 
 
-def decode(c: Compressed, *, threads: int | None = None) -> Int8Array:
-    """The int8 matrix [n, k]. Raises BitstreamError where anything is damaged that can be told from the bytes."""
+def decode(c: Compressed, *, out: Int8Array | None = None, threads: int | None = None) -> Int8Array:
+    """The int8 matrix [n, k], in `out` if that is given: int8 [n, k], C-contiguous and writable.
+
+    A new array costs page faults, about as much time as decoding: give one where matrices are decoded again and again.
+    Raises ValueError for an `out` that does not fit, BitstreamError where anything is damaged that can be told from the
+    bytes (what `out` then holds has no meaning).
+    """
     validate(c)
-    return _native.decode(c.weight, c.index, c.info, threads or core_count())
+    if out is None:
+        out = _new_matrix(*c.shape)
+    elif out.dtype != np.int8 or out.shape != c.shape or not (out.flags.c_contiguous and out.flags.writeable):
+        raise ValueError(
+            f"cannot decode to {out.dtype} {list(out.shape)}: int8 {list(c.shape)} is needed, C-contiguous and writable"
+        )
+    _native.decode(c.weight, c.index, c.info, out, threads or core_count())
+    return out
+
+
+def _new_matrix(n: int, k: int) -> Int8Array:
+    """Begins at a cache line: whole lines of large matrices are written past the caches."""
+    line = 64
+    buffer = np.empty(n * k + line - 1, np.int8)
+    begin = -buffer.ctypes.data % line
+    return buffer[begin : begin + n * k].reshape(n, k)
 
 
 def check_index(c: Compressed) -> None:
