@@ -47,7 +47,7 @@ format: $(READY)
 	$(BIN)/clang-format -i $(CXX_SOURCES)
 
 bench: $(READY)
-	$(BIN)/python benchmarks/codec_size.py
+	$(BIN)/python benchmarks/codec.py
 	$(BIN)/python benchmarks/kernel_speed.py
 
 clean:
