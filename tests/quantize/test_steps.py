@@ -22,7 +22,7 @@ from tilepress.quantize.steps import (
 
 def sample_of(weight: torch.Tensor, sensitivity: torch.Tensor) -> WeightSample:
     factor = factorize(torch.eye(weight.shape[1]), 0.01, "here")
-    return sample_weights(weight, relative_steps(sensitivity, factor), factor, torch.Generator().manual_seed(0))
+    return sample_weights([weight], relative_steps(sensitivity, factor), factor, torch.Generator().manual_seed(0))
 
 
 def gaussian(n: int, k: int, seed: int) -> torch.Tensor:
@@ -34,7 +34,7 @@ def test_the_rounded_weights_take_the_bits_asked_for(bits: float) -> None:
     inputs = gaussian(500, 128, 0) @ (torch.eye(128) + 0.1 * gaussian(128, 128, 1))
     factor = factorize(inputs.T @ inputs / 500, 0.01, "here")
     weight = gaussian(96, 128, 2)
-    sample = sample_weights(weight, relative_steps(torch.ones(96), factor), factor, torch.Generator().manual_seed(0))
+    sample = sample_weights([weight], relative_steps(torch.ones(96), factor), factor, torch.Generator().manual_seed(0))
 
     scale = fit_scale([sample], bits)
     rounded = round_weights(weight, sample.steps(scale), factor, code_lengths(sample.counts(scale)))

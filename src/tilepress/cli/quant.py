@@ -21,6 +21,7 @@ def quant(
     ] = None,
     quant_type: Annotated[str, typer.Option("--quant-type", help="w8a8s is the only one.")] = "w8a8s",
     bits: Annotated[float, typer.Option("--bits", help="Entropy-coded bits a weight to aim at.")] = 4.0,
+    head: Annotated[bool, typer.Option("--head", help="Quantize the output head too.")] = False,
     calib: Annotated[
         Path | None,
         typer.Option(help="Calibration text: .jsonl, .json or .txt.", show_default="docstrings that come with Python"),
@@ -46,7 +47,7 @@ def quant(
 
     if quant_type.lower() != "w8a8s":
         raise UsageError(f"--quant-type {quant_type}: w8a8s is the only one; `tilepress compress` makes w8a8sc of it")
-    recipe = Recipe(bits=bits, dtype=dtype, samples=samples, sequence_length=sequence_length, seed=seed)
+    recipe = Recipe(bits=bits, head=head, dtype=dtype, samples=samples, sequence_length=sequence_length, seed=seed)
     resolve_device(device)
     source = open_checkpoint(model_path)
     if not isinstance(source, FloatCheckpoint):

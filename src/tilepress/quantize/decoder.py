@@ -43,10 +43,11 @@ class LayerwiseDecoder:
         rotary = model.model.rotary_emb
         self._rotary = type(rotary)(config=config).to(device)
         self.layers = len(model.model.layers)
+        self.vocabulary = source.shape.vocab
 
-    def load(self, name: str) -> Tensor:
-        """One tensor in float32 on the device. QuantizationError if it is not finite."""
-        tensor = self._source.tensor(name).to(self._device, torch.float32)
+    def load(self, name: str, rows: slice = slice(None)) -> Tensor:
+        """One tensor, or some rows of it, in float32 on the device. QuantizationError if it is not finite."""
+        tensor = self._source.tensor(name)[rows].to(self._device, torch.float32)
         if not tensor.isfinite().all():
             bad = tensor.numel() - int(tensor.isfinite().sum())
             raise QuantizationError(
@@ -85,13 +86,21 @@ class LayerwiseDecoder:
             inner.layers, inner.rotary_emb, inner.norm = original, rotary, norm
         return recorded
 
-    def head(self) -> Callable[[Tensor], Tensor]:
-        """The final norm and the output head: hidden states [..., hidden] to logits [..., vocabulary]."""
+    def norm(self) -> Callable[[Tensor], Tensor]:
+        """The final norm: hidden states [..., hidden] to what the head reads."""
         eps = self._model.config.rms_norm_eps
         gain = self.load("model.norm.weight")
-        name = "lm_head.weight" if self._source.has("lm_head.weight") else "model.embed_tokens.weight"
-        weight = self.load(name)
-        return lambda hidden: nn.functional.rms_norm(hidden, hidden.shape[-1:], gain, eps) @ weight.T
+        return lambda hidden: nn.functional.rms_norm(hidden, hidden.shape[-1:], gain, eps)
+
+    def head_weight(self, start: int, stop: int) -> Tensor:
+        """Rows [start, stop) of the head, which in a tied model is the embedding."""
+        tied = not self._source.has("lm_head.weight")
+        return self.load("model.embed_tokens.weight" if tied else "lm_head.weight", slice(start, stop))
+
+    def head(self) -> Callable[[Tensor], Tensor]:
+        """The final norm and the output head: hidden states [..., hidden] to logits [..., vocabulary]."""
+        norm, weight = self.norm(), self.head_weight(0, self.vocabulary)
+        return lambda hidden: norm(hidden) @ weight.T
 
 
 class _Recorder(nn.Module):

@@ -36,7 +36,7 @@ class LinearGroup:
 
     def sample(self, generator: torch.Generator) -> WeightSample:
         """Columns from which the steps are fitted."""
-        return sample_weights(self.weight, relative_steps(self.sensitivity, self.factor), self.factor, generator)
+        return sample_weights([self.weight], relative_steps(self.sensitivity, self.factor), self.factor, generator)
 
 
 def linear_groups(

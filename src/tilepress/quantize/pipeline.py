@@ -17,6 +17,9 @@ from tilepress.quantize.calibration import token_sequences
 from tilepress.quantize.calibration_text import default_documents, read_documents
 from tilepress.quantize.decoder import LayerwiseDecoder, TensorSource
 from tilepress.quantize.folding import FoldedLayer, fold, mix_scales
+from tilepress.quantize.head import NAME as HEAD
+from tilepress.quantize.head import NORM_BEFORE as NORM_BEFORE_HEAD
+from tilepress.quantize.head import Head, fold_head, head_statistics, logit_sensitivity, quantize_head
 from tilepress.quantize.layer import LinearGroup, activation_range, linear_groups, quantize_group, settled_lengths
 from tilepress.quantize.recipe import Recipe
 from tilepress.quantize.report import LinearReport, QuantizationReport
@@ -70,8 +73,9 @@ def quantize_checkpoint(
             vocabulary=source.shape.vocab,
         )
         report = Quantizer(source, recipe, tokens, torch.device(device), progress).run(writer)
+        written = (f"{HEAD}.weight", NORM_BEFORE_HEAD) if recipe.head else ()
         for name in source.names():
-            if not name.startswith("model.layers."):
+            if not name.startswith("model.layers.") and name not in written:
                 writer.add_float(name, source.tensor(name))
     return report
 
@@ -101,9 +105,9 @@ class Quantizer:
 
     @torch.no_grad()
     def run(self, sink: Sink) -> QuantizationReport:
-        """Quantize every decoder layer into `sink`: its linears, and its norms with the folds."""
-        clock = _Clock(3 * self._decoder.layers, self._progress)
-        gradients, budgets = self._allocate(clock)
+        """Quantize every decoder layer into `sink`: its linears, its norms with the folds, and the head if asked to."""
+        clock = _Clock(3 * self._decoder.layers + 2 * self._recipe.head, self._progress)
+        gradients, logits, budgets = self._allocate(clock)
         report = QuantizationReport(self._tokens.numel(), self._tokens[:SENSITIVITY_SEQUENCES].numel())
         hidden = self._decoder.embed(self._tokens)
         arguments = self._decoder.layer_arguments(self._tokens.shape[1])
@@ -120,11 +124,18 @@ class Quantizer:
                 if "norm" in name:
                     sink.add_float(f"{where}.{name}", tensor.cpu())
             clock.tick()
+        if logits is not None:
+            head = self._fold_head(hidden, logits)
+            linear, of_head = quantize_head(head, budgets[HEAD], self._dtype, self._generator)
+            sink.add_float(NORM_BEFORE_HEAD, head.gain.cpu())
+            sink.add_linear(HEAD, linear)
+            report.linears.append(of_head)
+            clock.tick()
         report.seconds = clock.seconds()
         return report
 
-    def _allocate(self, clock: _Clock) -> tuple[list[dict[str, Tensor]], dict[str, float]]:
-        """G_o of every linear by layer, and the bits a weight of every group by name."""
+    def _allocate(self, clock: _Clock) -> tuple[list[dict[str, Tensor]], Tensor | None, dict[str, float]]:
+        """G_o of every linear by layer, that of the head if asked for, and the bits a weight of every group by name."""
         tokens = self._tokens[:SENSITIVITY_SEQUENCES]
         arguments = self._decoder.layer_arguments(tokens.shape[1])
         hidden = self._decoder.embed(tokens)
@@ -135,7 +146,12 @@ class Quantizer:
                 _run(layer, hidden, arguments[index])
             clock.tick()
         gradients: list[dict[str, Tensor]] = []
+        logits: Tensor | None = None
         samples: dict[str, WeightSample] = {}
+        if self._recipe.head:
+            logits = logit_sensitivity(self._decoder, hidden)
+            samples[HEAD] = self._fold_head(hidden, logits).sample(self._generator)
+            clock.tick()
         for seen in layer_sensitivities(self._decoder, inputs, hidden, self._generator):
             where = f"model.layers.{seen.index}"
             folded = self._fold(seen.layer, seen.statistics, where)
@@ -144,12 +160,17 @@ class Quantizer:
             gradients.insert(0, seen.gradients)
             clock.tick()
         bits = allocate(list(samples.values()), self._recipe.bits)
-        return gradients, dict(zip(samples, bits, strict=True))
+        return gradients, logits, dict(zip(samples, bits, strict=True))
 
     def _fold(self, layer: nn.Module, statistics: dict[str, InputStatistics], where: str) -> FoldedLayer:
         heads = {"heads": self._heads, "kv_heads": self._kv_heads}
         scales = mix_scales(statistics, self._recipe.damping, where, **heads)
         return fold(layer.state_dict(), statistics, scales, self._dtype, **heads)
+
+    def _fold_head(self, hidden: Tensor, sensitivity: Tensor) -> Head:
+        rows = max(1, SAMPLED_ROWS // len(hidden))
+        seen = head_statistics(self._decoder, hidden, rows, self._generator)
+        return fold_head(self._decoder, seen, sensitivity, self._recipe.damping, self._dtype)
 
     def _quantize(
         self, group: LinearGroup, folded: FoldedLayer, bits: float, sink: Sink, where: str

@@ -55,12 +55,12 @@ class StatisticsCollector:
         self._layer = layer
         self._rows_per_batch = rows_per_batch
         self._generator = generator
-        self._sums: dict[str, _Sums] = {}
+        self._sums: dict[str, InputSums] = {}
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def __enter__(self) -> StatisticsCollector:
         for name, readers in READERS.items():
-            self._sums[name] = _Sums()
+            self._sums[name] = InputSums()
             module = self._layer.get_submodule(readers[0])
             self._handles.append(module.register_forward_pre_hook(self._hook(name)))
         return self
@@ -82,12 +82,15 @@ class StatisticsCollector:
         return {name: sums.statistics() for name, sums in self._sums.items()}
 
 
-class _Sums:
+class InputSums:
+    """Adds up what `InputStatistics` is made of, batch by batch."""
+
     def __init__(self) -> None:
         self.tokens = 0
         self.rows: list[Tensor] = []
 
     def add(self, x: Tensor, rows: Tensor) -> None:
+        """x: tokens [m, k]. rows: those of them that are kept as the sample."""
         low, high = x.aminmax(dim=0)
         if self.tokens == 0:
             self.products = x.T @ x

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -64,13 +64,19 @@ def relative_steps(sensitivity: Tensor, factor: HessianFactor) -> Tensor:
     return (floored * factor.cost.mean()).clamp(min=torch.finfo(torch.float32).tiny).rsqrt()
 
 
-def sample_weights(weight: Tensor, relative: Tensor, factor: HessianFactor, generator: torch.Generator) -> WeightSample:
-    """Draw columns of `weight` float32 [n, k] with a CPU generator."""
-    k = weight.shape[1]
-    picked = torch.randperm(k, generator=generator)[:SAMPLED_COLUMNS].to(weight.device)
+def sample_weights(
+    blocks: Iterable[Tensor], relative: Tensor, factor: HessianFactor, generator: torch.Generator
+) -> WeightSample:
+    """Draw columns of a weight float32 [n, k], given as blocks of its rows, with a CPU generator."""
+    k = len(factor.order)
+    picked = torch.randperm(k, generator=generator)[:SAMPLED_COLUMNS].to(factor.order.device)
     rate = RATE_WEIGHT * factor.cost.mean() / factor.cost[picked]
-    least = (weight.abs().amax(dim=1) / LARGEST).clamp(min=1e-12)
-    return WeightSample(weight[:, factor.order[picked]].T.contiguous(), rate[:, None], relative, least, weight.numel())
+    columns, largest = [], []
+    for block in blocks:
+        columns.append(block[:, factor.order[picked]].T)
+        largest.append(block.abs().amax(dim=1))
+    least = (torch.cat(largest) / LARGEST).clamp(min=1e-12)
+    return WeightSample(torch.cat(columns, dim=1), rate[:, None], relative, least, len(least) * k)
 
 
 def foretell_bits(samples: Sequence[WeightSample], scale: float) -> float:

@@ -1,0 +1,122 @@
+"""The output head as one more quantized linear, some thousand rows of its weight in memory at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tilepress.checkpoint import QuantizedLinear
+from tilepress.quantize.decoder import LayerwiseDecoder
+from tilepress.quantize.hessian import HessianFactor, factorize
+from tilepress.quantize.layer import pack, settled_lengths
+from tilepress.quantize.ranges import clipped_range
+from tilepress.quantize.rate import entropy_of_counts, magnitude_counts
+from tilepress.quantize.report import LinearReport
+from tilepress.quantize.rounding import round_weights
+from tilepress.quantize.smoothing import column_scales, representable_scales
+from tilepress.quantize.statistics import InputStatistics, InputSums
+from tilepress.quantize.steps import WeightSample, refit_scale, relative_steps, sample_weights
+
+NAME = "lm_head"
+NORM_BEFORE = "model.norm.weight"
+ROWS = 8192
+POSITIONS = 128
+
+
+@dataclass(frozen=True)
+class Head:
+    """The head with its input scaled column by column, computing the same function.
+
+    gain: of the final norm, after the fold. scales: by what the inputs were divided, float32 [hidden]. statistics: of
+    the scaled inputs. sensitivity: G_v of each token's logit, float32 [vocabulary].
+    """
+
+    decoder: LayerwiseDecoder
+    gain: Tensor
+    scales: Tensor
+    statistics: InputStatistics
+    factor: HessianFactor
+    sensitivity: Tensor
+
+    def blocks(self) -> Iterator[Tensor]:
+        """The scaled weight, float32 [up to ROWS, hidden] at a time."""
+        for start in range(0, len(self.sensitivity), ROWS):
+            yield self.decoder.head_weight(start, start + ROWS) * self.scales
+
+    def sample(self, generator: torch.Generator) -> WeightSample:
+        """Columns from which the steps are fitted."""
+        return sample_weights(self.blocks(), relative_steps(self.sensitivity, self.factor), self.factor, generator)
+
+
+def logit_sensitivity(decoder: LayerwiseDecoder, hidden: Tensor) -> Tensor:
+    """G_v = E[(dloss/dlogit_v)²], float32 [vocabulary], over hidden states [samples, length, hidden].
+
+    With labels drawn from the model itself the gradient is p - onehot(label), whose mean square is p (1 - p).
+    """
+    head = decoder.head()
+    total = torch.zeros(decoder.vocabulary, device=hidden.device)
+    for positions in torch.split(hidden.flatten(0, 1), POSITIONS):
+        p = head(positions).softmax(dim=-1)
+        total += (p - p.square()).sum(dim=0)
+    return total / hidden.shape[:2].numel()
+
+
+def fold_head(
+    decoder: LayerwiseDecoder, seen: InputStatistics, sensitivity: Tensor, damping: float, dtype: torch.dtype
+) -> Head:
+    """Divide the head's input by column scales, folded into the final norm's gain, exact in `dtype`."""
+    scales = column_scales(factorize(seen.hessian, damping, NAME).cost_by_column(), seen.largest())
+    gain, scales = representable_scales(decoder.load(NORM_BEFORE), scales, dtype)
+    statistics = seen.divided(scales)
+    return Head(decoder, gain, scales, statistics, factorize(statistics.hessian, damping, NAME), sensitivity)
+
+
+def head_statistics(
+    decoder: LayerwiseDecoder, hidden: Tensor, rows_a_sequence: int, generator: torch.Generator
+) -> InputStatistics:
+    """Of what the head reads, for the last layer's outputs [samples, length, hidden]."""
+    norm = decoder.norm()
+    sums = InputSums()
+    for sequence in hidden:
+        x = norm(sequence)
+        sums.add(x, x[torch.randperm(len(x), generator=generator)[:rows_a_sequence].to(x.device)])
+    return sums.statistics()
+
+
+def quantize_head(
+    head: Head, bits: float, dtype: torch.dtype, generator: torch.Generator
+) -> tuple[QuantizedLinear, LinearReport]:
+    """Fit the steps to `bits` bits a weight, round, and pack as layers do."""
+    sample = head.sample(generator)
+    scale = refit_scale(sample, bits)
+    steps, lengths = sample.steps(scale), settled_lengths(sample, scale)
+    rows = head.statistics.rows
+    importance = torch.zeros_like(head.scales)
+    for block, sensitivity in zip(head.blocks(), torch.split(head.sensitivity, ROWS), strict=True):
+        importance += sensitivity @ block.square()
+    low, high = float(head.statistics.low.min()), float(head.statistics.high.max())
+    inputs = clipped_range(low, high, rows, importance, dtype, NAME)
+
+    seen = inputs.round_trip(rows)
+    integers: list[Tensor] = []
+    error = norm = 0.0
+    for block, step in zip(head.blocks(), torch.split(steps, ROWS), strict=True):
+        q = round_weights(block, step, head.factor, lengths)
+        exact = rows @ block.T
+        error += float((seen @ (q * step[:, None]).T - exact).square().sum())
+        norm += float(exact.square().sum())
+        integers.append(q)
+    weight = torch.cat(integers)
+    counts = torch.stack([magnitude_counts(q) for q in integers]).sum(dim=0)
+    report = LinearReport(
+        name=NAME,
+        weights=weight.numel(),
+        bits=entropy_of_counts(counts),
+        zeros=int(counts[0]) / weight.numel(),
+        relative_error=error / max(norm, 1e-30),
+        clipped=float((seen - rows).abs().gt(inputs.scale).float().mean()),
+    )
+    return pack(weight, steps, inputs, None, NAME), report
