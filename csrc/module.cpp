@@ -22,4 +22,5 @@ NB_MODULE(_native, m) {
     nanobind::register_exception_translator(translate_bitstream_error);
     tilepress::bind_codec(m);
     tilepress::bind_kernels(m);
+    tilepress::bind_bench(m);
 }
