@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import typer
 
 from tilepress import _native
+from tilepress.cli.bench import bench
 from tilepress.cli.chat import chat
 from tilepress.cli.compress import compress
 from tilepress.cli.console import print_error
@@ -41,6 +42,7 @@ app.command()(run)
 app.command()(chat)
 app.command("eval")(evaluate)
 app.command()(inspect)
+app.add_typer(bench, name="bench")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

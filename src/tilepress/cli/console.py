@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -44,6 +44,16 @@ def print_table(rows: list[tuple[str, str]]) -> None:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in rows:
         table.add_row(name, value)
+    OUT.print(table, highlight=False)
+
+
+def print_grid(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table with headings; numbers to the right, the first column to the left."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if i else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
     OUT.print(table, highlight=False)
 
 

@@ -1,0 +1,166 @@
+"""`tilepress bench`: how fast the kernel, the codec and whole models are on this machine."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tilepress.cli.console import human_bytes, print_grid, print_json, print_note, print_table, progress_bar
+from tilepress.cli.options import ComputeType, Json, ModelPath
+
+if TYPE_CHECKING:
+    from tilepress.bench.kernel import Row, Speed
+    from tilepress.bench.machine import Machine
+
+bench = typer.Typer(no_args_is_help=True, help="Measure the kernel, the codec or a model on this machine.")
+
+Threads = Annotated[
+    list[int] | None,
+    typer.Option("--threads", min=1, help="Of each measurement; may be repeated.", show_default="1, and all cores"),
+]
+Repeats = Annotated[int, typer.Option("--repeats", min=1, help="Rounds that medians are taken of.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Little work, to try it out; not for figures to be quoted.")]
+
+
+@bench.command()
+def kernel(threads: Threads = None, repeats: Repeats = 7, quick: Quick = False, json: Json = False) -> None:
+    """Time y = linear(x, compressed weight) beside uncompressed int8 and float products, in turn, in one run.
+
+    The shapes are Qwen3-8B's; each contender visits more than 1 GB of weights, so that no cache helps. Some 10 minutes,
+    10 GB of memory.
+
+    Examples:
+
+        tilepress bench kernel
+
+        tilepress bench kernel --threads 1 --quick --json
+    """
+    # `tilepress` has torch's threads sleep while they wait; here that would slow down those that are compared with.
+    os.environ.pop("OMP_WAIT_POLICY", None)
+    from tilepress.bench.kernel import FULL, QUICK, measure
+    from tilepress.bench.machine import describe_machine
+
+    machine = describe_machine(_counts(threads))
+    work = QUICK if quick else FULL
+    total = len(work["shapes"]) * len(work["batches"]) * len(machine.bandwidth)
+    rows = []
+    with progress_bar("kernel") as progress:
+        progress(0, total)
+        for row in measure(machine, **work, repeats=repeats):
+            rows.append(row)
+            progress(len(rows), total)
+    if json:
+        print_json({"machine": machine.as_dict(), "rows": [row.as_dict() for row in rows]})
+        return
+    _print_machine(machine)
+    _print_rows(rows)
+
+
+@bench.command()
+def model(
+    model_path: ModelPath,
+    prompt: Annotated[int, typer.Option("--prompt", min=1, help="Tokens of the prompt.")] = 128,
+    new: Annotated[int, typer.Option("--new", min=2, help="Tokens of the answer.")] = 64,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, show_default="all cores")] = None,
+    repeats: Repeats = 3,
+    dtype: ComputeType = None,
+    json: Json = False,
+) -> None:
+    """Time to first token, tokens a second and memory of a float, W8A8S or W8A8SC directory.
+
+    Examples:
+
+        tilepress bench model -m Qwen3-8B-w8a8sc
+
+        tilepress bench model -m Qwen3-8B-w8a8sc --prompt 512 --new 128 --json
+    """
+    from tilepress.bench.end_to_end import measure
+    from tilepress.bench.machine import describe_machine
+    from tilepress.codec import core_count
+
+    count = threads or core_count()
+    with progress_bar("model") as progress:
+        speed = measure(
+            model_path,
+            threads=count,
+            prompt_tokens=prompt,
+            new_tokens=new,
+            repeats=repeats,
+            dtype=dtype,
+            progress=progress,
+        )
+    machine = describe_machine([count])  # takes a gigabyte, hence not before the model's memory was measured
+    if json:
+        print_json(
+            {"machine": machine.as_dict(), "model": speed.as_dict() | {"of_bandwidth": speed.of_bandwidth(machine)}}
+        )
+        return
+    _print_machine(machine)
+    print_table(
+        [
+            ("model", f"{speed.kind}, {human_bytes(speed.weight_bytes)}, computing in {speed.dtype}"),
+            ("opened in", f"{speed.load_seconds:.2f} s"),
+            (
+                "first token",
+                f"{speed.first_token_seconds:.3f} s after {speed.prompt_tokens} tokens of prompt, "
+                f"{speed.prefill_tokens_per_second:.0f} tokens/s",
+            ),
+            (
+                "decoding",
+                f"{speed.decode_tokens_per_second:.1f} tokens/s, reads {speed.gigabytes_per_second:.1f} GB/s, "
+                f"{speed.of_bandwidth(machine):.0%} of what memory gives",
+            ),
+            ("peak memory", human_bytes(speed.peak_memory_bytes)),
+        ]
+    )
+
+
+def _print_rows(rows: list[Row]) -> None:
+    """For each shape, batch and number of threads our product, and the fastest peer of each kind."""
+    lines: list[tuple[str, ...]] = []
+    for row in rows:
+        lines.append((f"{row.n} x {row.k}, {_threads(row.threads)}, batch {row.batch}",))
+        more = "" if row.batch == 1 else f", {row.times_batch_1:.2f} x batch 1's time"
+        lines.append((f"  {row.ours.name}{more}", *_figures(row.ours), ""))
+        lines += [
+            (f"  {peer.name}", *_figures(peer), f"{row.times_faster[peer.kind]:.2f} x") for peer in row.fastest_peers()
+        ]
+    print_grid(("", "ms", "Gw/s", "GB/s", "of memory", "faster by"), lines)
+    print_note(
+        "Gw/s: 10^9 weights a second. GB/s: of the bytes read, compressed or not. of memory: share of its bandwidth"
+    )
+
+
+def _figures(speed: Speed) -> tuple[str, ...]:
+    return (
+        f"{1e3 * speed.seconds:.3f}",
+        f"{speed.gigaweights_per_second:.2f}",
+        f"{speed.gigabytes_per_second:.2f}",
+        f"{speed.of_bandwidth:.0%}",
+    )
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'s' if count > 1 else ''}"
+
+
+def _counts(threads: list[int] | None) -> list[int]:
+    from tilepress.codec import core_count
+
+    return sorted(set(threads or (1, core_count())))
+
+
+def _print_machine(machine: Machine) -> None:
+    print_table(
+        [
+            ("processor", f"{machine.processor}, {machine.cores} cores, {human_bytes(machine.memory_bytes)} of memory"),
+            ("kernels", machine.instruction_set),
+            (
+                "memory is read at",
+                ", ".join(f"{human_bytes(rate)}/s by {_threads(count)}" for count, rate in machine.bandwidth.items()),
+            ),
+            ("software", f"{machine.system}, Python {machine.python}, torch {machine.torch}"),
+        ]
+    )
