@@ -14,10 +14,12 @@ from typing import Any
 import torch
 
 from tilepress.bench.machine import GIGABYTE, Machine
-from tilepress.checkpoint import open_checkpoint
+from tilepress.checkpoint import Checkpoint, FloatCheckpoint, open_checkpoint
 from tilepress.engines.transformers import load
 from tilepress.engines.transformers.generate import Generation, complete
 from tilepress.errors import UsageError
+
+GREEDY: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class ModelSpeed:
 
     first_token_seconds: the whole prompt and one token. prefill_tokens_per_second: prompt_tokens over it.
     decode_tokens_per_second: of the tokens after the first, each with all before it as context.
-    weight_bytes: of the weight files, which every token reads. gigabytes_per_second: of these bytes, while decoding.
+    weight_bytes: of the weight files, without an embedding that is not the head too: what every token reads.
+    gigabytes_per_second: of these bytes, while decoding.
     peak_memory_bytes: of the whole process, mapped weight files included.
     """
 
@@ -77,10 +80,10 @@ def measure(
     for done in range(repeats + 1):
         if progress is not None:
             progress(done, repeats + 1)
-        answers.append(complete(model, tokenizer, prompt.tolist(), max_new_tokens=new_tokens, do_sample=False))
+        answers.append(complete(model, tokenizer, prompt.tolist(), max_new_tokens=new_tokens, **GREEDY))
     first, speed = _median(answers[1:], lambda a: a.first_token_seconds), _median(answers[1:], _tokens_per_second)
     checkpoint = open_checkpoint(path)
-    weight_bytes = sum(file.stat().st_size for file in checkpoint.files())
+    weight_bytes = _bytes_a_token(checkpoint)
     return ModelSpeed(
         kind=checkpoint.kind,
         dtype=str(model.dtype).removeprefix("torch."),
@@ -101,6 +104,14 @@ def peak_memory_bytes() -> int:
     """The most memory that this process has had resident so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def _bytes_a_token(checkpoint: Checkpoint) -> int:
+    total = sum(file.stat().st_size for file in checkpoint.files())
+    if checkpoint.shape.tied:
+        return total
+    read = checkpoint.tensor if isinstance(checkpoint, FloatCheckpoint) else checkpoint.float_tensor
+    return total - read("model.embed_tokens.weight").nbytes
 
 
 def _median(answers: list[Generation], value: Callable[[Generation], float]) -> float:

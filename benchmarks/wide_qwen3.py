@@ -1,0 +1,129 @@
+"""A model of Qwen3-8B's width with 8 layers and random weights, float and W8A8S, to measure speed without a hub.
+
+    python benchmarks/wide_qwen3.py FOLDER TOKENIZER_DIR
+
+FOLDER gets `wide-qwen3` (float16, 3.5 GB), `wide-qwen3-w8a8s` and `wide-qwen3-w8a8sc`; TOKENIZER_DIR is a directory
+with a tokenizer of 49,152 tokens, such as SmolLM2's. The integers are those that quantization to some 3.5 bits leaves:
+rounded Gaussians with 0.5 % of the weights from one eight times as wide, with a step a row. The float weights are the
+same model.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tilepress.checkpoint import FloatCheckpoint, QuantizedLinear, W8A8SWriter, round_input_scale
+from tilepress.compress import compress_directory
+
+DEVIATION = 2.6  # an entropy of 3.5 bits
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
+CONFIG = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "hidden_size": 4096,
+    "intermediate_size": 12288,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 49152,
+    "max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1000000.0,
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "tie_word_embeddings": True,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "torch_dtype": "float16",
+}
+NAMES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def make(folder: Path, tokenizer: Path) -> None:
+    """Whatever of the three directories is missing."""
+    source, quantized, compressed = (folder / f"wide-qwen3{suffix}" for suffix in ("", "-w8a8s", "-w8a8sc"))
+    if not source.exists():
+        _make_float(source, tokenizer)
+    if not quantized.exists():
+        _make_w8a8s(source, quantized)
+    if not compressed.exists():
+        compress_directory(quantized, compressed)
+
+
+def _linears(layer: int) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Prefix, integers int8 [n, k] and steps float32 [n] of each linear: the same in every call."""
+    hidden, wide = CONFIG["hidden_size"], CONFIG["intermediate_size"]
+    key = CONFIG["num_key_value_heads"] * CONFIG["head_dim"]
+    shapes = ((hidden, hidden), (key, hidden), (key, hidden), (hidden, hidden), (wide, hidden), (wide, hidden))
+    for number, (name, (n, k)) in enumerate(zip(NAMES, (*shapes, (hidden, wide)), strict=True)):
+        generator = torch.Generator().manual_seed(100 * layer + number)
+        values = torch.randn(n, k, generator=generator)
+        values[torch.rand(n, k, generator=generator) < 0.005] *= 8
+        integers = torch.round(values * DEVIATION).clamp(-127, 127).to(torch.int8)
+        # So that the product's variance is about that of its input.
+        steps = torch.exp(0.2 * torch.randn(n, generator=generator)) / (DEVIATION * k**0.5)
+        block = "self_attn" if number < 4 else "mlp"
+        yield f"model.layers.{layer}.{block}.{name}", integers, steps
+
+
+def _make_float(out: Path, tokenizer: Path) -> None:
+    staging = out.with_name(f"{out.name}.partial")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    (staging / "config.json").write_text(json.dumps(CONFIG, indent=1))
+    for name in TOKENIZER_FILES:
+        if (tokenizer / name).exists():
+            shutil.copy(tokenizer / name, staging)
+    placed: dict[str, str] = {}
+
+    def save(tensors: dict[str, Tensor], file: str) -> None:
+        save_file(tensors, staging / file, metadata={"format": "pt"})
+        placed.update(dict.fromkeys(tensors, file))
+
+    layers, hidden = CONFIG["num_hidden_layers"], CONFIG["hidden_size"]
+    shards = layers + 1
+    table = 0.02 * torch.randn(CONFIG["vocab_size"], hidden, generator=torch.Generator().manual_seed(10_000))
+    first = {"model.embed_tokens.weight": table.half(), "model.norm.weight": torch.ones(hidden).half()}
+    save(first, f"model-00001-of-{shards:05}.safetensors")
+    for layer in range(layers):
+        tensors = {
+            f"{prefix}.weight": (integers * steps[:, None]).half() for prefix, integers, steps in _linears(layer)
+        }
+        for norm, size in (
+            ("input_layernorm", hidden),
+            ("post_attention_layernorm", hidden),
+            ("self_attn.q_norm", CONFIG["head_dim"]),
+            ("self_attn.k_norm", CONFIG["head_dim"]),
+        ):
+            tensors[f"model.layers.{layer}.{norm}.weight"] = torch.ones(size).half()
+        save(tensors, f"model-{layer + 2:05}-of-{shards:05}.safetensors")
+    (staging / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": placed}))
+    staging.rename(out)
+
+
+def _make_w8a8s(source: Path, out: Path) -> None:
+    checkpoint = FloatCheckpoint(source)
+    scale = round_input_scale(0.04, "float16", "input_scale")
+    with W8A8SWriter(out, checkpoint, dtype="float16") as writer:
+        for name in checkpoint.names():
+            if "_proj." not in name:
+                writer.add_float(name, checkpoint.tensor(name))
+        for layer in range(CONFIG["num_hidden_layers"]):
+            for prefix, integers, steps in _linears(layer):
+                biases = torch.zeros(len(steps), dtype=torch.int32)
+                writer.add_linear(prefix, QuantizedLinear(integers, scale, 0, steps * scale, biases))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    make(Path(sys.argv[1]), Path(sys.argv[2]))
