@@ -17,7 +17,7 @@ help:
 	@echo "make test-all  the tests and the slow ones"
 	@echo "make lint      ruff, mypy, clang-format"
 	@echo "make format    let ruff and clang-format rewrite the sources"
-	@echo "make bench     the benchmarks behind docs/performance.md"
+	@echo "make bench     the benchmarks behind docs/performance.md (an hour, on an idle machine)"
 
 $(READY): $(NATIVE) requirements-dev.txt
 	$(PYTHON) -m venv $(VENV)
@@ -49,6 +49,7 @@ format: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/codec.py
 	$(BIN)/python benchmarks/kernel_speed.py
+	$(BIN)/python benchmarks/end_to_end.py
 
 clean:
-	rm -rf $(VENV) build .demo
+	rm -rf $(VENV) build .demo .bench

@@ -34,9 +34,10 @@ OPTIONS = (
 )
 
 
-def run(*command: str | Path) -> None:
-    """In view of the user, on standard error: standard output is for results."""
-    subprocess.run(list(map(str, command)), check=True, stdout=sys.stderr)
+def run(*command: str | Path, packages: Path | None = None) -> None:
+    """In view of the user, on standard error: standard output is for results. packages: a folder for PYTHONPATH."""
+    environment = {**os.environ, "PYTHONPATH": str(packages)} if packages else None
+    subprocess.run(list(map(str, command)), check=True, stdout=sys.stderr, env=environment)
 
 
 def source(cache: Path) -> Path:
@@ -63,6 +64,14 @@ def build(cache: Path) -> Path:
     return programs
 
 
+def converter_packages(cache: Path) -> Path:
+    """A folder with what the converter imports and we do not need."""
+    folder = cache / "converter-packages"
+    if not folder.exists():
+        run(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder, "sentencepiece")
+    return folder
+
+
 def quantized(cache: Path, model: Path, kind: str) -> Path:
     """`model`, a float directory, as GGUF of a kind such as "Q4_0", made unless it is there."""
     out = cache / f"{model.name}-{kind}.gguf"
@@ -70,7 +79,8 @@ def quantized(cache: Path, model: Path, kind: str) -> Path:
         full, partial = cache / f"{model.name}-F16.gguf", cache / f"{model.name}-{kind}.partial"
         if not full.exists():
             converter = source(cache) / "convert_hf_to_gguf.py"
-            run(sys.executable, converter, model, "--outtype", "f16", "--outfile", full)
+            convert = (sys.executable, converter, model, "--outtype", "f16", "--outfile", full)
+            run(*convert, packages=converter_packages(cache))
         run(build(cache) / "llama-quantize", full, partial, kind)
         partial.rename(out)
     return out

@@ -59,20 +59,32 @@ def make(folder: Path, tokenizer: Path) -> None:
         compress_directory(quantized, compressed)
 
 
-def _linears(layer: int) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Prefix, integers int8 [n, k] and steps float32 [n] of each linear: the same in every call."""
+def _linear(seed: int, n: int, k: int, size: float) -> tuple[Tensor, Tensor]:
+    """Integers int8 [n, k] and steps float32 [n], the same in every call. size: deviation of the weights."""
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(n, k, generator=generator)
+    values[torch.rand(n, k, generator=generator) < 0.005] *= 8
+    integers = torch.round(values * DEVIATION).clamp(-127, 127).to(torch.int8)
+    return integers, torch.exp(0.2 * torch.randn(n, generator=generator)) * (size / DEVIATION)
+
+
+def _layer(layer: int) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Prefix, integers and steps of each linear of a layer, whose output varies about as much as its input."""
     hidden, wide = CONFIG["hidden_size"], CONFIG["intermediate_size"]
     key = CONFIG["num_key_value_heads"] * CONFIG["head_dim"]
     shapes = ((hidden, hidden), (key, hidden), (key, hidden), (hidden, hidden), (wide, hidden), (wide, hidden))
     for number, (name, (n, k)) in enumerate(zip(NAMES, (*shapes, (hidden, wide)), strict=True)):
-        generator = torch.Generator().manual_seed(100 * layer + number)
-        values = torch.randn(n, k, generator=generator)
-        values[torch.rand(n, k, generator=generator) < 0.005] *= 8
-        integers = torch.round(values * DEVIATION).clamp(-127, 127).to(torch.int8)
-        # So that the product's variance is about that of its input.
-        steps = torch.exp(0.2 * torch.randn(n, generator=generator)) / (DEVIATION * k**0.5)
         block = "self_attn" if number < 4 else "mlp"
-        yield f"model.layers.{layer}.{block}.{name}", integers, steps
+        yield f"model.layers.{layer}.{block}.{name}", *_linear(100 * layer + number, n, k, k**-0.5)
+
+
+def _table() -> tuple[Tensor, Tensor]:
+    """Integers and steps of embedding and head."""
+    return _linear(10_000, CONFIG["vocab_size"], CONFIG["hidden_size"], 0.02)
+
+
+def _floats(integers: Tensor, steps: Tensor) -> Tensor:
+    return (integers * steps[:, None]).half()
 
 
 def _make_float(out: Path, tokenizer: Path) -> None:
@@ -91,13 +103,10 @@ def _make_float(out: Path, tokenizer: Path) -> None:
 
     layers, hidden = CONFIG["num_hidden_layers"], CONFIG["hidden_size"]
     shards = layers + 1
-    table = 0.02 * torch.randn(CONFIG["vocab_size"], hidden, generator=torch.Generator().manual_seed(10_000))
-    first = {"model.embed_tokens.weight": table.half(), "model.norm.weight": torch.ones(hidden).half()}
+    first = {"model.embed_tokens.weight": _floats(*_table()), "model.norm.weight": torch.ones(hidden).half()}
     save(first, f"model-00001-of-{shards:05}.safetensors")
     for layer in range(layers):
-        tensors = {
-            f"{prefix}.weight": (integers * steps[:, None]).half() for prefix, integers, steps in _linears(layer)
-        }
+        tensors = {f"{prefix}.weight": _floats(integers, steps) for prefix, integers, steps in _layer(layer)}
         for norm, size in (
             ("input_layernorm", hidden),
             ("post_attention_layernorm", hidden),
@@ -113,14 +122,18 @@ def _make_float(out: Path, tokenizer: Path) -> None:
 def _make_w8a8s(source: Path, out: Path) -> None:
     checkpoint = FloatCheckpoint(source)
     scale = round_input_scale(0.04, "float16", "input_scale")
+
+    def quantized(integers: Tensor, steps: Tensor) -> QuantizedLinear:
+        return QuantizedLinear(integers, scale, 0, steps * scale, torch.zeros(len(steps), dtype=torch.int32))
+
     with W8A8SWriter(out, checkpoint, dtype="float16") as writer:
         for name in checkpoint.names():
             if "_proj." not in name:
                 writer.add_float(name, checkpoint.tensor(name))
         for layer in range(CONFIG["num_hidden_layers"]):
-            for prefix, integers, steps in _linears(layer):
-                biases = torch.zeros(len(steps), dtype=torch.int32)
-                writer.add_linear(prefix, QuantizedLinear(integers, scale, 0, steps * scale, biases))
+            for prefix, integers, steps in _layer(layer):
+                writer.add_linear(prefix, quantized(integers, steps))
+        writer.add_linear("lm_head", quantized(*_table()))
 
 
 if __name__ == "__main__":

@@ -60,9 +60,11 @@ def test_an_unusable_command_line_explains_itself(words: list[str], capsys: pyte
     assert "Usage" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["quant", "compress", "run", "chat", "eval", "inspect"])
+@pytest.mark.parametrize(
+    "command", ["quant", "compress", "run", "chat", "eval", "inspect", "bench kernel", "bench model"]
+)
 def test_help_has_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([command, "--help"]) == 0
+    assert main([*command.split(), "--help"]) == 0
     assert f"tilepress {command}" in capsys.readouterr().out
 
 

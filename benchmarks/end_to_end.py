@@ -1,0 +1,159 @@
+"""Whole models: tilepress, the same in plain transformers, and llama.cpp, each measurement in a process of its own.
+
+    python benchmarks/end_to_end.py [--json] [--cache .bench] [--rounds 3] [--models wide smollm2] [--only NAME ...]
+
+Makes what is missing under the cache: SmolLM2-135M-Instruct and its W8A8SC directory at 3.5 bits, a random model of
+Qwen3-8B's width, llama.cpp and its GGUF files (in all some 25 minutes on two cores, 25 GB of disk). Then all take turns
+in every round; medians of the rounds are printed. Nothing else should run on the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+import llama_cpp
+from measured_process import run_measured
+
+HERE = Path(__file__).parent
+BITS = "3.5"
+NEW_TOKENS = 64
+FIGURES = (
+    "decode_tokens_per_second",
+    "prefill_tokens_per_second",
+    "first_token_seconds",
+    "weight_bytes",
+    "peak_memory_bytes",
+)
+
+
+@dataclass(frozen=True)
+class Model:
+    """directory: float, in the cache; compressed: the same model as W8A8SC. prompt: tokens."""
+
+    title: str
+    directory: str
+    compressed: str
+    prompt: int
+
+
+MODELS = {
+    "wide": Model("Qwen3-8B's width, 8 layers, random", "wide-qwen3", "wide-qwen3-w8a8sc", 128),
+    "smollm2": Model(
+        "SmolLM2-135M-Instruct", "SmolLM2-135M-Instruct", f"SmolLM2-135M-Instruct-w8a8sc-{BITS}-head", 512
+    ),
+}
+Measure = Callable[[], dict[str, Any]]
+
+
+def prepare(cache: Path, models: Sequence[str]) -> None:
+    """Make the directories that are missing."""
+    smollm2 = cache / MODELS["smollm2"].directory
+    if not smollm2.exists():
+        llama_cpp.run(sys.executable, HERE.parent / "demo" / "smollm2.py", cache)
+    if "wide" in models:
+        llama_cpp.run(sys.executable, HERE / "wide_qwen3.py", cache, smollm2)
+    compressed = cache / MODELS["smollm2"].compressed
+    if "smollm2" in models and not compressed.exists():
+        quantized = cache / f"SmolLM2-135M-Instruct-w8a8s-{BITS}-head"
+        tilepress = (sys.executable, "-m", "tilepress")
+        if not quantized.exists():
+            llama_cpp.run(*tilepress, "quant", "-m", smollm2, "-o", quantized, "--bits", BITS, "--head")
+        llama_cpp.run(*tilepress, "compress", "-m", quantized, "-o", compressed)
+
+
+def contenders(cache: Path, model: Model, threads: int) -> dict[str, Measure]:
+    """By name, what measures a contender once."""
+    source = cache / model.directory
+    sizes = ["--prompt", model.prompt, "--new", NEW_TOKENS, "--threads", threads, "--repeats", 2]
+    plain = [sys.executable, HERE / "plain_transformers.py", source, *sizes, "--dtype"]
+    ours = [sys.executable, "-m", "tilepress", "bench", "model", "--json", "-m", cache / model.compressed, *sizes]
+    llama = partial(llama_cpp.speed, cache, source, prompt=model.prompt, new=NEW_TOKENS, threads=threads, repeats=2)
+    return {
+        f"tilepress W8A8SC, {BITS} bits": lambda: _result(ours)["model"],
+        "transformers float32": lambda: _result([*plain, "float32"]),
+        "transformers bfloat16": lambda: _result([*plain, "bfloat16"]),
+        **{f"llama.cpp {kind}": partial(llama, kind=kind) for kind in llama_cpp.KINDS},
+    }
+
+
+def _result(command: Sequence[object]) -> dict[str, Any]:
+    output, _ = run_measured([str(word) for word in command])
+    result: dict[str, Any] = json.loads(output)
+    return result
+
+
+def measure(cache: Path, model: Model, threads: int, rounds: int, only: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Contender -> its figures, medians of the rounds."""
+    chosen = {
+        name: run
+        for name, run in contenders(cache, model, threads).items()
+        if not only or any(part in name for part in only)
+    }
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in chosen}
+    for number in range(rounds):
+        for name, run in chosen.items():
+            print(f"{model.title}, round {number + 1} of {rounds}: {name}", file=sys.stderr, flush=True)
+            results[name].append(run())
+    return {
+        name: {figure: statistics.median(result[figure] for result in rounds_) for figure in FIGURES}
+        for name, rounds_ in results.items()
+    }
+
+
+def table(title: str, figures: dict[str, dict[str, float]]) -> Table:
+    """GB/s: of the weights' bytes, which decoding reads for every token."""
+    shown = Table(title=title, box=None, padding=(0, 2, 0, 0))
+    columns = ("", "decode tokens/s", "prefill tokens/s", "first token s", "weights GB", "GB/s", "peak memory GB")
+    for column in columns:
+        shown.add_column(column, justify="right" if column else "left")
+    for name, of in figures.items():
+        weights, speed = of["weight_bytes"] / 1e9, of["decode_tokens_per_second"]
+        shown.add_row(
+            name,
+            f"{speed:.1f}",
+            f"{of['prefill_tokens_per_second']:.0f}",
+            f"{of['first_token_seconds']:.3f}",
+            f"{weights:.3f}",
+            f"{weights * speed:.1f}",
+            f"{of['peak_memory_bytes'] / 1e9:.2f}",
+        )
+    return shown
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--cache", type=Path, default=Path(".bench"), help="where models and llama.cpp are kept")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="NAME", help="contenders whose names hold one of these"
+    )
+    options = parser.parse_args()
+    prepare(options.cache, options.models)
+    results = {
+        name: measure(options.cache, MODELS[name], options.threads, options.rounds, options.only)
+        for name in options.models
+    }
+    if options.json:
+        print(json.dumps(results, indent=1))
+        return
+    for name, figures in results.items():
+        Console().print(table(MODELS[name].title, figures))
+
+
+if __name__ == "__main__":
+    main()
