@@ -60,7 +60,7 @@ def test_only_new_tokens_are_fed(tiny: Loaded, monkeypatch: pytest.MonkeyPatch) 
     counts = fed_tokens(model, monkeypatch)
     second = conversation.say("Go on", max_new_tokens=4, min_new_tokens=4)
     assert second.cached_tokens >= first.prompt_tokens
-    assert counts == [second.prompt_tokens - second.cached_tokens, 1, 1, 1]
+    assert counts == [second.prompt_tokens - second.cached_tokens]  # the answer goes through DecodeStep
 
 
 def test_a_template_that_rewrites_earlier_turns_costs_time_and_not_correctness(

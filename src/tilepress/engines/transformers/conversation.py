@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tilepress.engines.transformers.generate import Generation, complete, render
+from tilepress.engines.transformers.growing_cache import GrowingCache
 from tilepress.errors import UsageError
 
 
@@ -75,6 +76,5 @@ class Conversation:
             del self._tokens[common:]
 
     def _forget(self) -> None:
-        # Without the model's config every layer keeps all tokens, where sliding windows could not be cropped.
-        self._cache = DynamicCache()
+        self._cache = GrowingCache()
         self._tokens = []

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 
+from tilepress.engines.transformers.decode_step import DecodeStep
+from tilepress.engines.transformers.decoding import Decoding, is_plain
+from tilepress.engines.transformers.growing_cache import GrowingCache
 from tilepress.errors import UsageError
 
 Message = Mapping[str, str]
@@ -95,7 +98,7 @@ def complete(
     tokens: Sequence[int],
     *,
     max_new_tokens: int,
-    cache: Cache | None = None,
+    cache: GrowingCache | None = None,
     on_text: Callable[[str], None] | None = None,
     **sampling: Any,
 ) -> Generation:
@@ -112,6 +115,9 @@ def complete(
     cached = cache.get_seq_length() if cache is not None else 0
     stream = _Stream(tokenizer, on_text)
     prompt = torch.tensor([list(tokens)], device=model.device)
+    if is_plain(model, sampling) and DecodeStep.supports(model):
+        cache = GrowingCache() if cache is None else cache
+        sampling["custom_generate"] = Decoding(cache, stream)
     engine: Any = model  # its `generate` is typed for batches of every kind
     output = engine.generate(
         prompt,

@@ -1,0 +1,77 @@
+"""Keys and values of past tokens, with room for more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Cache
+from transformers.cache_utils import DynamicLayer
+
+# Room for a quarter more tokens than there are, and for this many at least: each token is copied some five times in
+# all, where transformers' own dynamic cache copies every token whenever one is added.
+SPARE_TOKENS = 256
+
+
+class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
+    """Of one layer: `keys` and `values` [batch, heads, tokens, head size] are views of the used part of a buffer.
+
+    What transformers does to them (cropping, choosing sequences) it does by replacing the views; where these have left
+    the buffer, the next update makes a new one.
+    """
+
+    keys: Tensor
+    values: Tensor
+    _buffer: Tensor  # [2, batch, heads, room, head size]
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        super().lazy_initialization(key_states, value_states)
+        self._buffer = key_states.new_empty(0)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Append states [batch, heads, new tokens, head size]; returns all keys and values."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        length, new = self.get_seq_length(), key_states.shape[-2]
+        if not self._has_room(key_states, length + new):
+            self._make_room(key_states, length + new)
+        added = self._buffer.narrow(3, length, new)
+        added[0].copy_(key_states)
+        added[1].copy_(value_states)
+        return self._use(length + new)
+
+    def append(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Append keys and values of one token, [2, 1, heads, head size], to a cache of one sequence that holds some."""
+        length = self.keys.shape[-2]
+        if length == self._buffer.shape[-2]:
+            self._make_room(self.keys, length + 1)
+        self._buffer.select(3, length).copy_(states)
+        return self._use(length + 1)
+
+    def _use(self, length: int) -> tuple[Tensor, Tensor]:
+        self.keys, self.values = self._buffer.narrow(3, 0, length).unbind(0)
+        return self.keys, self.values
+
+    def _has_room(self, states: Tensor, needed: int) -> bool:
+        elsewhere = self.get_seq_length() > 0 and self.keys.data_ptr() != self._buffer.data_ptr()
+        fits = self._buffer.shape[:-2] == (2, *states.shape[:2]) and self._buffer.shape[-2] >= needed
+        return fits and not elsewhere
+
+    def _make_room(self, like: Tensor, needed: int) -> None:
+        batch, heads, _, size = like.shape
+        room = needed + max(SPARE_TOKENS, needed // 4)
+        # Not an inference tensor even in inference mode: those cannot be written to outside it.
+        with torch.inference_mode(False):
+            buffer = torch.empty((2, batch, heads, room, size), dtype=self.dtype, device=self.device)
+        if length := self.get_seq_length():
+            buffer[0, :, :, :length].copy_(self.keys)
+            buffer[1, :, :, :length].copy_(self.values)
+        self._buffer = buffer
+
+
+class GrowingCache(Cache):
+    """A transformers cache that appends in place. Every layer keeps all tokens, so that any number can be cropped."""
+
+    def __init__(self) -> None:
+        super().__init__(layer_class_to_replicate=GrowingLayer)
