@@ -77,10 +77,9 @@ void bind_kernels(nb::module_& m) {
         "For tilepress.kernels only, which checks types, shapes and layouts. Addresses of x [tokens, k] and y [tokens, "
         "n], their type (0 float32, 1 bfloat16, 2 float16), tokens, k, n, addresses and lengths of weight and index, "
         "addresses of info, input_scale, input_offset, deq_scale, quant_bias and weight_sums (0 to clamp), threads.");
-    m.def(
-        "register_torch_operator", &register_torch_operator, nb::arg("library"),
-        "Registers tilepress::linear for the CPU with the torch whose libtorch_cpu is the loaded library at this path. "
-        "False where that torch lacks the stable C interface (older than 2.10).");
+    m.def("register_torch_operators", &register_torch_operators, nb::arg("library"),
+          "Registers the operators for the CPU with the torch whose libtorch_cpu is the loaded library at this path. "
+          "False where that torch lacks the stable C interface (older than 2.10).");
 }
 
 }  // namespace tilepress

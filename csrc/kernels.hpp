@@ -59,6 +59,21 @@ struct OutputScales {
     int input_offset;            // the static one
 };
 
+// Queries of one head against some of its tokens: sums of values weighted by e^(score - maximum), the maxima of the
+// scores, and the totals of the weights.
+struct AttentionChunk {
+    static constexpr int kTokens = 128;  // 32 KiB of keys and as much of values, for heads of 64
+
+    const float* queries;  // [group, size], divided by sqrt(size)
+    const float* keys;     // [tokens, size]
+    const float* values;   // [tokens, size]
+    float* out;            // [group, size]
+    float* maxima;         // [group]
+    float* totals;         // [group]
+    int64_t group, size;   // size is a multiple of 8
+    int tokens;            // from 1 to kTokens
+};
+
 struct Kernels {
     // Fills the window with the tile's values. `ahead` says where bytes begin that are wanted next, as many as the tile
     // has; they need not exist. Returns -1, or the level that holds a number of escapes other than the count of the
@@ -81,6 +96,8 @@ struct Kernels {
     // (linear.hpp has the formulas).
     void (*scale_sums)(const int32_t* sums, const OutputScales& scales, const TokenScale* tokens, int64_t count,
                        int channels, FloatType type, void* y, int64_t first, int64_t stride);
+
+    void (*attend)(const AttentionChunk& chunk);
 };
 
 // The calling thread's own.

@@ -9,12 +9,14 @@
 #include "decode-inl.hpp"
 // in plain loops
 #include "activations-inl.hpp"
+#include "attention-inl.hpp"
 #include "scale_sums-inl.hpp"
 
 namespace tilepress {
 
 extern const Kernels kAvx2Kernels;
-const Kernels kAvx2Kernels{avx2::decode, avx2::multiply_narrowest, avx2::quantize, avx2::find_range, avx2::scale_sums};
+const Kernels kAvx2Kernels{avx2::decode,     avx2::multiply_narrowest, avx2::quantize,
+                           avx2::find_range, avx2::scale_sums,         avx2::attend};
 
 }  // namespace tilepress
 

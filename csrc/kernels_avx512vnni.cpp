@@ -9,13 +9,15 @@
 #include "decode-inl.hpp"
 // in plain loops
 #include "activations-inl.hpp"
+#include "attention-inl.hpp"
 #include "scale_sums-inl.hpp"
 
 namespace tilepress {
 
 extern const Kernels kAvx512VnniKernels;
-const Kernels kAvx512VnniKernels{avx512vnni::decode, avx512vnni::multiply<avx512vnni::Dot>, avx512vnni::quantize,
-                                 avx512vnni::find_range, avx512vnni::scale_sums};
+const Kernels kAvx512VnniKernels{avx512vnni::decode,     avx512vnni::multiply<avx512vnni::Dot>,
+                                 avx512vnni::quantize,   avx512vnni::find_range,
+                                 avx512vnni::scale_sums, avx512vnni::attend};
 
 }  // namespace tilepress
 

@@ -9,13 +9,15 @@
 #include "decode-inl.hpp"
 // in plain loops
 #include "activations-inl.hpp"
+#include "attention-inl.hpp"
 #include "scale_sums-inl.hpp"
 
 namespace tilepress {
 
 extern const Kernels kAvxVnniKernels;
-const Kernels kAvxVnniKernels{avxvnni::decode, avxvnni::multiply<avxvnni::Dot>, avxvnni::quantize, avxvnni::find_range,
-                              avxvnni::scale_sums};
+const Kernels kAvxVnniKernels{avxvnni::decode,     avxvnni::multiply<avxvnni::Dot>,
+                              avxvnni::quantize,   avxvnni::find_range,
+                              avxvnni::scale_sums, avxvnni::attend};
 
 }  // namespace tilepress
 

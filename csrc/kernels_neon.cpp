@@ -9,12 +9,14 @@
 #include "decode-inl.hpp"
 // in plain loops
 #include "activations-inl.hpp"
+#include "attention-inl.hpp"
 #include "scale_sums-inl.hpp"
 
 namespace tilepress {
 
 extern const Kernels kNeonKernels;
-const Kernels kNeonKernels{neon::decode, neon::multiply<neon::Dot>, neon::quantize, neon::find_range, neon::scale_sums};
+const Kernels kNeonKernels{neon::decode,     neon::multiply<neon::Dot>, neon::quantize,
+                           neon::find_range, neon::scale_sums,          neon::attend};
 
 }  // namespace tilepress
 

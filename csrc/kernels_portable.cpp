@@ -7,12 +7,14 @@
 #include "decode-inl.hpp"
 // in plain loops
 #include "activations-inl.hpp"
+#include "attention-inl.hpp"
 #include "scale_sums-inl.hpp"
 
 namespace tilepress {
 
 extern const Kernels kPortableKernels;
-const Kernels kPortableKernels{portable::decode, portable::multiply<portable::Dot>, portable::quantize,
-                               portable::find_range, portable::scale_sums};
+const Kernels kPortableKernels{portable::decode,     portable::multiply<portable::Dot>,
+                               portable::quantize,   portable::find_range,
+                               portable::scale_sums, portable::attend};
 
 }  // namespace tilepress

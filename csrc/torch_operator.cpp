@@ -8,88 +8,11 @@
 
 #include "bitstream_error.hpp"
 #include "linear_call.hpp"
-#include "torch_interface.hpp"
+#include "torch_tensor.hpp"
 
 namespace tilepress {
 
 namespace {
-
-TorchInterface torch;
-
-class Tensor {
-  public:
-    explicit Tensor(TorchTensor* handle) : handle_(handle) {}
-    Tensor(Tensor&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
-    Tensor& operator=(Tensor&& other) noexcept {
-        std::swap(handle_, other.handle_);
-        return *this;
-    }
-    ~Tensor() {
-        if (handle_ != nullptr) torch.delete_tensor(handle_);
-    }
-
-    TorchTensor* handle() const { return handle_; }
-    TorchTensor* release() { return std::exchange(handle_, nullptr); }
-
-    int32_t dtype() const { return get(torch.dtype, int32_t{}); }
-    int64_t dim() const { return get(torch.dim, int64_t{}); }
-    int64_t numel() const { return get(torch.numel, int64_t{}); }
-    bool is_contiguous() const { return get(torch.is_contiguous, bool{}); }
-    const int64_t* sizes() const { return get(torch.sizes, static_cast<int64_t*>(nullptr)); }
-    const int64_t* strides() const { return get(torch.strides, static_cast<int64_t*>(nullptr)); }
-
-    template <typename T = void>
-    T* data() const {
-        return static_cast<T*>(get(torch.data, static_cast<void*>(nullptr)));
-    }
-
-  private:
-    template <typename Getter, typename T>
-    T get(Getter getter, T value) const {
-        check(getter(handle_, &value));
-        return value;
-    }
-
-    TorchTensor* handle_;
-};
-
-Tensor empty(const std::vector<int64_t>& sizes, int32_t dtype) {
-    std::vector<int64_t> strides(sizes.size());
-    int64_t stride = 1;
-    for (size_t d = sizes.size(); d-- > 0; stride *= sizes[d]) strides[d] = stride;
-    TorchTensor* handle;
-    check(torch.empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), dtype, torch.cpu, 0,
-                              &handle));
-    return Tensor(handle);
-}
-
-std::string type_name(int32_t dtype) {
-    const std::pair<int32_t, const char*> names[] = {
-        {torch.uint8, "uint8"},       {torch.int8, "int8"},       {torch.int16, "int16"},
-        {torch.int32, "int32"},       {torch.int64, "int64"},     {torch.float16, "float16"},
-        {torch.bfloat16, "bfloat16"}, {torch.float32, "float32"}, {torch.float64, "float64"},
-    };
-    for (const auto& [code, name] : names) {
-        if (code == dtype) return std::string("torch.") + name;
-    }
-    return "of type number " + std::to_string(dtype);
-}
-
-std::string list(const int64_t* values, int64_t count) {
-    std::string text;
-    for (int64_t i = 0; i < count; ++i) text += (i == 0 ? "" : ", ") + std::to_string(values[i]);
-    return "[" + text + "]";
-}
-
-const Tensor& require(const char* name, const Tensor& tensor, int32_t dtype, int64_t length) {
-    if (tensor.dtype() != dtype || tensor.numel() != length || !tensor.is_contiguous()) {
-        throw std::invalid_argument(std::string(name) + " is " + type_name(tensor.dtype()) + " " +
-                                    list(tensor.sizes(), tensor.dim()) + ", strides " +
-                                    list(tensor.strides(), tensor.dim()) + "; " + type_name(dtype) + " [" +
-                                    std::to_string(length) + "], contiguous, is needed");
-    }
-    return tensor;
-}
 
 FloatType float_type(const Tensor& x) {
     const int32_t dtype = x.dtype();
@@ -154,11 +77,12 @@ void kernel(TorchValue* stack, uint64_t, uint64_t) {
 
 }  // namespace
 
-bool register_torch_operator(const char* library) {
+bool register_torch_operators(const char* library) {
     if (!torch.load(library)) return false;
     TorchLibrary* registration;  // kept for as long as the process lives, as the operator is
     check(torch.new_library("tilepress", "CPU", __FILE__, __LINE__, &registration));
     check(torch.implement(registration, "linear", &kernel, TorchInterface::kVersion));
+    check(torch.implement(registration, "attend", &attend_kernel, TorchInterface::kVersion));
     return true;
 }
 

@@ -71,9 +71,9 @@ def test_called_from_python_it_gives_the_same_bits(dtype):
 
 
 def test_a_torch_without_the_c_interface_is_called_from_python():
-    assert not _native.register_torch_operator("no/such/libtorch_cpu.so")
+    assert not _native.register_torch_operators("no/such/libtorch_cpu.so")
     old_torch = (
-        "from tilepress import _native; _native.register_torch_operator = lambda library: False\n"
+        "from tilepress import _native; _native.register_torch_operators = lambda library: False\n"
         "import torch; from tilepress.kernels import linear\n"
         "try: linear(*[torch.tensor(1.0)] * 9)\n"
         "except ValueError as error: print(error)"

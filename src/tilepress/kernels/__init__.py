@@ -1,5 +1,6 @@
-"""Multiplying by compressed weights: one torch operator, with one implementation for each device."""
+"""Multiplying by compressed weights, and one token's attention: torch operators, with one implementation a device."""
 
+from tilepress.kernels.attention import attend
 from tilepress.kernels.op import linear
 
-__all__ = ["linear"]
+__all__ = ["attend", "linear"]

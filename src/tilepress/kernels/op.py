@@ -152,7 +152,8 @@ def _linear_fake(
     return x.new_empty((*x.shape[:-1], deq_scale.shape[0]))
 
 
-if not _native.register_torch_operator(str(Path(torch.__file__).parent / "lib" / _LIBRARY)):
+NATIVE = _native.register_torch_operators(str(Path(torch.__file__).parent / "lib" / _LIBRARY))
+if not NATIVE:
     torch.library.impl("tilepress::linear", "CPU", linear_from_python)
 torch.library.register_fake("tilepress::linear", _linear_fake)
 

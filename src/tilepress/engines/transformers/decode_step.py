@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention, silu
+from torch.nn.functional import silu
 from transformers import LlamaForCausalLM, PreTrainedModel, Qwen2ForCausalLM, Qwen3ForCausalLM
 
 from tilepress.engines.transformers.biased_norm import BiasedNorm
 from tilepress.engines.transformers.growing_cache import GrowingCache
+from tilepress.kernels import attend
 
 Function = Callable[[Tensor], Tensor]
 
@@ -31,8 +32,9 @@ class _Layer:
 class DecodeStep:
     """The forward pass for one token behind a cache, in a batch of one.
 
-    The same operations on the same numbers as in transformers' modules for Llama, Qwen2 and Qwen3, so the same bits,
-    but some 25 calls a layer, where theirs are 130: 30 layers of them take longer than all linears of a small model.
+    The operations of transformers' modules for Llama, Qwen2 and Qwen3 on the same numbers, but 35 calls a layer where
+    theirs are 150, whose overhead in a model of 30 layers is longer than the time of all linears. Logits differ from
+    the model's own in the last bits of attention's sums.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -41,15 +43,10 @@ class DecodeStep:
         config = model.config
         self._embed, self._rotary, self._head = decoder.embed_tokens, decoder.rotary_emb, model.lm_head
         self._norm = _norm(decoder.norm)
-        self._head_size: int = decoder.layers[0].self_attn.head_dim
-        self._queries, self._keys = config.num_attention_heads, config.num_key_value_heads
+        self._head_size = _head_size(model)
+        self._queries: int = config.num_attention_heads
+        self._normed = self._queries + config.num_key_value_heads
         self._layers = [self._layer(layer) for layer in decoder.layers]
-        ones = torch.ones(self._keys, self._head_size)
-        self._value_cos, self._value_sin = ones, torch.zeros_like(ones)
-        self._sign = torch.ones(self._head_size)
-        self._sign[: self._head_size // 2] = -1
-        positions = torch.arange((self._queries + 2 * self._keys) * self._head_size).view(-1, self._head_size)
-        self._halves_swapped = positions.roll(self._head_size // 2, 1).flatten()
 
     @staticmethod
     def supports(model: PreTrainedModel) -> bool:
@@ -61,6 +58,7 @@ class DecodeStep:
             and model.device.type == "cpu"
             and config.hidden_act == "silu"
             and config._attn_implementation == "sdpa"
+            and _head_size(model) % 8 == 0
             and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
             and not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
         )
@@ -68,24 +66,18 @@ class DecodeStep:
     def __call__(self, token: Tensor, cache: GrowingCache) -> Tensor:
         """Logits [1, vocabulary] behind token [1, 1], whose keys and values are added to the cache."""
         x = self._embed(token)
-        cos, sin = self._rotary(x, torch.tensor([[cache.get_seq_length()]]))
-        # A table for all rows of q, k and v, where values are not turned.
-        turned, size = self._queries + self._keys, self._head_size
-        cos = torch.cat([cos.view(1, size).expand(turned, size), self._value_cos])
-        sin = torch.cat([(sin.view(1, size) * self._sign).expand(turned, size), self._value_sin])
-        x = x.view(-1)
+        length = cache.get_seq_length()
+        cos, sin = self._rotary(x, torch.tensor([[length]]))
+        cos, sin, x = cos.view(-1), sin.view(-1), x.view(-1)
         past: Any
         for layer, past in zip(self._layers, cache.layers, strict=True):
-            rows = layer.query_key_value(layer.attention_norm(x)).view(-1, size)
+            rows = layer.query_key_value(layer.attention_norm(x)).view(-1, self._head_size)
             if layer.head_norm is not None:
-                heads = rows[:turned]
+                heads = rows[: self._normed]
                 heads.copy_(layer.head_norm(heads))
-            other_half = rows.view(-1).index_select(0, self._halves_swapped).view(-1, size)
-            rows = (rows * cos).add_(other_half.mul_(sin))
-            queries, states = rows.split_with_sizes((self._queries, 2 * self._keys))
-            keys, values = past.append(states.view(2, 1, self._keys, size))
-            attended = scaled_dot_product_attention(queries.view(1, -1, 1, size), keys, values, enable_gqa=True)
-            x = x + layer.output(attended.reshape(-1))
+            attended = attend(rows, cos, sin, past.buffer_for(length + 1), length, self._queries)
+            past.use(length + 1)
+            x = x + layer.output(attended)
             gate, up = layer.gate_up(layer.mlp_norm(x)).chunk(2)
             x = layer.down(silu(gate).mul_(up)).add_(x)
         logits: Tensor = self._head(self._norm(x).view(1, 1, -1))
@@ -95,11 +87,9 @@ class DecodeStep:
         attention, mlp = layer.self_attn, layer.mlp
         head_norm = None
         if hasattr(attention, "q_norm"):
-            weights = [
-                attention.q_norm.weight.expand(self._queries, -1),
-                attention.k_norm.weight.expand(self._keys, -1),
-            ]
-            head_norm = _rms_norm(torch.cat(weights), attention.q_norm.variance_epsilon)
+            query, key = attention.q_norm.weight, attention.k_norm.weight
+            weight = torch.cat([query.expand(self._queries, -1), key.expand(self._normed - self._queries, -1)])
+            head_norm = _rms_norm(weight, attention.q_norm.variance_epsilon)
         return _Layer(
             attention_norm=_norm(layer.input_layernorm),
             query_key_value=_together(attention, "query_key_value", ["q_proj", "k_proj", "v_proj"]),
@@ -109,6 +99,11 @@ class DecodeStep:
             gate_up=_together(mlp, "gate_up_proj", ["gate_proj", "up_proj"]),
             down=mlp.down_proj.forward,
         )
+
+
+def _head_size(model: Any) -> int:
+    size: int = model.model.layers[0].self_attn.head_dim
+    return size
 
 
 def _norm(module: Any) -> Function:

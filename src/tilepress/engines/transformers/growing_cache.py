@@ -34,29 +34,26 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         length, new = self.get_seq_length(), key_states.shape[-2]
-        if not self._has_room(key_states, length + new):
+        if self._buffer.shape[:-2] != (2, *key_states.shape[:2]) or not self._has_room(length + new):
             self._make_room(key_states, length + new)
         added = self._buffer.narrow(3, length, new)
         added[0].copy_(key_states)
         added[1].copy_(value_states)
-        return self._use(length + new)
+        return self.use(length + new)
 
-    def append(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Append keys and values of one token, [2, 1, heads, head size], to a cache of one sequence that holds some."""
-        length = self.keys.shape[-2]
-        if length == self._buffer.shape[-2]:
-            self._make_room(self.keys, length + 1)
-        self._buffer.select(3, length).copy_(states)
-        return self._use(length + 1)
+    def buffer_for(self, tokens: int) -> Tensor:
+        """[2, batch, heads, room, head size]: keys and values of those there are, with room for so many in all."""
+        if not self._has_room(tokens):
+            self._make_room(self.keys, tokens)
+        return self._buffer
 
-    def _use(self, length: int) -> tuple[Tensor, Tensor]:
+    def use(self, length: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of the first `length` tokens in the buffer, which are all from now on."""
         self.keys, self.values = self._buffer.narrow(3, 0, length).unbind(0)
         return self.keys, self.values
 
-    def _has_room(self, states: Tensor, needed: int) -> bool:
-        elsewhere = self.get_seq_length() > 0 and self.keys.data_ptr() != self._buffer.data_ptr()
-        fits = self._buffer.shape[:-2] == (2, *states.shape[:2]) and self._buffer.shape[-2] >= needed
-        return fits and not elsewhere
+    def _has_room(self, tokens: int) -> bool:
+        return self._buffer.shape[-2] >= tokens and self.keys.data_ptr() in (0, self._buffer.data_ptr())
 
     def _make_room(self, like: Tensor, needed: int) -> None:
         batch, heads, _, size = like.shape
