@@ -21,6 +21,7 @@ from tilepress.engines.transformers.compressed_linear import CompressedLinear
 from tilepress.engines.transformers.decode_step import DecodeStep
 from tilepress.engines.transformers.growing_cache import GrowingCache
 from tilepress.kernels import attend
+from tilepress.kernels.attention import attend_in_torch
 
 CALLS = 40
 NEW_TOKENS = 33
@@ -57,6 +58,9 @@ def measure(model: Any, tokenizer: Any, past: int) -> dict[str, float]:
         parts = {
             "the linears' kernel": milliseconds(lambda: [linear(inputs[linear.in_features]) for linear in linears]),
             "attention": milliseconds(lambda: [attend(rows, angle, angle, b, past, queries) for b in buffers]),
+            "attention in torch": milliseconds(
+                lambda: [attend_in_torch(rows, angle, angle, b, past, queries) for b in buffers]
+            ),
             "head": milliseconds(lambda: model.lm_head(hidden)),
             "the step of tilepress": milliseconds(lambda: step(token, caches[0])),
             "the model's own forward": milliseconds(lambda: model(token, past_key_values=caches[1])),

@@ -32,9 +32,9 @@ class _Layer:
 class DecodeStep:
     """The forward pass for one token behind a cache, in a batch of one.
 
-    The operations of transformers' modules for Llama, Qwen2 and Qwen3 on the same numbers, but 35 calls a layer where
-    theirs are 150, whose overhead in a model of 30 layers is longer than the time of all linears. Logits differ from
-    the model's own in the last bits of attention's sums.
+    The operations of transformers' modules for Llama, Qwen2 and Qwen3 on the same numbers, but 26 calls of torch a
+    layer where theirs make 50, and no modules between: in a model of 30 layers that overhead is longer than the time of
+    all linears. Logits differ from the model's own as attention's sums do, in the last bits.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:

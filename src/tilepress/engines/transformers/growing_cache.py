@@ -9,8 +9,8 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
-# Room for a quarter more tokens than there are, and for this many at least: each token is copied some five times in
-# all, where transformers' own dynamic cache copies every token whenever one is added.
+# Room for a quarter more tokens than there are, and for this many at least: a token is copied some five times in all,
+# where transformers' own dynamic cache copies every token whenever one is added.
 SPARE_TOKENS = 256
 
 
