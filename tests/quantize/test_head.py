@@ -53,6 +53,15 @@ def test_sensitivity_is_the_mean_squared_gradient_over_the_models_own_labels(
     torch.testing.assert_close(logit_sensitivity(decoder, hidden), expected)
 
 
+def test_tokens_that_the_text_never_asks_for_keep_fine_steps(decoder: LayerwiseDecoder, hidden: torch.Tensor) -> None:
+    of_one_token = torch.zeros(VOCABULARY)
+    of_one_token[7] = 1.0
+    seen = head_statistics(decoder, hidden, 16, torch.Generator().manual_seed(0))
+    head = fold_head(decoder, seen, of_one_token, 0.01, torch.float16)
+    relative = head.sample(torch.Generator().manual_seed(0)).relative
+    assert float(relative.max() / relative[7]) == pytest.approx((1.0 + VOCABULARY) ** 0.5, rel=0.02)
+
+
 def test_blocks_of_rows_change_nothing(folded: Head, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, of_whole = quantize_head(folded, 4.0, torch.float16, torch.Generator().manual_seed(0))
     monkeypatch.setattr(head_module, "ROWS", 100)

@@ -25,13 +25,19 @@ NORM_BEFORE = "model.norm.weight"
 ROWS = 8192
 POSITIONS = 128
 
+# This share of the mean sensitivity is added to every token's. A token that the calibration text never asks for may be
+# common in another language: without the floor its row would get steps hundreds of times those of frequent tokens. On
+# SmolLM2 (head alone, 3.3 bits, English) a floor of 1 instead of 0.2 took the divergence from .0066 to .0083 nats on
+# prose and from .0106 to .0112 on source code.
+FLOOR = 1.0
+
 
 @dataclass(frozen=True)
 class Head:
     """The head with its input scaled column by column, computing the same function.
 
     gain: of the final norm, after the fold. scales: by what the inputs were divided, float32 [hidden]. statistics: of
-    the scaled inputs. sensitivity: G_v of each token's logit, float32 [vocabulary].
+    the scaled inputs. sensitivity: G_v of each token's logit and the floor, float32 [vocabulary].
     """
 
     decoder: LayerwiseDecoder
@@ -68,10 +74,11 @@ def fold_head(
     decoder: LayerwiseDecoder, seen: InputStatistics, sensitivity: Tensor, damping: float, dtype: torch.dtype
 ) -> Head:
     """Divide the head's input by column scales, folded into the final norm's gain, exact in `dtype`."""
+    floored = sensitivity + FLOOR * sensitivity.mean()
     scales = column_scales(factorize(seen.hessian, damping, NAME).cost_by_column(), seen.largest())
     gain, scales = representable_scales(decoder.load(NORM_BEFORE), scales, dtype)
     statistics = seen.divided(scales)
-    return Head(decoder, gain, scales, statistics, factorize(statistics.hessian, damping, NAME), sensitivity)
+    return Head(decoder, gain, scales, statistics, factorize(statistics.hessian, damping, NAME), floored)
 
 
 def head_statistics(
