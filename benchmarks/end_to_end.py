@@ -81,7 +81,7 @@ def contenders(cache: Path, model: Model, threads: int) -> dict[str, Measure]:
     ours = [sys.executable, "-m", "tilepress", "bench", "model", "--json", "-m", cache / model.compressed, *sizes]
     llama = partial(llama_cpp.speed, cache, source, prompt=model.prompt, new=NEW_TOKENS, threads=threads, repeats=2)
     return {
-        f"tilepress W8A8SC, {BITS} bits": lambda: _result(ours)["model"],
+        f"tilepress W8A8SC {BITS}": lambda: _result(ours)["model"],
         "transformers float32": lambda: _result([*plain, "float32"]),
         "transformers bfloat16": lambda: _result([*plain, "bfloat16"]),
         **{f"llama.cpp {kind}": partial(llama, kind=kind) for kind in llama_cpp.KINDS},
@@ -112,21 +112,31 @@ def measure(cache: Path, model: Model, threads: int, rounds: int, only: Sequence
     }
 
 
-def table(title: str, figures: dict[str, dict[str, float]]) -> Table:
-    """GB/s: of the weights' bytes, which decoding reads for every token."""
-    shown = Table(title=title, box=None, padding=(0, 2, 0, 0))
-    columns = ("", "decode tokens/s", "prefill tokens/s", "first token s", "weights GB", "GB/s", "peak memory GB")
+def describe_machine(threads: int) -> dict[str, Any]:
+    """In a process of its own, as it imports torch and takes a gigabyte, which would be counted as the contenders'."""
+    program = (
+        "import json; from tilepress.bench.machine import describe_machine; "
+        f"print(json.dumps(describe_machine([{threads}]).as_dict()))"
+    )
+    return _result([sys.executable, "-c", program])
+
+
+def table(title: str, figures: dict[str, dict[str, float]], bandwidth: float) -> Table:
+    """bandwidth: bytes a second that the machine reads."""
+    shown = Table(title=title, box=None, padding=(0, 1, 0, 0))
+    columns = ("", "decode/s", "prefill/s", "first token", "weights GB", "GB/s", "of memory", "peak GB")
     for column in columns:
-        shown.add_column(column, justify="right" if column else "left")
+        shown.add_column(column, justify="right" if column else "left", no_wrap=True)
     for name, of in figures.items():
-        weights, speed = of["weight_bytes"] / 1e9, of["decode_tokens_per_second"]
+        rate = of["weight_bytes"] * of["decode_tokens_per_second"]
         shown.add_row(
             name,
-            f"{speed:.1f}",
+            f"{of['decode_tokens_per_second']:.1f}",
             f"{of['prefill_tokens_per_second']:.0f}",
-            f"{of['first_token_seconds']:.3f}",
-            f"{weights:.3f}",
-            f"{weights * speed:.1f}",
+            f"{of['first_token_seconds']:.3f} s",
+            f"{of['weight_bytes'] / 1e9:.3f}",
+            f"{rate / 1e9:.1f}",
+            f"{rate / bandwidth:.0%}",
             f"{of['peak_memory_bytes'] / 1e9:.2f}",
         )
     return shown
@@ -144,15 +154,19 @@ def main() -> None:
     )
     options = parser.parse_args()
     prepare(options.cache, options.models)
+    machine = describe_machine(options.threads)
     results = {
         name: measure(options.cache, MODELS[name], options.threads, options.rounds, options.only)
         for name in options.models
     }
     if options.json:
-        print(json.dumps(results, indent=1))
+        print(json.dumps({"machine": machine, "models": results}, indent=1))
         return
+    (bandwidth,) = machine["bandwidth"].values()
+    console = Console()
+    console.print(f"{machine['processor']}, {options.threads} threads, memory is read at {bandwidth / 1e9:.1f} GB/s")
     for name, figures in results.items():
-        Console().print(table(MODELS[name].title, figures))
+        console.print(table(f"{MODELS[name].title}, {MODELS[name].prompt} tokens of prompt", figures, bandwidth))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import time
 import torch
 from transformers import AutoModelForCausalLM
 from transformers.generation.streamers import BaseStreamer
+from transformers.utils.logging import disable_progress_bar
 
 
 class Clock(BaseStreamer):
@@ -37,6 +38,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    disable_progress_bar()
     start = time.perf_counter()
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=getattr(torch, options.dtype)).eval()
     load_seconds = time.perf_counter() - start
