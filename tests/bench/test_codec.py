@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
 from tilepress import codec
-from tilepress.bench.codec import measure, measure_checkpoint, measure_size
+from tilepress.bench.codec import DEVIATIONS, measure, measure_checkpoint, measure_size
+from tilepress.bench.machine import describe_machine
+from tilepress.cli import main
 from tilepress.errors import UsageError
 
 
@@ -38,3 +42,17 @@ def test_a_row_for_each_deviation() -> None:
 def test_only_compressed_directories_have_a_compressed_size(tiny_qwen3) -> None:
     with pytest.raises(UsageError, match="make one with `tilepress compress`"):
         measure_checkpoint(tiny_qwen3)
+
+
+def test_the_command_prints_a_table_or_json(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine = describe_machine([1], nbytes=1 << 20, passes=2)
+    monkeypatch.setattr("tilepress.bench.machine.describe_machine", lambda threads: machine)
+    monkeypatch.setattr("tilepress.bench.codec.QUICK", {"shape": (128, 256), "copies": 2})
+    command = ["bench", "codec", "--quick", "--repeats", "1"]
+    assert main([*command, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["deviation"] for row in rows] == list(DEVIATIONS)
+    assert main(command) == 0
+    assert "s = 1.25, 1 thread" in capsys.readouterr().out

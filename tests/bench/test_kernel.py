@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from tilepress.bench.kernel import Row, gaussian_weights, measure
+from tilepress.bench.codec import gaussian_weights
+from tilepress.bench.kernel import Row, measure
 from tilepress.bench.machine import Machine, describe_machine
 from tilepress.cli import main
 

@@ -61,7 +61,7 @@ def test_an_unusable_command_line_explains_itself(words: list[str], capsys: pyte
 
 
 @pytest.mark.parametrize(
-    "command", ["quant", "compress", "run", "chat", "eval", "inspect", "bench kernel", "bench model"]
+    "command", ["quant", "compress", "run", "chat", "eval", "inspect", "bench kernel", "bench codec", "bench model"]
 )
 def test_help_has_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*command.split(), "--help"]) == 0

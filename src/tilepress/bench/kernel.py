@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from tilepress import codec
+from tilepress.bench.codec import gaussian_weights
 from tilepress.bench.machine import GIGABYTE, Machine
 from tilepress.bench.peers import Int8Matrix, Peer, available_peers
 from tilepress.bench.rounds import SLICE_SECONDS, Contender, measure_in_turn
@@ -93,15 +93,6 @@ def measure(
                 del contenders
     finally:
         torch.set_num_threads(before)
-
-
-def gaussian_weights(n: int, k: int, deviation: float, seed: int = 0) -> Int8Matrix:
-    """int8 [n, k]: a rounded Gaussian with 0.5 % of the weights from an eight times wider one."""
-    generator = np.random.default_rng(seed)
-    values = generator.standard_normal((n, k), np.float32) * np.float32(deviation)
-    values[generator.random((n, k), np.float32) < 0.005] *= 8
-    rounded: Int8Matrix = np.clip(np.rint(values), -128, 127).astype(np.int8)
-    return rounded
 
 
 def _ours(matrix: Int8Matrix, batch: int, ring_bytes: int) -> list[Contender]:

@@ -1,9 +1,10 @@
 """What the kernel is compared with: uncompressed products of the same shape, each the best of its kind here.
 
-Those in int8 get their activations quantized and leave their sums in int32 or scaled, so that they do less than our
-operator. Left out are what was slower than a relative here on every batch (Zen 4, torch 2.13, one thread, batch 1):
-`quantized.linear` through oneDNN (the same product as `qlinear_pointwise`), `_int_mm` with [k, n] weights (2.7 ms
-beside 0.9), weight-only `_weight_int8pack_mm` (1.4 ms), signed activations in `qlinear_pointwise` (368 ms).
+FBGEMM's quantizes and scales as our operator does. The others in int8 get their activations quantized, and `_int_mm`
+and the dense product leave int32 sums, so that they do less. Left out is what was slower than one of these on every
+batch (Zen 4, torch 2.13, one thread; times of batch 1): `quantized.linear` through oneDNN (the same product as
+`qlinear_pointwise`), `_int_mm` with [k, n] weights (2.7 ms beside 0.9), weight-only `_weight_int8pack_mm` (1.4 ms),
+signed activations in `qlinear_pointwise` (368 ms).
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from tilepress.cli.console import human_bytes, print_grid, print_json, print_not
 from tilepress.cli.options import ComputeType, Json, ModelPath
 
 if TYPE_CHECKING:
+    from tilepress.bench.codec import Size
     from tilepress.bench.kernel import Row, Speed
     from tilepress.bench.machine import Machine
 
@@ -56,6 +57,64 @@ def kernel(threads: Threads = None, repeats: Repeats = 7, quick: Quick = False, 
         return
     _print_machine(machine)
     _print_rows(rows)
+
+
+@bench.command()
+def codec(
+    model_path: Annotated[
+        str | None,
+        typer.Option(
+            "--model-path", "-m", help="A W8A8SC directory: only the size of its linears.", show_default=False
+        ),
+    ] = None,
+    threads: Threads = None,
+    repeats: Repeats = 5,
+    quick: Quick = False,
+    json: Json = False,
+) -> None:
+    """Size of compressed weights beside their entropy, and how fast they are encoded and decoded.
+
+    Examples:
+
+        tilepress bench codec
+
+        tilepress bench codec -m Qwen3-8B-w8a8sc
+    """
+    from tilepress.bench.codec import DEVIATIONS, FULL, QUICK, measure, measure_checkpoint
+    from tilepress.bench.machine import describe_machine
+
+    if model_path is not None:
+        size = measure_checkpoint(model_path)
+        if json:
+            print_json(size.as_dict())
+        else:
+            print_table(
+                [("linears", str(size.matrices)), *zip(("entropy", "bits a weight", "ratio"), _size(size), strict=True)]
+            )
+        return
+    machine = describe_machine(_counts(threads))
+    work, rows = QUICK if quick else FULL, []
+    with progress_bar("codec") as progress:
+        for row in measure(**work, threads=list(machine.bandwidth), repeats=repeats):
+            rows.append(row)
+            progress(len(rows), len(DEVIATIONS))
+    if json:
+        print_json({"machine": machine.as_dict(), "rows": [row.as_dict() for row in rows]})
+        return
+    _print_machine(machine)
+    lines = [
+        (
+            f"s = {row.deviation:g}, {_threads(speed.threads)}",
+            *_size(row.size),
+            f"{speed.encode / 1e6:.0f}",
+            f"{speed.decode / 1e9:.2f}",
+            f"{speed.decode_new / 1e9:.2f}",
+        )
+        for row in rows
+        for speed in row.speeds
+    ]
+    print_grid(("", "entropy", "bits", "ratio", "encode MB/s", "decode GB/s", "new GB/s"), lines)
+    print_note("bytes of int8; decode: to arrays that are there, new: to new ones, page faults included")
 
 
 @bench.command()
@@ -115,6 +174,10 @@ def model(
             ("peak memory", human_bytes(speed.peak_memory_bytes)),
         ]
     )
+
+
+def _size(size: Size) -> tuple[str, str, str]:
+    return f"{size.entropy:.3f}", f"{size.bits_per_weight:.3f}", f"{size.ratio:.4f}"
 
 
 def _print_rows(rows: list[Row]) -> None:
