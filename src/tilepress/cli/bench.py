@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -38,8 +37,6 @@ def kernel(threads: Threads = None, repeats: Repeats = 7, quick: Quick = False, 
 
         tilepress bench kernel --threads 1 --quick --json
     """
-    # `tilepress` has torch's threads sleep while they wait; here that would slow down those that are compared with.
-    os.environ.pop("OMP_WAIT_POLICY", None)
     from tilepress.bench.kernel import FULL, QUICK, measure
     from tilepress.bench.machine import describe_machine
 
