@@ -80,6 +80,12 @@ struct Symbols {
     }
 };
 
+// Compilers would rather load a plane again for each group than copy the register, and loads are what is short.
+TILEPRESS_INLINE Bytes in_register(Bytes plane) {
+    asm("" : "+v"(plane));
+    return plane;
+}
+
 // The planes of one fractal of level 0.
 template <int Width>
 struct Fractal {
@@ -88,12 +94,12 @@ struct Fractal {
     TILEPRESS_INLINE explicit Fractal(const uint8_t* codes) {
         constexpr int kAfter4 = Width & 4 ? 256 : 0, kAfter2 = kAfter4 + (Width & 2 ? 128 : 0);
         if constexpr (Width & 4) {
-            for (int v = 0; v < 4; ++v) four[v] = load(codes + 64 * v);
+            for (int v = 0; v < 4; ++v) four[v] = in_register(load(codes + 64 * v));
         }
         if constexpr (Width & 2) {
-            for (int v = 0; v < 2; ++v) two[v] = load(codes + kAfter4 + 64 * v);
+            for (int v = 0; v < 2; ++v) two[v] = in_register(load(codes + kAfter4 + 64 * v));
         }
-        if constexpr (Width & 1) one = load(codes + kAfter2);
+        if constexpr (Width & 1) one = in_register(load(codes + kAfter2));
     }
 
     template <int Unit>
