@@ -2,8 +2,11 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
+#include <string>
+
 #include "bindings.hpp"
 #include "decode.hpp"
+#include "embed.hpp"
 #include "isa.hpp"
 #include "linear_call.hpp"
 #include "torch_operator.hpp"
@@ -16,6 +19,8 @@ namespace {
 
 using Int8Array = nb::ndarray<const int8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Int64Array = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using FloatArray = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using FloatMatrix = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Matrix = nb::ndarray<int8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 void decode_tensor(const Int8Array& weight, const Int8Array& index, const Int64Array& info, const Matrix& out,
@@ -29,6 +34,24 @@ void decode_tensor(const Int8Array& weight, const Int8Array& index, const Int64A
     }
     const nb::gil_scoped_release unlocked;
     decode(tensor, threads, out.data());
+}
+
+void embed_ids(const Int64Array& ids, const Int8Array& weight, const Int8Array& index, const Int64Array& info,
+               const FloatArray& weight_scale, const FloatMatrix& out, int threads) {
+    const TensorView table =
+        open_tensor(reinterpret_cast<const uint8_t*>(weight.data()), weight.size(),
+                    reinterpret_cast<const uint8_t*>(index.data()), index.size(), info.data(), info.size());
+    const Geometry& geometry = table.geometry;
+    const int64_t rows = static_cast<int64_t>(weight_scale.size()), columns = static_cast<int64_t>(out.shape(1));
+    if (rows != geometry.n || columns != geometry.k) {
+        const std::string message = "the embedding is " + std::to_string(geometry.n) + " x " +
+                                    std::to_string(geometry.k) + ", but weight_scale has " + std::to_string(rows) +
+                                    " entries and hidden is " + std::to_string(columns);
+        throw nb::value_error(message.c_str());
+    }
+    if (out.shape(0) != ids.size()) throw nb::value_error("out needs a row for each of ids");
+    const nb::gil_scoped_release unlocked;
+    embed(table, ids.data(), static_cast<int64_t>(ids.size()), weight_scale.data(), out.data(), threads);
 }
 
 // Addresses instead of arrays: converting eight tensors would take longer than multiplying a small matrix.
@@ -72,6 +95,9 @@ void bind_kernels(nb::module_& m) {
     m.def("isas", &available_isas, "The instruction sets that this processor has kernels for, best first.");
     m.def("decode", &decode_tensor, nb::arg("weight"), nb::arg("index"), nb::arg("info"), nb::arg("out").noconvert(),
           nb::arg("threads"), "Fills out, int8 [n, k]. Checks info, headers and escape counts; raises BitstreamError.");
+    m.def("embed", &embed_ids, nb::arg("ids"), nb::arg("weight"), nb::arg("index"), nb::arg("info"),
+          nb::arg("weight_scale"), nb::arg("out").noconvert(), nb::arg("threads"),
+          "Fills out, float32 [ids, k], with the rows `ids` of the matrix [n, k], each times its weight_scale [n].");
     m.def(
         "linear", &linear_at,
         "For tilepress.kernels only, which checks types, shapes and layouts. Addresses of x [tokens, k] and y [tokens, "

@@ -1,5 +1,5 @@
-// Decoding a tile to a plain matrix. The including file has brought OpenTile and its functions for its target, from
-// open_tile-inl.hpp or from a file of the target's own.
+// Decoding a tile, or one strip of it, to a plain matrix. The including file has brought OpenTile and its functions for
+// its target, from open_tile-inl.hpp or from a file of the target's own.
 #pragma once
 
 #include <cstring>
@@ -56,6 +56,19 @@ int decode(const TileView& tile, Workspace& workspace, const Window& window, con
     if (window.stream) _mm_sfence();  // streamed lines are in no order with what tells other threads of them
 #endif
     return bad_level(tile, open, workspace);
+}
+
+int decode_rows(const TileView& tile, Workspace& workspace, int strip) {
+    OpenTile open;
+    open_tile(tile, 0, workspace, open);
+    const bool escapes = tile.levels > 1;
+    // At most `strip` strips of symbols: parse_tile has checked that the sync table grows by no more than one a strip.
+    if (escapes && strip > 0) open.next += tile.sync[strip - 1];
+    Ahead nothing{tile.codes[0], 0};
+    next_strip(tile, strip, open, workspace.symbols, nothing);
+    if (escapes && open.bad_level < 0 && open.next - workspace.levels[1] != tile.sync[strip]) open.bad_level = 0;
+    symbols_to_rows(workspace.symbols, tile.shape.c, workspace.rows, kFractalColumns * tile.shape.c);
+    return open.bad_level;
 }
 
 }  // namespace

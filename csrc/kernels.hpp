@@ -80,6 +80,10 @@ struct Kernels {
     // next (what was written is then worthless).
     int (*decode)(const TileView& tile, Workspace& workspace, const Window& window, const uint8_t* ahead);
 
+    // Decodes one strip, 0 <= strip < shape.r, to workspace.rows[16][32 * shape.c]. Returns -1 or a level, as decode
+    // does for what this strip needs: the other strips' codes are not read.
+    int (*decode_rows)(const TileView& tile, Workspace& workspace, int strip);
+
     // Adds activations times the tile's values to sums[shape.r][tokens][16], modulo 2^32. `ahead` and what is returned
     // are as with decode.
     int (*multiply)(const TileView& tile, Workspace& workspace, const Activations& activations, const uint8_t* ahead,

@@ -13,8 +13,8 @@
 namespace tilepress {
 
 extern const Kernels kAvx512Kernels;
-const Kernels kAvx512Kernels{avx512::decode,     avx512::multiply,   avx512::quantize,
-                             avx512::find_range, avx512::scale_sums, avx512::attend};
+const Kernels kAvx512Kernels{avx512::decode,     avx512::decode_rows, avx512::multiply, avx512::quantize,
+                             avx512::find_range, avx512::scale_sums,  avx512::attend};
 
 }  // namespace tilepress
 

@@ -15,9 +15,9 @@
 namespace tilepress {
 
 extern const Kernels kAvx512VnniKernels;
-const Kernels kAvx512VnniKernels{avx512vnni::decode,     avx512vnni::multiply<avx512vnni::Dot>,
-                                 avx512vnni::quantize,   avx512vnni::find_range,
-                                 avx512vnni::scale_sums, avx512vnni::attend};
+const Kernels kAvx512VnniKernels{avx512vnni::decode,   avx512vnni::decode_rows, avx512vnni::multiply<avx512vnni::Dot>,
+                                 avx512vnni::quantize, avx512vnni::find_range,  avx512vnni::scale_sums,
+                                 avx512vnni::attend};
 
 }  // namespace tilepress
 

@@ -15,9 +15,9 @@
 namespace tilepress {
 
 extern const Kernels kAvxVnniKernels;
-const Kernels kAvxVnniKernels{avxvnni::decode,     avxvnni::multiply<avxvnni::Dot>,
-                              avxvnni::quantize,   avxvnni::find_range,
-                              avxvnni::scale_sums, avxvnni::attend};
+const Kernels kAvxVnniKernels{avxvnni::decode,   avxvnni::decode_rows, avxvnni::multiply<avxvnni::Dot>,
+                              avxvnni::quantize, avxvnni::find_range,  avxvnni::scale_sums,
+                              avxvnni::attend};
 
 }  // namespace tilepress
 

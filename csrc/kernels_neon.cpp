@@ -15,8 +15,9 @@
 namespace tilepress {
 
 extern const Kernels kNeonKernels;
-const Kernels kNeonKernels{neon::decode,     neon::multiply<neon::Dot>, neon::quantize,
-                           neon::find_range, neon::scale_sums,          neon::attend};
+const Kernels kNeonKernels{neon::decode,   neon::decode_rows, neon::multiply<neon::Dot>,
+                           neon::quantize, neon::find_range,  neon::scale_sums,
+                           neon::attend};
 
 }  // namespace tilepress
 

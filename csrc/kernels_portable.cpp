@@ -13,8 +13,8 @@
 namespace tilepress {
 
 extern const Kernels kPortableKernels;
-const Kernels kPortableKernels{portable::decode,     portable::multiply<portable::Dot>,
-                               portable::quantize,   portable::find_range,
-                               portable::scale_sums, portable::attend};
+const Kernels kPortableKernels{portable::decode,   portable::decode_rows, portable::multiply<portable::Dot>,
+                               portable::quantize, portable::find_range,  portable::scale_sums,
+                               portable::attend};
 
 }  // namespace tilepress

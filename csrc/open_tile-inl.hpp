@@ -72,7 +72,8 @@ void open_tile(const TileView& tile, int lowest, Workspace& workspace, OpenTile&
     }
 }
 
-// The symbols of strip `strip`, [fractals][8 groups][16 rows][4 columns]. Strips must be asked for in order.
+// The symbols of strip `strip`, [fractals][8 groups][16 rows][4 columns]. Strips must be asked for in order,
+// or `open.next` be put where the strip's escapes begin.
 void next_strip(const TileView& tile, int strip, OpenTile& open, uint8_t* out, Ahead& ahead) {
     const int fractals = tile.shape.c;
     const uint8_t* const codes = tile.codes[0] + 64 * tile.width[0] * fractals * strip;

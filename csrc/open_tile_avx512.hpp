@@ -120,7 +120,8 @@ constexpr DecodeFractals kDecodeFractals[7][2] = {
     {decode_fractals<7, false>, decode_fractals<7, true>},
 };
 
-// The symbols of strip `strip`, [fractals][8 groups][16 rows][4 columns]. Strips must be asked for in order.
+// The symbols of strip `strip`, [fractals][8 groups][16 rows][4 columns]. Strips must be asked for in order,
+// or `open.next` be put where the strip's escapes begin.
 void next_strip(const TileView& tile, int strip, OpenTile& open, uint8_t* out, Ahead& ahead) {
     const int fractals = tile.shape.c, width = tile.width[0];
     const uint8_t* const codes = tile.codes[0] + 64 * width * fractals * strip;

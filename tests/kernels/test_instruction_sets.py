@@ -1,4 +1,4 @@
-"""Every instruction set that this processor has gives the same bits: for linears, compressed and decoded matrices."""
+"""Every instruction set that this processor has gives equal bits: linears, lookups, compressed and decoded matrices."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import torch
 from kernels.cases import every_case
 from tilepress import _native, codec
 from tilepress.codec.coding import encode_tiled
+from tilepress.kernels import embed
 
 assert _native.isa() == sys.argv[1], _native.isa()
 for number, (linear, inputs) in enumerate(every_case()):
@@ -27,6 +28,10 @@ for number, (linear, inputs) in enumerate(every_case()):
     encoded = encode_tiled(matrix, compressed.tiling_n, compressed.tiling_k, threads=2)
     assert np.array_equal(encoded.weight, compressed.weight), number
     assert np.array_equal(encoded.index, compressed.index), number
+    ids = torch.arange(len(linear.matrix)).flip(0)
+    rows = linear.matrix.float() * linear.deq_scale[:, None]
+    looked_up = embed(ids, linear.weight, linear.index, linear.info, linear.deq_scale, linear.matrix.shape[1])
+    assert torch.equal(looked_up, rows[ids]), number
     for x in inputs:
         assert torch.equal(linear(x), linear.expected(x)), (number, list(x.shape))
         assert torch.equal(linear.with_own_scales(x), linear.expected_with_own_scales(x)), (number, list(x.shape))

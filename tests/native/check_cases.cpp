@@ -5,11 +5,13 @@
 #include <cstring>
 #include <exception>
 #include <fstream>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "decode.hpp"
+#include "embed.hpp"
 #include "encode.hpp"
 #include "isa.hpp"
 #include "linear.hpp"
@@ -83,6 +85,17 @@ void check(Reader& file) {
     require_equal(decoded, matrix, "decoded matrix");
 
     const auto deq_scale = file.array<float>();
+    std::vector<int64_t> ids(deq_scale.size());
+    std::iota(ids.rbegin(), ids.rend(), 0);
+    std::vector<float> embedded(matrix.size()), expected;
+    tilepress::embed(tensor, ids.data(), geometry.n, deq_scale.data(), embedded.data(), 2);
+    for (const int64_t id : ids) {
+        for (int64_t c = 0; c < geometry.k; ++c) {
+            expected.push_back(static_cast<float>(matrix[id * geometry.k + c]) * deq_scale[id]);
+        }
+    }
+    require_equal(embedded, expected, "embedded rows");
+
     const auto quant_bias = file.array<int32_t>(), weight_sums = file.array<int32_t>();
     const float input_scale = file.number<float>();
     const int32_t input_offset = file.number<int32_t>();

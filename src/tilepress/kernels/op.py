@@ -96,15 +96,15 @@ def linear_from_python(
     if float_type is None or x.dim() == 0:
         raise ValueError(f"x is {x.dtype} {list(x.shape)}; float32, bfloat16 or float16 [..., k] is needed")
     n = deq_scale.numel()
-    _require("weight", weight, torch.int8, weight.numel())
-    _require("index", index, torch.int8, index.numel())
-    _require("info", info, torch.int64, 5)
-    _require("input_scale", input_scale, torch.float32, 1)
-    _require("input_offset", input_offset, torch.int32, 1)
-    _require("deq_scale", deq_scale, torch.float32, n)
-    _require("quant_bias", quant_bias, torch.int32, n)
+    require("weight", weight, torch.int8, weight.numel())
+    require("index", index, torch.int8, index.numel())
+    require("info", info, torch.int64, 5)
+    require("input_scale", input_scale, torch.float32, 1)
+    require("input_offset", input_offset, torch.int32, 1)
+    require("deq_scale", deq_scale, torch.float32, n)
+    require("quant_bias", quant_bias, torch.int32, n)
     if weight_sums.numel() > 0:
-        _require("weight_sums", weight_sums, torch.int32, n)
+        require("weight_sums", weight_sums, torch.int32, n)
     x = x.contiguous()
     k = x.shape[-1]
     y = torch.empty((*x.shape[:-1], n), dtype=x.dtype)
@@ -130,7 +130,8 @@ def linear_from_python(
     return y
 
 
-def _require(name: str, tensor: Tensor, dtype: torch.dtype, length: int) -> None:
+def require(name: str, tensor: Tensor, dtype: torch.dtype, length: int) -> None:
+    """Raises ValueError unless `tensor` has `length` contiguous entries of `dtype`."""
     if tensor.dtype is not dtype or tensor.numel() != length or not tensor.is_contiguous():
         raise ValueError(
             f"{name} is {tensor.dtype} {list(tensor.shape)}, strides {list(tensor.stride())}; "
