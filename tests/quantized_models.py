@@ -8,7 +8,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tilepress.checkpoint import FloatCheckpoint, QuantizedLinear, W8A8SWriter, round_input_scale
+from tilepress.checkpoint import (
+    EMBEDDING,
+    FloatCheckpoint,
+    QuantizedEmbedding,
+    QuantizedLinear,
+    W8A8SWriter,
+    round_input_scale,
+)
 from tilepress.checkpoint.architecture import LINEARS, layer_prefix
 
 # Activation steps and zero points that suit the random weights of tiny_models, by what the linear reads.
@@ -23,14 +30,15 @@ def make_w8a8s(
     dtype: str = "float16",
     levels: int = 127,
     head: bool = False,
+    embeddings: bool = False,
     float_linears: Iterable[str] = (),
     extra: dict[str, Tensor] | None = None,
 ) -> Path:
     """Quantize the float checkpoint `source` into `out`.
 
     levels: the largest weight of a row; small ones give many zeros, as sparse quantization does. head: quantize it too,
-    which unties a tied one. float_linears: names such as "mlp.down_proj" or "model.layers.1.mlp.down_proj" that stay
-    float, as the vendor's tool leaves them.
+    which unties a tied one. embeddings: the embedding too. float_linears: names such as "mlp.down_proj" or
+    "model.layers.1.mlp.down_proj" that stay float, as the vendor's tool leaves them.
     extra: further float tensors by name, such as norm biases.
     """
     checkpoint = FloatCheckpoint(source)
@@ -43,7 +51,7 @@ def make_w8a8s(
     }
     if head:
         prefixes["lm_head"] = "lm_head"
-    table = "model.embed_tokens.weight"
+    table = f"{EMBEDDING}.weight"
     with W8A8SWriter(out, checkpoint, dtype=dtype) as writer:
         if head and checkpoint.shape.tied:
             scale = round_input_scale(_AFTER_NORM[0], dtype, "lm_head")
@@ -51,7 +59,10 @@ def make_w8a8s(
             writer.add_linear("lm_head", _round_to_nearest(weight, None, scale, _AFTER_NORM[1], levels))
         for name in checkpoint.names():
             prefix, _, leaf = name.rpartition(".")
-            if prefix not in prefixes:
+            if embeddings and name == table:
+                steps, integers = _integers(checkpoint.tensor(name).float(), levels)
+                writer.add_embedding(QuantizedEmbedding(integers, steps))
+            elif prefix not in prefixes:
                 writer.add_float(name, checkpoint.tensor(name))
             elif leaf == "weight":
                 bias = checkpoint.tensor(f"{prefix}.bias").float() if checkpoint.has(f"{prefix}.bias") else None
@@ -66,10 +77,15 @@ def make_w8a8s(
 
 
 def _round_to_nearest(weight: Tensor, bias: Tensor | None, scale: float, offset: int, levels: int) -> QuantizedLinear:
-    weight_scale = weight.abs().amax(dim=1).clamp(min=1e-6) / levels
-    rounded = torch.round(weight / weight_scale[:, None]).to(torch.int8)
+    weight_scale, rounded = _integers(weight, levels)
     deq_scale = weight_scale * scale
     quant_bias = -offset * rounded.sum(dim=1, dtype=torch.float32)
     if bias is not None:
         quant_bias += bias / deq_scale
     return QuantizedLinear(rounded, scale, offset, deq_scale, torch.round(quant_bias).to(torch.int32))
+
+
+def _integers(weight: Tensor, levels: int) -> tuple[Tensor, Tensor]:
+    """Steps [n] and int8 [n, k]."""
+    steps = weight.abs().amax(dim=1).clamp(min=1e-6) / levels
+    return steps, torch.round(weight / steps[:, None]).to(torch.int8)

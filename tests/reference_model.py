@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from tilepress.checkpoint import QuantizedLinear, W8A8SCheckpoint
+from tilepress.checkpoint import EMBEDDING, QuantizedLinear, W8A8SCheckpoint
 
 
 class ReferenceLinear(nn.Module):
@@ -32,6 +32,10 @@ def reference_model(source: Path, quantized: Path, dtype: torch.dtype = torch.fl
     checkpoint = W8A8SCheckpoint(quantized)
     for prefix in checkpoint.quantized_linears():
         model.set_submodule(prefix, ReferenceLinear(checkpoint.linear(prefix)))
+    if checkpoint.is_quantized(EMBEDDING):
+        embedding = checkpoint.embedding()
+        rows = embedding.weight.float() * embedding.weight_scale[:, None]
+        model.set_submodule(EMBEDDING, nn.Embedding.from_pretrained(rows.to(dtype)))
     for name, parameter in model.named_parameters():
         if name in checkpoint.float_names():
             parameter.data = checkpoint.float_tensor(name).to(dtype)

@@ -11,6 +11,7 @@ import pytest
 from quantized_models import make_w8a8s
 from tilepress.bench.end_to_end import measure
 from tilepress.bench.machine import Machine, describe_machine
+from tilepress.checkpoint import W8A8SCCheckpoint, open_checkpoint
 from tilepress.cli import main
 from tilepress.compress import compress_directory
 from tilepress.errors import UsageError
@@ -42,6 +43,18 @@ def test_an_embedding_that_is_not_the_head_is_not_read(tiny_qwen3: Path) -> None
     speed = measure(tiny_qwen3, threads=1, prompt_tokens=4, new_tokens=2, repeats=1)
     embedding = 320 * 64 * 2  # float16 [vocabulary, hidden]
     assert speed.weight_bytes == (tiny_qwen3 / "model.safetensors").stat().st_size - embedding
+
+
+def test_a_quantized_embedding_is_not_read_either(tiny_qwen3: Path, tmp_path: Path) -> None:
+    quantized = make_w8a8s(tiny_qwen3, tmp_path / "w8a8s", embeddings=True)
+    compress_directory(quantized, tmp_path / "w8a8sc")
+    for directory in (quantized, tmp_path / "w8a8sc"):
+        speed = measure(directory, threads=1, prompt_tokens=4, new_tokens=2, repeats=1)
+        checkpoint = open_checkpoint(directory)
+        compressed = isinstance(checkpoint, W8A8SCCheckpoint)
+        embedding = checkpoint.compressed_embedding() if compressed else checkpoint.embedding()
+        files = sum(file.stat().st_size for file in checkpoint.files())
+        assert speed.weight_bytes == files - embedding.nbytes
 
 
 def test_one_token_has_no_speed(compressed: Path) -> None:

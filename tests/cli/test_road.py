@@ -55,15 +55,14 @@ def test_w8a8s_and_w8a8sc_answer_alike(road: dict[str, Path], capsys: pytest.Cap
     assert texts[0] == texts[1]
 
 
-def test_the_head_is_quantized_where_asked(
+def test_head_and_embedding_are_quantized_where_asked(
     road: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     quantized, compressed = tmp_path / "w8a8s", tmp_path / "w8a8sc"
-    command = (
-        f"quant --model_path {road['float']} --save_path {quantized} --samples 4 --sequence_length 64 --head --json"
-    )
-    assert main(command.split()) == 0
-    assert json.loads(capsys.readouterr().out)["linears"][-1]["name"] == "lm_head"
+    command = f"quant --model_path {road['float']} --save_path {quantized} --samples 4 --sequence_length 64"
+    assert main(f"{command} --head --embeddings --json".split()) == 0
+    linears = json.loads(capsys.readouterr().out)["linears"]
+    assert [linear["name"] for linear in linears[-2:]] == ["lm_head", "model.embed_tokens"]
     assert main(f"compress --model_path {quantized} --save_directory {compressed} --tp 2".split()) == 0
     assert main(f"inspect --verify {quantized} {compressed}".split()) == 0
     capsys.readouterr()

@@ -19,6 +19,7 @@ from reference_model import logits_of, reference_model
 from tilepress import CheckpointError, UsageError
 from tilepress.checkpoint import open_checkpoint
 from tilepress.compress import compress_directory
+from tilepress.engines.transformers.compressed_embedding import CompressedEmbedding
 from tilepress.engines.transformers.compressed_linear import CompressedLinear
 from tilepress.engines.transformers.quantized_model import build_quantized_model
 from tiny_models import make_tiny_llama, make_tiny_qwen2, make_tiny_qwen3
@@ -62,6 +63,25 @@ def test_a_quantized_head_is_a_compressed_linear(tied: bool, tmp_path: Path) -> 
             assert torch.equal(logits_of(model), expected)
     ids = torch.tensor([[256, 5, 6]])
     assert model.generate(ids, max_new_tokens=3, do_sample=False).shape == (1, 6)
+
+
+@pytest.mark.parametrize(("tied", "head"), [(False, False), (False, True), (True, True)])
+def test_a_quantized_embedding_stays_compressed(tied: bool, head: bool, tmp_path: Path) -> None:
+    source = make_tiny_qwen3(tmp_path / "float", tied=tied)
+    quantized = make_w8a8s(source, tmp_path / "w8a8s", head=head, embeddings=True)
+    compress_directory(quantized, tmp_path / "w8a8sc", tp=2)
+    for dtype in (torch.float32, torch.bfloat16):
+        expected = logits_of(reference_model(source, quantized, dtype))
+        for directory in (quantized, tmp_path / "w8a8sc"):
+            model = loaded(directory, dtype=dtype)
+            assert isinstance(model.get_input_embeddings(), CompressedEmbedding)
+            assert model.dtype == dtype
+            assert torch.equal(logits_of(model), expected)
+    ids = torch.tensor([[256, 5, 6]])
+    assert model.generate(ids, max_new_tokens=3, do_sample=False).shape == (1, 6)
+    assert repr(model.get_input_embeddings()).startswith("CompressedEmbedding(320, 64, bits=")
+    with pytest.raises(IndexError, match="ids holds 320"):
+        model(torch.tensor([[320]]))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

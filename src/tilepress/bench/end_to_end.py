@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from tilepress.bench.machine import GIGABYTE, Machine
-from tilepress.checkpoint import Checkpoint, FloatCheckpoint, open_checkpoint
+from tilepress.checkpoint import EMBEDDING, Checkpoint, FloatCheckpoint, W8A8SCCheckpoint, open_checkpoint
 from tilepress.engines.transformers import load
 from tilepress.engines.transformers.generate import Generation, complete
 from tilepress.errors import UsageError
@@ -110,8 +110,13 @@ def _bytes_a_token(checkpoint: Checkpoint) -> int:
     total = sum(file.stat().st_size for file in checkpoint.files())
     if checkpoint.shape.tied:
         return total
-    read = checkpoint.tensor if isinstance(checkpoint, FloatCheckpoint) else checkpoint.float_tensor
-    return total - read("model.embed_tokens.weight").nbytes
+    if isinstance(checkpoint, FloatCheckpoint):
+        return total - checkpoint.tensor(f"{EMBEDDING}.weight").nbytes
+    if not checkpoint.is_quantized(EMBEDDING):
+        return total - checkpoint.float_tensor(f"{EMBEDDING}.weight").nbytes
+    if isinstance(checkpoint, W8A8SCCheckpoint):
+        return total - checkpoint.compressed_embedding().nbytes
+    return total - checkpoint.embedding().nbytes
 
 
 def _median(answers: list[Generation], value: Callable[[Generation], float]) -> float:

@@ -11,6 +11,7 @@ from tilepress.checkpoint.architecture import (
     layer_prefix,
 )
 from tilepress.checkpoint.compressed_linear import CompressedLinear
+from tilepress.checkpoint.embedding import EMBEDDING, CompressedEmbedding, QuantizedEmbedding
 from tilepress.checkpoint.float_checkpoint import FloatCheckpoint
 from tilepress.checkpoint.quantized_linear import QuantizedLinear, round_input_scale
 from tilepress.checkpoint.source import Checkpoint, open_checkpoint
@@ -20,13 +21,16 @@ from tilepress.checkpoint.w8a8sc import W8A8SCCheckpoint
 from tilepress.checkpoint.writer import W8A8SWriter
 
 __all__ = [
+    "EMBEDDING",
     "GROUPS",
     "Architecture",
     "Checkpoint",
+    "CompressedEmbedding",
     "CompressedLinear",
     "FloatCheckpoint",
     "FusedGroup",
     "ModelShape",
+    "QuantizedEmbedding",
     "QuantizedLinear",
     "Summary",
     "W8A8SCCheckpoint",

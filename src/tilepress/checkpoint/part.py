@@ -12,6 +12,7 @@ from tilepress import codec
 from tilepress.checkpoint.architecture import HEAD, Architecture, ModelShape, fused_groups, group_of, norm_shapes
 from tilepress.checkpoint.compressed_linear import CompressedLinear, naming_damage
 from tilepress.checkpoint.descriptions import FLOAT, W8A8S, W8A8SC, description_file, read_description
+from tilepress.checkpoint.embedding import EMBEDDING, CompressedEmbedding, check_weight_scale, tied_to_integers
 from tilepress.checkpoint.float_checkpoint import FLOAT_DTYPES
 from tilepress.checkpoint.quantized_linear import unpack_deq_scale, unpack_input_offset, unpack_input_scale
 from tilepress.checkpoint.split import part_shape
@@ -45,7 +46,7 @@ class Part:
         self._files = TensorFiles(weights)
         self.tied = shape.tied and "lm_head.weight" not in self._files
         self.types: dict[str, str] = {}
-        self._check_float("model.embed_tokens.weight", (shape.vocab // tp, shape.hidden))
+        self._check_embedding(shape.vocab // tp, shape.hidden)
         for norm, size in norm_shapes(architecture, shape).items():
             self._check_float(f"{norm}.weight", size)
             if f"{norm}.bias" in self._files:
@@ -60,7 +61,7 @@ class Part:
                 )
 
     def is_quantized(self, prefix: str) -> bool:
-        """Whether the fused linear `prefix` is compressed."""
+        """Whether the fused linear `prefix`, or the embedding, is compressed."""
         return f"{prefix}.index" in self.types
 
     def compressed_linear(self, prefix: str) -> CompressedLinear:
@@ -82,6 +83,17 @@ class Part:
         self._check_index(prefix, linear.weight)
         return linear
 
+    def compressed_embedding(self) -> CompressedEmbedding:
+        """The rank's rows of a compressed embedding, mapped from the file; errors as of `compressed_linear`."""
+        weight = self._compressed(EMBEDDING)
+        weight_scale = self._files.tensor(f"{EMBEDDING}.weight_scale")
+        try:
+            embedding = CompressedEmbedding(weight, check_weight_scale(weight_scale))
+        except CheckpointError as error:
+            raise CheckpointError(f"{self._files.stored(f'{EMBEDDING}.weight').file}: {error}") from None
+        self._check_index(EMBEDDING, weight)
+        return embedding
+
     def float_tensor(self, name: str) -> Tensor:
         """The rank's share of a float tensor, by its fused name, mapped from the file."""
         if self.types.get(name) != FLOAT:
@@ -95,6 +107,19 @@ class Part:
     def files(self) -> list[Path]:
         return self._files.files()
 
+    def _check_embedding(self, rows: int, hidden: int) -> None:
+        self._files.stored(f"{EMBEDDING}.weight")
+        if self.description.require(f"{EMBEDDING}.weight", (FLOAT, W8A8SC)) == FLOAT:
+            self._check_float(f"{EMBEDDING}.weight", (rows, hidden))
+            return
+        self._check_compressed(EMBEDDING, rows, hidden)
+        scale = f"{EMBEDDING}.weight_scale"
+        self.description.require(scale, (W8A8S, W8A8SC))
+        self._files.expect(scale, (rows,), (torch.float32,))
+        self.types[scale] = W8A8S
+        if self.tied:
+            raise tied_to_integers(self._files.path)
+
     def _check_linear(self, prefix: str, n: int, k: int) -> None:
         self._files.stored(f"{prefix}.weight")
         if self.description.require(f"{prefix}.weight", (FLOAT, W8A8SC)) == FLOAT:
@@ -103,9 +128,6 @@ class Part:
             if biased or (f"{prefix}.bias" in self._files and prefix != HEAD.name):
                 self._check_float(f"{prefix}.bias", (n,))
             return
-        for name in COMPRESSED:
-            self.description.require(f"{prefix}.{name}", (W8A8SC,))
-            self.types[f"{prefix}.{name}"] = W8A8SC
         scales = {
             "input_scale": ((1,), FLOAT_DTYPES),
             "input_offset": ((1,), (torch.int8, *FLOAT_DTYPES)),
@@ -116,6 +138,12 @@ class Part:
             self.description.require(f"{prefix}.{name}", (W8A8S, W8A8SC))
             self._files.expect(f"{prefix}.{name}", size, dtypes)
             self.types[f"{prefix}.{name}"] = W8A8S
+        self._check_compressed(prefix, n, k)
+
+    def _check_compressed(self, prefix: str, n: int, k: int) -> None:
+        for name in COMPRESSED:
+            self.description.require(f"{prefix}.{name}", (W8A8SC,))
+            self.types[f"{prefix}.{name}"] = W8A8SC
         self._files.expect(f"{prefix}.info", (5,), (torch.int64,))
         for name in ("weight", "index"):
             stored = self._files.stored(f"{prefix}.{name}")

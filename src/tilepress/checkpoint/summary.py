@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tilepress import codec
 from tilepress.checkpoint.architecture import HEAD, linear_shapes
 from tilepress.checkpoint.compressed_linear import naming_damage
+from tilepress.checkpoint.embedding import EMBEDDING
 from tilepress.checkpoint.float_checkpoint import FloatCheckpoint
 from tilepress.checkpoint.part import Part
 from tilepress.checkpoint.source import Checkpoint
@@ -30,7 +31,7 @@ class Summary:
     """kind: "float", "w8a8s" or "w8a8sc"; tp: parts of a W8A8SC directory, else 1.
 
     types: by type (FLOAT, W8A8S, W8A8SC), as stored, over all parts. linear_weights: weights of all decoder linears,
-    and of the head where it is quantized; quantized_weights: those of them that are integers. Of the latter:
+    and of head and embedding where they are quantized; quantized_weights: those of them that are integers. Of these:
     bits_per_weight, file bits of weight, index and info for each, copies of kv heads included; zeros, the share that
     is 0; entropy, order-0 in bits a weight, of each stored matrix by itself. None where no linear is quantized.
     weight_bytes: size of the weight files; total_bytes: of all files.
@@ -70,8 +71,9 @@ def summarize(checkpoint: Checkpoint, *, progress: Callable[[int, int], None] | 
     linears = {prefix: n * k for prefix, (n, k) in linear_shapes(checkpoint.shape).items()}
     quantized = 0
     if not isinstance(checkpoint, FloatCheckpoint):
-        if checkpoint.is_quantized(HEAD.name):
-            linears[HEAD.name] = checkpoint.shape.vocab * checkpoint.shape.hidden
+        for table in (HEAD.name, EMBEDDING):
+            if checkpoint.is_quantized(table):
+                linears[table] = checkpoint.shape.vocab * checkpoint.shape.hidden
         quantized = sum(weights for prefix, weights in linears.items() if checkpoint.is_quantized(prefix))
     return Summary(
         kind=checkpoint.kind,
@@ -94,18 +96,22 @@ def _matrices(checkpoint: Checkpoint) -> Iterator[Callable[[], tuple[NDArray[np.
     if isinstance(checkpoint, W8A8SCheckpoint):
         for prefix in checkpoint.quantized_linears():
             yield partial(_stored_matrix, checkpoint, prefix)
+        if checkpoint.is_quantized(EMBEDDING):
+            yield partial(_stored_matrix, checkpoint, EMBEDDING)
     elif isinstance(checkpoint, W8A8SCCheckpoint):
         for part in checkpoint.parts:
             for prefix in checkpoint.fused_groups():
                 yield partial(_compressed_matrix, part, prefix)
+            if checkpoint.is_quantized(EMBEDDING):
+                yield partial(_compressed_matrix, part, EMBEDDING)
 
 
 def _stored_matrix(checkpoint: W8A8SCheckpoint, prefix: str) -> tuple[NDArray[np.int8], int]:
-    weight = checkpoint.linear(prefix).weight
+    weight = (checkpoint.embedding() if prefix == EMBEDDING else checkpoint.linear(prefix)).weight
     return weight.numpy(), weight.nbytes
 
 
 def _compressed_matrix(part: Part, prefix: str) -> tuple[NDArray[np.int8], int]:
-    weight = part.compressed_linear(prefix).weight
+    weight = (part.compressed_embedding() if prefix == EMBEDDING else part.compressed_linear(prefix)).weight
     with naming_damage(part.path, prefix):
         return codec.decode(weight), weight.nbytes

@@ -24,6 +24,13 @@ from tilepress.checkpoint.auxiliary import auxiliary_files
 from tilepress.checkpoint.compressed_linear import CompressedLinear
 from tilepress.checkpoint.config_file import flavour
 from tilepress.checkpoint.descriptions import FLOAT, W8A8S, W8A8SC, Description, description_file, read_description
+from tilepress.checkpoint.embedding import (
+    EMBEDDING,
+    CompressedEmbedding,
+    QuantizedEmbedding,
+    check_weight_scale,
+    tied_to_integers,
+)
 from tilepress.checkpoint.float_checkpoint import FLOAT_DTYPES
 from tilepress.checkpoint.json_files import read_object
 from tilepress.checkpoint.quantized_linear import (
@@ -82,7 +89,7 @@ class W8A8SCheckpoint:
         return flavour(self.config, self.inventory())
 
     def is_quantized(self, prefix: str) -> bool:
-        """Whether the linear `prefix`, such as "model.layers.0.mlp.up_proj" or "lm_head", is stored as integers."""
+        """Whether a linear, such as "model.layers.0.mlp.up_proj" or "lm_head", or the embedding is integers."""
         return self._types.get(f"{prefix}.weight") == W8A8S
 
     def quantized_linears(self) -> list[str]:
@@ -114,6 +121,20 @@ class W8A8SCheckpoint:
             deq_scale=torch.cat([member.deq_scale for member in members]),
             quant_bias=torch.cat([member.quant_bias for member in members]),
         )
+
+    def embedding(self) -> QuantizedEmbedding:
+        """The quantized embedding; its weight is a view of the mapped file."""
+        file = self._files.stored(f"{EMBEDDING}.weight").file
+        weight_scale = self._files.tensor(f"{EMBEDDING}.weight_scale")
+        try:
+            return QuantizedEmbedding(self._files.tensor(f"{EMBEDDING}.weight"), check_weight_scale(weight_scale))
+        except CheckpointError as error:
+            raise CheckpointError(f"{file}: {error}") from None
+
+    def compressed_embedding(self) -> CompressedEmbedding:
+        """The quantized embedding, compressed now."""
+        plain = self.embedding()
+        return CompressedEmbedding(codec.encode(plain.weight.numpy()), plain.weight_scale)
 
     def float_names(self) -> list[str]:
         """Names of all float tensors: embedding, head, norms, linears left float, and the biases of the latter two."""
@@ -157,12 +178,25 @@ class W8A8SCheckpoint:
         return types
 
     def _check_floats(self) -> dict[str, str]:
-        types = self._check_float("model.embed_tokens.weight", (self.shape.vocab, self.shape.hidden))
+        types = self._check_embedding()
         for norm, size in norm_shapes(self.architecture, self.shape).items():
             types |= self._check_float(f"{norm}.weight", size)
             if f"{norm}.bias" in self._files:
                 types |= self._check_float(f"{norm}.bias", size)
         return types
+
+    def _check_embedding(self) -> dict[str, str]:
+        table, scale = f"{EMBEDDING}.weight", f"{EMBEDDING}.weight_scale"
+        size = (self.shape.vocab, self.shape.hidden)
+        self._files.stored(table)
+        if self.description.require(table, (FLOAT, *_QUANTIZED)) == FLOAT:
+            return self._check_float(table, size)
+        self._files.expect(table, size, (torch.int8,))
+        self._files.expect(scale, size[:1], (torch.float32,))
+        self.description.require(scale, _QUANTIZED)
+        if self.shape.tied:
+            raise tied_to_integers(self._files.path)
+        return {table: W8A8S, scale: W8A8S}
 
     def _check_float(self, name: str, size: tuple[int, ...]) -> dict[str, str]:
         self._files.stored(name)

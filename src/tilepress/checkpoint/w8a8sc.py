@@ -23,6 +23,7 @@ from tilepress.checkpoint.architecture import (
 from tilepress.checkpoint.auxiliary import auxiliary_files
 from tilepress.checkpoint.compressed_linear import CompressedLinear, naming_damage
 from tilepress.checkpoint.config_file import flavour
+from tilepress.checkpoint.embedding import EMBEDDING, CompressedEmbedding
 from tilepress.checkpoint.json_files import read_object
 from tilepress.checkpoint.part import Part
 from tilepress.checkpoint.split import check_tp, pieces
@@ -30,7 +31,6 @@ from tilepress.checkpoint.tensor_files import Stored
 from tilepress.errors import CheckpointError
 
 _PART = re.compile(r"part(0|[1-9]\d{0,5})-of-([1-9]\d{0,5})")
-_EMBEDDING = "model.embed_tokens.weight"
 
 
 class W8A8SCCheckpoint:
@@ -70,7 +70,9 @@ class W8A8SCCheckpoint:
         return flavour(self.config, self.inventory())
 
     def is_quantized(self, prefix: str) -> bool:
-        """Whether a linear, such as "model.layers.0.mlp.up_proj" or "lm_head", is compressed."""
+        """Whether a linear, such as "model.layers.0.mlp.up_proj" or "lm_head", or the embedding is compressed."""
+        if prefix == EMBEDDING:
+            return self.parts[0].is_quantized(prefix)
         scope, group, _ = _member_of(prefix)
         return self.parts[0].is_quantized(f"{scope}{group.name}")
 
@@ -98,6 +100,15 @@ class W8A8SCCheckpoint:
             quant_bias=torch.cat([shares[rank].quant_bias[start:stop] for rank, start, stop in spans]),
         )
 
+    def compressed_embedding(self) -> CompressedEmbedding:
+        """The whole embedding; views of the mapped file where there is one part."""
+        shares = [part.compressed_embedding() for part in self.parts]
+        if self.tp == 1:
+            return shares[0]
+        with naming_damage(self.path, EMBEDDING):
+            weight = codec.gather_rows([(share.weight, 0, share.weight.n) for share in shares])
+        return CompressedEmbedding(weight, torch.cat([share.weight_scale for share in shares]))
+
     def float_names(self) -> list[str]:
         """Hugging Face names of all float tensors, with those of linears left float un-fused."""
         names: list[str] = []
@@ -115,7 +126,7 @@ class W8A8SCCheckpoint:
 
     def float_tensor(self, name: str) -> Tensor:
         """The whole float tensor in its stored dtype; a view of the mapped file where there is one part."""
-        if name == _EMBEDDING:
+        if name == f"{EMBEDDING}.weight":
             return _joined([part.float_tensor(name) for part in self.parts], 0)
         prefix, _, leaf = name.rpartition(".")
         try:

@@ -14,6 +14,7 @@ from torch import Tensor
 from tilepress.checkpoint.auxiliary import auxiliary_files, copy_auxiliary_files
 from tilepress.checkpoint.config_file import quantized_config
 from tilepress.checkpoint.descriptions import FLOAT, W8A8S, write_description
+from tilepress.checkpoint.embedding import QuantizedEmbedding
 from tilepress.checkpoint.json_files import write_object
 from tilepress.checkpoint.quantized_linear import QuantizedLinear, pack
 from tilepress.checkpoint.staging import create_staging, discard, publish, refuse_existing, save_tensors, writing
@@ -110,6 +111,10 @@ class W8A8SWriter:
     def add_linear(self, prefix: str, linear: QuantizedLinear) -> None:
         """Store the five tensors of a quantized linear. Raises CheckpointError for an unrounded input_scale."""
         self.add_stored(pack(prefix, linear, self._dtype), W8A8S)
+
+    def add_embedding(self, embedding: QuantizedEmbedding) -> None:
+        """Store the two tensors of a quantized embedding."""
+        self.add_stored(embedding.tensors(), W8A8S)
 
     def add_stored(self, tensors: Mapping[str, Tensor], kind: str) -> None:
         """Store tensors as they are, typed FLOAT or W8A8S: those of a checkpoint that has been written once."""

@@ -22,6 +22,10 @@ def quant(
     quant_type: Annotated[str, typer.Option("--quant-type", help="w8a8s is the only one.")] = "w8a8s",
     bits: Annotated[float, typer.Option("--bits", help="Entropy-coded bits a weight to aim at.")] = 4.0,
     head: Annotated[bool, typer.Option("--head", help="Quantize the output head too.")] = False,
+    embeddings: Annotated[
+        bool,
+        typer.Option("--embeddings", help="Quantize the embedding too; of a tied model, with --head."),
+    ] = False,
     calib: Annotated[
         Path | None,
         typer.Option(help="Calibration text: .jsonl, .json or .txt.", show_default="docstrings that come with Python"),
@@ -47,7 +51,15 @@ def quant(
 
     if quant_type.lower() != "w8a8s":
         raise UsageError(f"--quant-type {quant_type}: w8a8s is the only one; `tilepress compress` makes w8a8sc of it")
-    recipe = Recipe(bits=bits, head=head, dtype=dtype, samples=samples, sequence_length=sequence_length, seed=seed)
+    recipe = Recipe(
+        bits=bits,
+        head=head,
+        embeddings=embeddings,
+        dtype=dtype,
+        samples=samples,
+        sequence_length=sequence_length,
+        seed=seed,
+    )
     resolve_device(device)
     source = open_checkpoint(model_path)
     if not isinstance(source, FloatCheckpoint):

@@ -11,6 +11,7 @@ from tilepress import codec
 from tilepress.checkpoint.architecture import group_of
 from tilepress.checkpoint.compressed_linear import naming_damage
 from tilepress.checkpoint.descriptions import FLOAT, W8A8S
+from tilepress.checkpoint.embedding import EMBEDDING, QuantizedEmbedding
 from tilepress.checkpoint.quantized_linear import QuantizedLinear, pack
 from tilepress.checkpoint.source import open_checkpoint
 from tilepress.checkpoint.w8a8sc import W8A8SCCheckpoint
@@ -36,6 +37,8 @@ def decompress_directory(
     with W8A8SWriter(out, checkpoint, dtype=checkpoint.dtype, description=extra) as writer:
         for name in checkpoint.float_names():
             writer.add_stored({name: checkpoint.float_tensor(name)}, FLOAT)
+        if checkpoint.is_quantized(EMBEDDING):
+            writer.add_embedding(decompressed_embedding(checkpoint, threads=threads))
         prefixes = checkpoint.fused_groups()
         for done, prefix in enumerate(prefixes, 1):
             for name, linear in decompressed_linears(checkpoint, prefix, threads=threads).items():
@@ -65,3 +68,11 @@ def decompressed_linears(
         )
         for member, matrix, deq_scale, quant_bias in shares
     }
+
+
+def decompressed_embedding(checkpoint: W8A8SCCheckpoint, *, threads: int | None = None) -> QuantizedEmbedding:
+    """The quantized embedding. Raises BitstreamError where the compressed bytes are damaged."""
+    embedding = checkpoint.compressed_embedding()
+    with naming_damage(checkpoint.path, EMBEDDING):
+        weight = torch.from_numpy(codec.decode(embedding.weight, threads=threads))
+    return QuantizedEmbedding(weight, embedding.weight_scale)

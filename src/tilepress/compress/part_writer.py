@@ -12,6 +12,7 @@ from tilepress import codec
 from tilepress.checkpoint.architecture import FusedGroup, fused_groups, group_of
 from tilepress.checkpoint.compressed_linear import CompressedLinear
 from tilepress.checkpoint.descriptions import FLOAT, W8A8S, W8A8SC, write_description
+from tilepress.checkpoint.embedding import EMBEDDING
 from tilepress.checkpoint.quantized_linear import pack_scales
 from tilepress.checkpoint.split import columns, member_rows
 from tilepress.checkpoint.staging import save_tensors, writing
@@ -37,16 +38,19 @@ def write_part(
     types: dict[str, str] = {}
     for prefix in source.fused_groups():
         linear = _compress(source, prefix, tp, rank, threads)
-        compressed = {
-            f"{prefix}.weight": torch.from_numpy(linear.weight.weight),
-            f"{prefix}.index": torch.from_numpy(linear.weight.index),
-            f"{prefix}.info": torch.from_numpy(linear.weight.info),
-        }
+        compressed = _compressed_tensors(prefix, linear.weight)
         scales = pack_scales(prefix, linear, source.dtype, wide_scale=True)
         tensors |= compressed | scales
         types |= dict.fromkeys(compressed, W8A8SC) | dict.fromkeys(scales, W8A8S)
         if step is not None:
             step()
+    if source.is_quantized(EMBEDDING):
+        rows = _embedding_rows(source, tp, rank)
+        embedding = source.embedding()
+        compressed = _compressed_tensors(EMBEDDING, codec.encode(embedding.weight[rows].numpy(), threads=threads))
+        scales = {f"{EMBEDDING}.weight_scale": embedding.weight_scale[rows].contiguous()}
+        tensors |= compressed | scales
+        types |= dict.fromkeys(compressed, W8A8SC) | dict.fromkeys(scales, W8A8S)
     for name, tensor in _floats(source, tp, rank):
         tensors[name] = tensor.contiguous()
         types[name] = FLOAT
@@ -55,6 +59,19 @@ def write_part(
         part.mkdir()
         save_tensors(tensors, part / WEIGHTS)
         write_description(part, W8A8SC, types, source.description.extra)
+
+
+def _compressed_tensors(prefix: str, compressed: codec.Compressed) -> dict[str, Tensor]:
+    return {
+        f"{prefix}.weight": torch.from_numpy(compressed.weight),
+        f"{prefix}.index": torch.from_numpy(compressed.index),
+        f"{prefix}.info": torch.from_numpy(compressed.info),
+    }
+
+
+def _embedding_rows(source: W8A8SCheckpoint, tp: int, rank: int) -> slice:
+    rows = source.shape.vocab // tp
+    return slice(rank * rows, (rank + 1) * rows)
 
 
 def _compress(source: W8A8SCheckpoint, prefix: str, tp: int, rank: int, threads: int | None) -> CompressedLinear:
@@ -97,9 +114,8 @@ def _floats(source: W8A8SCheckpoint, tp: int, rank: int) -> Iterator[tuple[str, 
         if name in fused:
             continue
         tensor = source.float_tensor(name)
-        if name == "model.embed_tokens.weight":
-            rows = tensor.shape[0] // tp
-            tensor = tensor[rank * rows : (rank + 1) * rows]
+        if name == f"{EMBEDDING}.weight":
+            tensor = tensor[_embedding_rows(source, tp, rank)]
         yield name, tensor
 
 

@@ -9,17 +9,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tilepress.checkpoint.embedding import EMBEDDING
 from tilepress.checkpoint.quantized_linear import QuantizedLinear
 from tilepress.checkpoint.source import open_checkpoint
 from tilepress.checkpoint.w8a8s import W8A8SCheckpoint
 from tilepress.checkpoint.w8a8sc import W8A8SCCheckpoint
-from tilepress.compress.decompress import decompressed_linears
+from tilepress.compress.decompress import decompressed_embedding, decompressed_linears
 from tilepress.errors import CheckpointError
 
 
 @dataclass(frozen=True)
 class Verification:
-    """linears, floats: how many were compared; differing: names of those that are not the same, bit for bit."""
+    """linears, a quantized embedding among them, floats: how many were compared.
+
+    differing: names of those that are not the same, bit for bit.
+    """
 
     linears: int
     floats: int
@@ -33,7 +37,7 @@ class Verification:
 def verify(
     quantized: str | Path, compressed: str | Path, *, progress: Callable[[int, int], None] | None = None
 ) -> Verification:
-    """Compare every linear (integers, scales, biases) and float tensor of a W8A8S directory with a W8A8SC one.
+    """Compare linears (integers, scales, biases), embedding and float tensors of a W8A8S directory with a W8A8SC one.
 
     progress: called with the fused linears done and their number. Raises CheckpointError, BitstreamError.
     """
@@ -54,12 +58,20 @@ def verify(
         if progress is not None:
             progress(done, len(prefixes))
     differing += sorted(set(linears) - found)
+    embedding = source.is_quantized(EMBEDDING)
+    if embedding and made.is_quantized(EMBEDDING) and not _same_embedding(source, made):
+        differing.append(EMBEDDING)
     floats = sorted({*source.float_names(), *made.float_names()})
     both = set(source.float_names()) & set(made.float_names())
     differing += [
         name for name in floats if name not in both or not _same(source.float_tensor(name), made.float_tensor(name))
     ]
-    return Verification(len(linears), len(floats), differing)
+    return Verification(len(linears) + embedding, len(floats), differing)
+
+
+def _same_embedding(source: W8A8SCheckpoint, made: W8A8SCCheckpoint) -> bool:
+    stored, decoded = source.embedding(), decompressed_embedding(made)
+    return _same(stored.weight, decoded.weight) and _same(stored.weight_scale, decoded.weight_scale)
 
 
 def _same_linear(one: QuantizedLinear, other: QuantizedLinear) -> bool:

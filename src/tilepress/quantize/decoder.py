@@ -43,7 +43,7 @@ class LayerwiseDecoder:
         rotary = model.model.rotary_emb
         self._rotary = type(rotary)(config=config).to(device)
         self.layers = len(model.model.layers)
-        self.vocabulary = source.shape.vocab
+        self.vocabulary, self.hidden = source.shape.vocab, source.shape.hidden
 
     def load(self, name: str, rows: slice = slice(None)) -> Tensor:
         """One tensor, or some rows of it, in float32 on the device. QuantizationError if it is not finite."""

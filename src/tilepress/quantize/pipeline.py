@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 
-from tilepress.checkpoint import FloatCheckpoint, QuantizedLinear, W8A8SWriter
+from tilepress.checkpoint import EMBEDDING, FloatCheckpoint, QuantizedEmbedding, QuantizedLinear, W8A8SWriter
+from tilepress.errors import UsageError
 from tilepress.quantize.calibration import token_sequences
 from tilepress.quantize.calibration_text import default_documents, read_documents
 from tilepress.quantize.decoder import LayerwiseDecoder, TensorSource
+from tilepress.quantize.embedding import quantize_embedding
 from tilepress.quantize.folding import FoldedLayer, fold, mix_scales
 from tilepress.quantize.head import NAME as HEAD
 from tilepress.quantize.head import NORM_BEFORE as NORM_BEFORE_HEAD
@@ -46,6 +48,7 @@ class Sink(Protocol):
 
     def add_float(self, name: str, tensor: Tensor) -> None: ...
     def add_linear(self, prefix: str, linear: QuantizedLinear) -> None: ...
+    def add_embedding(self, embedding: QuantizedEmbedding) -> None: ...
 
 
 def quantize_checkpoint(
@@ -60,8 +63,14 @@ def quantize_checkpoint(
     """Quantize a float checkpoint into the W8A8S directory `out`, which appears whole or not at all.
 
     calibration: a file for `read_documents`; without one, docstrings of Python's standard library. The same recipe,
-    text and device give the same bytes. Raises QuantizationError, CheckpointError.
+    text and device give the same bytes. Raises QuantizationError, CheckpointError; UsageError where an embedding is
+    to be quantized without the head that is tied to it.
     """
+    if recipe.embeddings and source.shape.tied and not recipe.head:
+        raise UsageError(
+            f"{source.path}: the head is tied to the embedding and cannot stay float without it; quantize both, with "
+            "--embeddings --head"
+        )
     with W8A8SWriter(out, source, dtype=recipe.dtype) as writer:
         tokenizer = AutoTokenizer.from_pretrained(source.path)
         documents = default_documents(recipe.seed) if calibration is None else read_documents(calibration, tokenizer)
@@ -73,7 +82,9 @@ def quantize_checkpoint(
             vocabulary=source.shape.vocab,
         )
         report = Quantizer(source, recipe, tokens, torch.device(device), progress).run(writer)
-        written = (f"{HEAD}.weight", NORM_BEFORE_HEAD) if recipe.head else ()
+        written = {f"{HEAD}.weight", NORM_BEFORE_HEAD} if recipe.head else set()
+        if recipe.embeddings:
+            written.add(f"{EMBEDDING}.weight")
         for name in source.names():
             if not name.startswith("model.layers.") and name not in written:
                 writer.add_float(name, source.tensor(name))
@@ -105,8 +116,8 @@ class Quantizer:
 
     @torch.no_grad()
     def run(self, sink: Sink) -> QuantizationReport:
-        """Quantize every decoder layer into `sink`: its linears, its norms with the folds, and the head if asked to."""
-        clock = _Clock(3 * self._decoder.layers + 2 * self._recipe.head, self._progress)
+        """Quantize every decoder layer into `sink`: linears, norms with the folds; head and embedding if asked to."""
+        clock = _Clock(3 * self._decoder.layers + 2 * self._recipe.head + self._recipe.embeddings, self._progress)
         gradients, logits, budgets = self._allocate(clock)
         report = QuantizationReport(self._tokens.numel(), self._tokens[:SENSITIVITY_SEQUENCES].numel())
         hidden = self._decoder.embed(self._tokens)
@@ -130,6 +141,11 @@ class Quantizer:
             sink.add_float(NORM_BEFORE_HEAD, head.gain.cpu())
             sink.add_linear(HEAD, linear)
             report.linears.append(of_head)
+            clock.tick()
+        if self._recipe.embeddings:
+            embedding, of_embedding = quantize_embedding(self._decoder, self._recipe.bits, self._generator)
+            sink.add_embedding(embedding)
+            report.linears.append(of_embedding)
             clock.tick()
         report.seconds = clock.seconds()
         return report

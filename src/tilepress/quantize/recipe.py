@@ -14,7 +14,7 @@ class Recipe:
     """Settings of one quantization. Raises UsageError for a value out of range.
 
     bits: order-0 entropy of the integers in bits a weight, over all quantized linears together.
-    head: quantize the output head too.
+    head: quantize the output head too. embeddings: and the embedding table, at `bits` by itself.
     dtype: stored type of norms, embeddings and input scales, "float16" or "bfloat16".
     samples, sequence_length: calibration sequences and their length in tokens (capped by the model's context).
     seed: of the order of the calibration text, the sampled rows and the sampled labels.
@@ -23,6 +23,7 @@ class Recipe:
 
     bits: float = 4.0
     head: bool = False
+    embeddings: bool = False
     dtype: str = "float16"
     samples: int = 64
     sequence_length: int = 512

@@ -8,10 +8,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class LinearReport:
-    """One quantized linear. bits: order-0 entropy a weight. zeros: share of zero weights.
+    """One quantized linear, or the embedding. bits: order-0 entropy a weight. zeros: share of zero weights.
 
     relative_error: squared error of the outputs on sampled calibration tokens, weights and activations quantized, as a
-    share of their squared norm. clipped: share of the sampled input values outside the static range.
+    share of their squared norm; of the embedding, of its own values. clipped: share of the sampled input values outside
+    the static range.
     """
 
     name: str
@@ -24,7 +25,7 @@ class LinearReport:
 
 @dataclass
 class QuantizationReport:
-    """All linears of a model, and what the calibration was."""
+    """All linears of a model, the embedding where it is quantized, and what the calibration was."""
 
     calibration_tokens: int
     sensitivity_tokens: int

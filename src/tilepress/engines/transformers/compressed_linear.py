@@ -34,9 +34,9 @@ class CompressedLinear(nn.Module):
     def __init__(self, stored: StoredLinear) -> None:
         super().__init__()
         self.out_features, self.in_features = stored.weight.shape
-        self.register_buffer("weight", _tensor(stored.weight.weight))
-        self.register_buffer("index", _tensor(stored.weight.index))
-        self.register_buffer("info", _tensor(stored.weight.info))
+        self.register_buffer("weight", shared(stored.weight.weight))
+        self.register_buffer("index", shared(stored.weight.index))
+        self.register_buffer("info", shared(stored.weight.info))
         self.register_buffer("input_scale", torch.tensor([stored.input_scale], dtype=torch.float32))
         self.register_buffer("input_offset", torch.tensor([stored.input_offset], dtype=torch.int32))
         self.register_buffer("deq_scale", stored.deq_scale)
@@ -64,6 +64,6 @@ class CompressedLinear(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits:.2f}"
 
 
-def _tensor(array: NDArray[Any]) -> Tensor:
+def shared(array: NDArray[Any]) -> Tensor:
     """The same memory as a tensor; torch has no read-only tensors, so arrays that are, small ones, are copied."""
     return torch.from_numpy(array if array.flags.writeable else array.copy())

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from tilepress.checkpoint import W8A8SCCheckpoint, W8A8SCheckpoint
+from tilepress.checkpoint import EMBEDDING, W8A8SCCheckpoint, W8A8SCheckpoint
 from tilepress.checkpoint.architecture import group_of
 from tilepress.engines.transformers.biased_norm import BiasedNorm
+from tilepress.engines.transformers.compressed_embedding import CompressedEmbedding
 from tilepress.engines.transformers.compressed_linear import CompressedLinear
 from tilepress.engines.transformers.fused_linear import FusedLinear
 from tilepress.engines.transformers.vocabulary import StoredEmbedding, StoredHead
@@ -20,7 +21,7 @@ QuantizedCheckpoint = W8A8SCheckpoint | W8A8SCCheckpoint
 
 # What such directories add to config.json; from it transformers would look for a quantizer that it does not have.
 ADDED_KEYS = ("quantize", "quantization_config")
-TABLES = ("model.embed_tokens.weight", "lm_head.weight")
+TABLES = (f"{EMBEDDING}.weight", "lm_head.weight")
 
 
 def build_quantized_model(checkpoint: QuantizedCheckpoint, dtype: torch.dtype) -> PreTrainedModel:
@@ -34,6 +35,8 @@ def build_quantized_model(checkpoint: QuantizedCheckpoint, dtype: torch.dtype) -
         model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
     for prefix in checkpoint.fused_groups():
         _place_compressed(model, checkpoint, prefix)
+    if checkpoint.is_quantized(EMBEDDING):
+        model.model.embed_tokens = CompressedEmbedding(checkpoint.compressed_embedding(), dtype)
     _place_floats(model, checkpoint, dtype)
     # Rotary frequencies are stored nowhere; they follow from the config.
     model.model.rotary_emb = type(model.model.rotary_emb)(config=config)
@@ -94,7 +97,7 @@ def _place_floats(model: Any, checkpoint: QuantizedCheckpoint, dtype: torch.dtyp
             _add_bias(model, checkpoint, name, tensor)
     model.tie_weights()
     embedding, head = model.model.embed_tokens.weight, model.lm_head.weight
-    if embedding.dtype != dtype:
+    if isinstance(model.model.embed_tokens, nn.Embedding) and embedding.dtype != dtype:
         model.model.embed_tokens = StoredEmbedding(embedding.data, dtype)
     if isinstance(model.lm_head, nn.Linear) and head.dtype != dtype:
         model.lm_head = StoredHead(head.data)

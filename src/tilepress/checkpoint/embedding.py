@@ -1,0 +1,61 @@
+"""The embedding table as integers, plain and compressed, and its two tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tilepress.codec import Compressed
+from tilepress.errors import CheckpointError
+
+EMBEDDING = "model.embed_tokens"
+
+
+@dataclass(frozen=True)
+class QuantizedEmbedding:
+    """weight int8 [vocab, hidden]; weight_scale float32 [vocab]: a token's vector is about weight_scale * weight."""
+
+    weight: Tensor
+    weight_scale: Tensor
+
+    def tensors(self) -> dict[str, Tensor]:
+        """By the names they are stored under."""
+        return {f"{EMBEDDING}.weight": self.weight, f"{EMBEDDING}.weight_scale": self.weight_scale}
+
+    @property
+    def nbytes(self) -> int:
+        return self.weight.nbytes + self.weight_scale.nbytes
+
+
+@dataclass(frozen=True)
+class CompressedEmbedding:
+    """weight: int8 [vocab, hidden], compressed; weight_scale float32 [vocab]."""
+
+    weight: Compressed
+    weight_scale: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        return self.weight.nbytes + self.weight_scale.nbytes
+
+
+def check_weight_scale(weight_scale: Tensor) -> Tensor:
+    """`weight_scale` itself. Raises CheckpointError for a value that cannot be a scale; the caller adds the file."""
+    bad = ~torch.isfinite(weight_scale) | (weight_scale < 0)
+    if bool(bad.any()):
+        token = int(bad.nonzero()[0])
+        raise CheckpointError(
+            f"{EMBEDDING}.weight_scale of token {token} is {float(weight_scale[token])}; it has to be finite and not "
+            "negative, quantize the model again"
+        )
+    return weight_scale
+
+
+def tied_to_integers(path: object) -> CheckpointError:
+    """What is wrong with a model whose embedding is quantized and that stores no head."""
+    return CheckpointError(
+        f"{path}: {EMBEDDING}.weight is int8 and lm_head.weight is missing; a quantized embedding is no head, "
+        "quantize the model again with --embeddings --head"
+    )

@@ -1,0 +1,92 @@
+"""The embedding table, rounded to nearest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from reference_model import logits_of, reference_model
+from tilepress.checkpoint import EMBEDDING, FloatCheckpoint, W8A8SCheckpoint
+from tilepress.errors import UsageError
+from tilepress.quantize import Recipe, quantize_checkpoint
+from tilepress.quantize import embedding as embedding_module
+from tilepress.quantize.decoder import LayerwiseDecoder
+from tilepress.quantize.embedding import quantize_embedding
+from tiny_models import VOCABULARY, make_tiny_llama, make_tiny_qwen3
+
+
+@pytest.fixture
+def decoder(tiny_qwen3: Path) -> LayerwiseDecoder:
+    return LayerwiseDecoder(FloatCheckpoint(tiny_qwen3), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("bits", [3.0, 4.0, 6.0])
+def test_rows_share_the_step_that_meets_the_bits(decoder: LayerwiseDecoder, bits: float) -> None:
+    table = decoder.load(f"{EMBEDDING}.weight")
+    quantized, report = quantize_embedding(decoder, bits, torch.Generator().manual_seed(0))
+    assert report.bits == pytest.approx(bits, abs=0.05)
+    assert quantized.weight_scale.unique().numel() == 1
+    step = quantized.weight_scale[:, None]
+    assert bool(((quantized.weight * step - table).abs() <= step * 0.501).all())
+    error = (quantized.weight * step - table).square().sum() / table.square().sum()
+    assert report.relative_error == pytest.approx(float(error), rel=1e-4)
+
+
+def test_rows_that_would_not_fit_8_bits_have_larger_steps(
+    decoder: LayerwiseDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = decoder.load(f"{EMBEDDING}.weight").clone()
+    table[7] *= 1000
+    monkeypatch.setattr(decoder, "load", lambda name, rows: table[rows])
+    quantized, _ = quantize_embedding(decoder, 4.0, torch.Generator().manual_seed(0))
+    assert float(quantized.weight_scale[7]) == pytest.approx(float(table[7].abs().max()) / 127)
+    assert int(quantized.weight[7].abs().max()) == 127
+    assert quantized.weight_scale.unique().numel() == 2
+
+
+def test_blocks_of_rows_change_nothing(decoder: LayerwiseDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, of_whole = quantize_embedding(decoder, 4.0, torch.Generator().manual_seed(0))
+    monkeypatch.setattr(embedding_module, "ROWS", 100)
+    blocks, of_blocks = quantize_embedding(decoder, 4.0, torch.Generator().manual_seed(0))
+    assert torch.equal(whole.weight, blocks.weight)
+    assert torch.equal(whole.weight_scale, blocks.weight_scale)
+    assert of_whole.bits == of_blocks.bits
+
+
+@pytest.mark.parametrize(("tied", "head"), [(False, False), (False, True), (True, True)])
+@pytest.mark.parametrize("make", [make_tiny_qwen3, make_tiny_llama])
+def test_a_whole_model_with_its_embedding(make, tied: bool, head: bool, calibration: Path, tmp_path: Path) -> None:
+    source = make(tmp_path / "float", tied=tied)
+    recipe = Recipe(bits=6.0, head=head, embeddings=True, samples=6, sequence_length=64)
+    report = quantize_checkpoint(FloatCheckpoint(source), tmp_path / "out", recipe, calibration=calibration)
+
+    made = W8A8SCheckpoint(tmp_path / "out")
+    assert made.is_quantized(EMBEDDING)
+    assert made.is_quantized("lm_head") == head
+    assert (report.linears[-1].name, report.linears[-1].weights) == (EMBEDDING, VOCABULARY * 64)
+    assert report.bits == pytest.approx(6.0, abs=0.3)
+    exact = logits_of(AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval())
+    quantized = logits_of(reference_model(source, tmp_path / "out"))
+    assert float((quantized - exact).std() / exact.std()) < 0.2
+
+
+def test_without_it_the_rest_is_the_same(tiny_qwen3: Path, calibration: Path, tmp_path: Path) -> None:
+    made = []
+    for embeddings in (False, True):
+        out = tmp_path / str(embeddings)
+        recipe = Recipe(embeddings=embeddings, samples=4, sequence_length=64)
+        quantize_checkpoint(FloatCheckpoint(tiny_qwen3), out, recipe, calibration=calibration)
+        made.append(W8A8SCheckpoint(out))
+    assert [checkpoint.is_quantized(EMBEDDING) for checkpoint in made] == [False, True]
+    for prefix in made[0].quantized_linears():
+        assert torch.equal(made[0].linear(prefix).weight, made[1].linear(prefix).weight)
+
+
+def test_a_tied_head_has_to_be_quantized_with_it(tmp_path: Path) -> None:
+    source = FloatCheckpoint(make_tiny_qwen3(tmp_path / "float", tied=True))
+    with pytest.raises(UsageError, match=r"the head is tied to the embedding.*--embeddings --head"):
+        quantize_checkpoint(source, tmp_path / "out", Recipe(embeddings=True))
+    assert not (tmp_path / "out").exists()
