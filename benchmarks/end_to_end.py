@@ -1,10 +1,12 @@
-"""Whole models: tilepress, the same in plain transformers, and llama.cpp, each measurement in a process of its own.
+"""Whole models: tilepress, plain transformers, llama.cpp and vLLM, each measurement in a process of its own.
 
     python benchmarks/end_to_end.py [--json] [--cache .bench] [--rounds 3] [--models wide smollm2] [--only NAME ...]
 
 Makes what is missing under the cache: SmolLM2-135M-Instruct and its W8A8SC directory at 3.5 bits, a random model of
 Qwen3-8B's width, llama.cpp and its GGUF files (in all some 25 minutes on two cores, 25 GB of disk). Then all take turns
 in every round; medians of the rounds are printed. Nothing else should run on the machine.
+
+vLLM is measured where its environment is: vllm-venv in the cache, which vllm_w8a8.py tells how to make.
 """
 
 from __future__ import annotations
@@ -55,6 +57,7 @@ MODELS = {
     ),
 }
 Measure = Callable[[], dict[str, Any]]
+Figures = dict[str, float]
 
 
 def prepare(cache: Path, models: Sequence[str]) -> None:
@@ -71,20 +74,36 @@ def prepare(cache: Path, models: Sequence[str]) -> None:
         if not quantized.exists():
             llama_cpp.run(*tilepress, "quant", "-m", smollm2, "-o", quantized, "--bits", BITS, "--head")
         llama_cpp.run(*tilepress, "compress", "-m", quantized, "-o", compressed)
+    for model in (MODELS[name] for name in models):
+        if vllm_python(cache).exists() and not vllm_directory(cache, model).exists():
+            program = (sys.executable, HERE / "vllm_checkpoint.py")
+            llama_cpp.run(*program, cache / model.directory, vllm_directory(cache, model))
 
 
-def contenders(cache: Path, model: Model, threads: int) -> dict[str, Measure]:
-    """By name, what measures a contender once."""
+def vllm_python(cache: Path) -> Path:
+    """The interpreter of vLLM's own environment, if somebody has made it."""
+    return cache / "vllm-venv" / "bin" / "python"
+
+
+def vllm_directory(cache: Path, model: Model) -> Path:
+    """The model in the format of vLLM's W8A8."""
+    return cache / f"{model.directory}-compressed-tensors"
+
+
+def contenders(cache: Path, model: Model, threads: int) -> dict[str, Measure | None]:
+    """By name, what measures a contender once; None: it is not installed."""
     source = cache / model.directory
     sizes = ["--prompt", model.prompt, "--new", NEW_TOKENS, "--threads", threads, "--repeats", 2]
     plain = [sys.executable, HERE / "plain_transformers.py", source, *sizes, "--dtype"]
     ours = [sys.executable, "-m", "tilepress", "bench", "model", "--json", "-m", cache / model.compressed, *sizes]
+    vllm = [vllm_python(cache), HERE / "vllm_w8a8.py", vllm_directory(cache, model), *sizes]
     llama = partial(llama_cpp.speed, cache, source, prompt=model.prompt, new=NEW_TOKENS, threads=threads, repeats=2)
     return {
         f"tilepress W8A8SC {BITS}": lambda: _result(ours)["model"],
         "transformers float32": lambda: _result([*plain, "float32"]),
         "transformers bfloat16": lambda: _result([*plain, "bfloat16"]),
         **{f"llama.cpp {kind}": partial(llama, kind=kind) for kind in llama_cpp.KINDS},
+        "vLLM W8A8": (lambda: _result(vllm)) if vllm_python(cache).exists() else None,
     }
 
 
@@ -94,8 +113,8 @@ def _result(command: Sequence[object]) -> dict[str, Any]:
     return result
 
 
-def measure(cache: Path, model: Model, threads: int, rounds: int, only: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Contender -> its figures, medians of the rounds."""
+def measure(cache: Path, model: Model, threads: int, rounds: int, only: Sequence[str]) -> dict[str, Figures | None]:
+    """Contender -> its figures, medians of the rounds; None: not measured."""
     chosen = {
         name: run
         for name, run in contenders(cache, model, threads).items()
@@ -104,12 +123,15 @@ def measure(cache: Path, model: Model, threads: int, rounds: int, only: Sequence
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in chosen}
     for number in range(rounds):
         for name, run in chosen.items():
+            if run is None:
+                continue
             print(f"{model.title}, round {number + 1} of {rounds}: {name}", file=sys.stderr, flush=True)
             results[name].append(run())
-    return {
-        name: {figure: statistics.median(result[figure] for result in rounds_) for figure in FIGURES}
-        for name, rounds_ in results.items()
-    }
+    return {name: medians(rounds_) if rounds_ else None for name, rounds_ in results.items()}
+
+
+def medians(results: Sequence[dict[str, Any]]) -> Figures:
+    return {figure: statistics.median(result[figure] for result in results) for figure in FIGURES}
 
 
 def describe_machine(threads: int) -> dict[str, Any]:
@@ -121,13 +143,16 @@ def describe_machine(threads: int) -> dict[str, Any]:
     return _result([sys.executable, "-c", program])
 
 
-def table(title: str, figures: dict[str, dict[str, float]], bandwidth: float) -> Table:
+def table(title: str, figures: dict[str, Figures | None], bandwidth: float) -> Table:
     """bandwidth: bytes a second that the machine reads."""
     shown = Table(title=title, box=None, padding=(0, 1, 0, 0))
     columns = ("", "decode/s", "prefill/s", "first token", "weights GB", "GB/s", "of memory", "peak GB")
     for column in columns:
         shown.add_column(column, justify="right" if column else "left", no_wrap=True)
     for name, of in figures.items():
+        if of is None:
+            shown.add_row(f"{name}: not measured")
+            continue
         rate = of["weight_bytes"] * of["decode_tokens_per_second"]
         shown.add_row(
             name,
