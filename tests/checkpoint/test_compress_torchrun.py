@@ -45,7 +45,8 @@ def test_a_process_that_fails_fails_the_job(tmp_path: Path, w8a8s: Path) -> None
         "try:\n"
         "    compress_under_torchrun(sys.argv[1], Path(sys.argv[2]))\n"
         "except (CheckpointError, ValueError) as error:\n"
-        "    print(os.environ['RANK'], type(error).__name__, error, flush=True)\n"
+        "    # One write: torchrun has Python write each argument of print by itself, and the ranks' would mix.\n"
+        "    print(' '.join([os.environ['RANK'], type(error).__name__, str(error)]), flush=True)\n"
         "    sys.exit(2)\n"
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
