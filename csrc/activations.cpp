@@ -45,7 +45,6 @@ void QuantizedActivations::quantize(const LinearArguments& arguments, int64_t to
         const int64_t first = j * tile_columns_, used = std::min(width(j), k_ - first);
         const QuantizedRow row =
             kernels_.quantize(arguments.type, arguments.x, token * k_ + first, used, scale, chosen.offset, out);
-        std::fill(out + used, out + width(j), static_cast<int8_t>(0));
         totals_[static_cast<size_t>(block_start(chunk, j) + t)] = row.total;
         largest_[static_cast<size_t>(block_start(chunk, j) + t)] = row.largest;
     }

@@ -2,7 +2,6 @@
 // target gives the same bits. Torch's reads keys and values once for each query and takes three times as long.
 #pragma once
 
-#include <algorithm>
 #include <cstring>
 #include <limits>
 
@@ -46,7 +45,9 @@ template <int Q>
 void score(const float* queries, const AttentionChunk& chunk, float (*scores)[AttentionChunk::kTokens]) {
     for (int t = 0; t < chunk.tokens; t += 4) {
         const float* keys[4];
-        for (int i = 0; i < 4; ++i) keys[i] = chunk.keys + std::min(t + i, chunk.tokens - 1) * chunk.size;
+        for (int i = 0; i < 4; ++i) {
+            keys[i] = chunk.keys + (t + i < chunk.tokens ? t + i : chunk.tokens - 1) * chunk.size;
+        }
         Floats sums[Q][4] = {};
         for (int64_t c = 0; c < chunk.size; c += kFloats) {
             const Floats key[4] = {load_floats(keys[0] + c), load_floats(keys[1] + c), load_floats(keys[2] + c),
@@ -71,7 +72,7 @@ inline void soften(const AttentionChunk& chunk, float* scores, float& maximum, f
         largest = next > largest ? next : largest;
     }
     maximum = largest[0];
-    for (int i = 1; i < kFloats; ++i) maximum = std::max(maximum, largest[i]);
+    for (int i = 1; i < kFloats; ++i) maximum = maximum < largest[i] ? largest[i] : maximum;
     Floats sums{};
     for (int t = 0; t < chunk.tokens; t += kFloats) {
         const Floats weights = exp_floats(load_floats(scores + t) - maximum);

@@ -23,11 +23,14 @@ using FloatArray = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::devic
 using FloatMatrix = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Matrix = nb::ndarray<int8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
+TensorView open_arrays(const Int8Array& weight, const Int8Array& index, const Int64Array& info) {
+    return open_tensor(reinterpret_cast<const uint8_t*>(weight.data()), weight.size(),
+                       reinterpret_cast<const uint8_t*>(index.data()), index.size(), info.data(), info.size());
+}
+
 void decode_tensor(const Int8Array& weight, const Int8Array& index, const Int64Array& info, const Matrix& out,
                    int threads) {
-    const TensorView tensor =
-        open_tensor(reinterpret_cast<const uint8_t*>(weight.data()), weight.size(),
-                    reinterpret_cast<const uint8_t*>(index.data()), index.size(), info.data(), info.size());
+    const TensorView tensor = open_arrays(weight, index, info);
     const Geometry& geometry = tensor.geometry;
     if (static_cast<int64_t>(out.shape(0)) != geometry.n || static_cast<int64_t>(out.shape(1)) != geometry.k) {
         throw nb::value_error("out has another shape than the matrix");
@@ -38,9 +41,7 @@ void decode_tensor(const Int8Array& weight, const Int8Array& index, const Int64A
 
 void embed_ids(const Int64Array& ids, const Int8Array& weight, const Int8Array& index, const Int64Array& info,
                const FloatArray& weight_scale, const FloatMatrix& out, int threads) {
-    const TensorView table =
-        open_tensor(reinterpret_cast<const uint8_t*>(weight.data()), weight.size(),
-                    reinterpret_cast<const uint8_t*>(index.data()), index.size(), info.data(), info.size());
+    const TensorView table = open_arrays(weight, index, info);
     const Geometry& geometry = table.geometry;
     const int64_t rows = static_cast<int64_t>(weight_scale.size()), columns = static_cast<int64_t>(out.shape(1));
     if (rows != geometry.n || columns != geometry.k) {
