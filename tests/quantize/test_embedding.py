@@ -14,7 +14,7 @@ from tilepress.errors import UsageError
 from tilepress.quantize import Recipe, quantize_checkpoint
 from tilepress.quantize import embedding as embedding_module
 from tilepress.quantize.decoder import LayerwiseDecoder
-from tilepress.quantize.embedding import quantize_embedding
+from tilepress.quantize.embedding import EmbeddingTable, embedding_table, quantize_embedding
 from tiny_models import VOCABULARY, make_tiny_llama, make_tiny_qwen3
 
 
@@ -23,10 +23,38 @@ def decoder(tiny_qwen3: Path) -> LayerwiseDecoder:
     return LayerwiseDecoder(FloatCheckpoint(tiny_qwen3), torch.device("cpu"))
 
 
+def unread(decoder: LayerwiseDecoder) -> EmbeddingTable:
+    """A table of which the calibration text told nothing: all tokens alike."""
+    return EmbeddingTable(decoder, torch.zeros(VOCABULARY), floor=1.0)
+
+
+def test_sensitivity_is_the_squared_gradient_at_each_tokens_own_row(decoder: LayerwiseDecoder) -> None:
+    tokens = torch.tensor([[9, 5, 5, 7], [9, 7, 5, 6]])
+    squares = torch.tensor([[100.0, 1.0, 2.0, 3.0], [200.0, 4.0, 5.0, 6.0]])
+
+    table = embedding_table(decoder, tokens, squares)
+
+    by_hand = {9: 300.0, 5: 8.0, 7: 7.0, 6: 6.0}
+    assert {v: float(table.sensitivity[v]) * 8 for v in by_hand} == pytest.approx(by_hand)
+    assert int(torch.count_nonzero(table.sensitivity)) == len(by_hand)
+    assert table.floor == pytest.approx(21.0 / 6 / VOCABULARY), "without the start tokens"
+
+
+def test_tokens_that_are_read_often_have_finer_steps(decoder: LayerwiseDecoder) -> None:
+    often = torch.zeros(VOCABULARY)
+    often[7] = 15.0
+    table = EmbeddingTable(decoder, often, floor=1.0)
+
+    quantized, _ = quantize_embedding(table, 4.0, torch.Generator().manual_seed(0))
+
+    assert float(quantized.weight_scale[3] / quantized.weight_scale[7]) == pytest.approx(4.0)
+    assert torch.equal(quantized.weight_scale[8:].unique(), quantized.weight_scale[3:4])
+
+
 @pytest.mark.parametrize("bits", [3.0, 4.0, 6.0])
-def test_rows_share_the_step_that_meets_the_bits(decoder: LayerwiseDecoder, bits: float) -> None:
+def test_rows_alike_share_the_step_that_meets_the_bits(decoder: LayerwiseDecoder, bits: float) -> None:
     table = decoder.load(f"{EMBEDDING}.weight")
-    quantized, report = quantize_embedding(decoder, bits, torch.Generator().manual_seed(0))
+    quantized, report = quantize_embedding(unread(decoder), bits, torch.Generator().manual_seed(0))
     assert report.bits == pytest.approx(bits, abs=0.05)
     assert quantized.weight_scale.unique().numel() == 1
     step = quantized.weight_scale[:, None]
@@ -41,16 +69,16 @@ def test_rows_that_would_not_fit_8_bits_have_larger_steps(
     table = decoder.load(f"{EMBEDDING}.weight").clone()
     table[7] *= 1000
     monkeypatch.setattr(decoder, "load", lambda name, rows: table[rows])
-    quantized, _ = quantize_embedding(decoder, 4.0, torch.Generator().manual_seed(0))
+    quantized, _ = quantize_embedding(unread(decoder), 4.0, torch.Generator().manual_seed(0))
     assert float(quantized.weight_scale[7]) == pytest.approx(float(table[7].abs().max()) / 127)
     assert int(quantized.weight[7].abs().max()) == 127
     assert quantized.weight_scale.unique().numel() == 2
 
 
 def test_blocks_of_rows_change_nothing(decoder: LayerwiseDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, of_whole = quantize_embedding(decoder, 4.0, torch.Generator().manual_seed(0))
+    whole, of_whole = quantize_embedding(unread(decoder), 4.0, torch.Generator().manual_seed(0))
     monkeypatch.setattr(embedding_module, "ROWS", 100)
-    blocks, of_blocks = quantize_embedding(decoder, 4.0, torch.Generator().manual_seed(0))
+    blocks, of_blocks = quantize_embedding(unread(decoder), 4.0, torch.Generator().manual_seed(0))
     assert torch.equal(whole.weight, blocks.weight)
     assert torch.equal(whole.weight_scale, blocks.weight_scale)
     assert of_whole.bits == of_blocks.bits
@@ -73,16 +101,12 @@ def test_a_whole_model_with_its_embedding(make, tied: bool, head: bool, calibrat
     assert float((quantized - exact).std() / exact.std()) < 0.2
 
 
-def test_without_it_the_rest_is_the_same(tiny_qwen3: Path, calibration: Path, tmp_path: Path) -> None:
-    made = []
-    for embeddings in (False, True):
-        out = tmp_path / str(embeddings)
-        recipe = Recipe(embeddings=embeddings, samples=4, sequence_length=64)
-        quantize_checkpoint(FloatCheckpoint(tiny_qwen3), out, recipe, calibration=calibration)
-        made.append(W8A8SCheckpoint(out))
-    assert [checkpoint.is_quantized(EMBEDDING) for checkpoint in made] == [False, True]
-    for prefix in made[0].quantized_linears():
-        assert torch.equal(made[0].linear(prefix).weight, made[1].linear(prefix).weight)
+def test_without_it_the_embedding_stays_float(tiny_qwen3: Path, calibration: Path, tmp_path: Path) -> None:
+    report = quantize_checkpoint(
+        FloatCheckpoint(tiny_qwen3), tmp_path / "out", Recipe(samples=4, sequence_length=64), calibration=calibration
+    )
+    assert not W8A8SCheckpoint(tmp_path / "out").is_quantized(EMBEDDING)
+    assert EMBEDDING not in {linear.name for linear in report.linears}
 
 
 def test_a_tied_head_has_to_be_quantized_with_it(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from tilepress.checkpoint import FloatCheckpoint
 from tilepress.errors import QuantizationError
+from tilepress.quantize import sensitivity as sensitivity_module
 from tilepress.quantize.decoder import LayerwiseDecoder
 from tilepress.quantize.sensitivity import LINEARS, layer_sensitivities
 from tilepress.quantize.statistics import READERS, StatisticsCollector
@@ -41,13 +42,17 @@ def test_logits_are_those_of_the_whole_model(make: object, tied: bool, tmp_path:
         torch.testing.assert_close(logits, model(TOKENS).logits, rtol=1e-4, atol=1e-4)
 
 
-def test_sensitivities_are_the_squared_gradients_of_the_whole_model(tiny_qwen3: Path) -> None:
+@pytest.mark.parametrize("positions", [128, 16], ids=["whole sequences", "parts of the logits"])
+def test_sensitivities_are_the_squared_gradients_of_the_whole_model(
+    tiny_qwen3: Path, positions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Same labels, gradients by autograd through the whole model."""
+    monkeypatch.setattr(sensitivity_module, "POSITIONS", positions)
     decoder = LayerwiseDecoder(FloatCheckpoint(tiny_qwen3), torch.device("cpu"))
     *inputs, final = layer_inputs(decoder, TOKENS)
-    found = {
-        s.index: s.gradients for s in layer_sensitivities(decoder, inputs, final, torch.Generator().manual_seed(5))
-    }
+    found, of_inputs = {}, {}
+    for s in layer_sensitivities(decoder, inputs, final, torch.Generator().manual_seed(5)):
+        found[s.index], of_inputs[s.index] = s.gradients, s.of_input
 
     model = AutoModelForCausalLM.from_pretrained(tiny_qwen3, dtype=torch.float32)
     outputs: dict[str, torch.Tensor] = {}
@@ -59,7 +64,9 @@ def test_sensitivities_are_the_squared_gradients_of_the_whole_model(tiny_qwen3: 
                 outputs[key] = output
 
             model.model.layers[index].get_submodule(name).register_forward_hook(keep)
-    logits = model(TOKENS).logits
+    embedded = model.model.embed_tokens(TOKENS)
+    embedded.retain_grad()
+    logits = model(inputs_embeds=embedded).logits
     generator = torch.Generator().manual_seed(5)
     cumulative = logits.detach().double().softmax(-1).cumsum(-1)
     drawn = torch.stack([torch.rand(40, 1, generator=generator, dtype=torch.float64) for _ in range(3)])
@@ -71,6 +78,7 @@ def test_sensitivities_are_the_squared_gradients_of_the_whole_model(tiny_qwen3: 
             gradient = outputs[f"{index}.{name}"].grad
             assert gradient is not None
             torch.testing.assert_close(found[index][name], gradient.square().mean(dim=(0, 1)), rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(of_inputs[0], embedded.grad.square().mean(dim=-1), rtol=1e-3, atol=1e-6)
 
 
 def test_statistics_are_those_of_all_tokens(tiny_qwen3: Path) -> None:
@@ -88,7 +96,9 @@ def test_statistics_are_those_of_all_tokens(tiny_qwen3: Path) -> None:
 
     assert set(statistics) == set(READERS)
     qkv = statistics["qkv"]
-    torch.testing.assert_close(qkv.hessian, x.T @ x / len(x))
+    torch.testing.assert_close(qkv.hessian, sum(torch.outer(token, token) for token in x) / len(x))
+    torch.testing.assert_close(qkv.mean, x.mean(dim=0))
+    assert torch.equal(qkv.high, x.amax(dim=0))
     torch.testing.assert_close(qkv.largest(), x.abs().amax(dim=0))
     assert torch.equal(qkv.low, x.amin(dim=0))
     assert qkv.rows.shape == (10, 64)

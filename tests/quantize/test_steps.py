@@ -11,7 +11,6 @@ from tilepress.quantize.rate import code_lengths, entropy_of_counts, magnitude_c
 from tilepress.quantize.rounding import round_weights
 from tilepress.quantize.steps import (
     WeightSample,
-    allocate,
     fit_scale,
     foretell_bits,
     refit_scale,
@@ -22,7 +21,8 @@ from tilepress.quantize.steps import (
 
 def sample_of(weight: torch.Tensor, sensitivity: torch.Tensor) -> WeightSample:
     factor = factorize(torch.eye(weight.shape[1]), 0.01, "here")
-    return sample_weights([weight], relative_steps(sensitivity, factor), factor, torch.Generator().manual_seed(0))
+    relative = relative_steps(sensitivity, factor)
+    return sample_weights([weight], relative, sensitivity, factor, torch.Generator().manual_seed(0))
 
 
 def gaussian(n: int, k: int, seed: int) -> torch.Tensor:
@@ -34,7 +34,8 @@ def test_the_rounded_weights_take_the_bits_asked_for(bits: float) -> None:
     inputs = gaussian(500, 128, 0) @ (torch.eye(128) + 0.1 * gaussian(128, 128, 1))
     factor = factorize(inputs.T @ inputs / 500, 0.01, "here")
     weight = gaussian(96, 128, 2)
-    sample = sample_weights([weight], relative_steps(torch.ones(96), factor), factor, torch.Generator().manual_seed(0))
+    alike = torch.ones(96)
+    sample = sample_weights([weight], relative_steps(alike, factor), alike, factor, torch.Generator().manual_seed(0))
 
     scale = fit_scale([sample], bits)
     rounded = round_weights(weight, sample.steps(scale), factor, code_lengths(sample.counts(scale)))
@@ -62,12 +63,13 @@ def test_bits_move_to_the_linear_the_loss_depends_on() -> None:
 
 def test_a_share_of_the_bits_holds_under_other_statistics() -> None:
     calm, keen = sample_of(gaussian(32, 64, 0), torch.ones(32)), sample_of(gaussian(64, 64, 1), 16 * torch.ones(64))
-    shares = allocate([calm, keen], 4.0)
+    scale = fit_scale([calm, keen], 4.0)
+    shares = [foretell_bits([sample], scale) for sample in (calm, keen)]
     assert (shares[0] + 2 * shares[1]) / 3 == pytest.approx(4.0, abs=0.01)
 
     dearer = sample_of(gaussian(64, 64, 1), 40 * torch.ones(64))
 
-    assert foretell_bits([dearer], fit_scale([calm, keen], 4.0)) > shares[1] + 0.5
+    assert foretell_bits([dearer], scale) > shares[1] + 0.5
     assert foretell_bits([dearer], refit_scale(dearer, shares[1])) == pytest.approx(shares[1], abs=0.01)
 
 

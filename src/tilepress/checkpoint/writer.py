@@ -22,6 +22,7 @@ from tilepress.checkpoint.w8a8s import W8A8SCheckpoint
 from tilepress.errors import CheckpointError
 
 WEIGHTS = "quant_model_weight_w8a8s"
+REPORT = "quantization_report.json"
 
 
 class Source(Protocol):
@@ -67,6 +68,7 @@ class W8A8SWriter:
         self._pending: dict[str, Tensor] = {}
         self._pending_bytes = 0
         self._staging: Path | None = None
+        self._report: dict[str, Any] | None = None
 
     def __enter__(self) -> W8A8SWriter:
         self._staging = create_staging(self._out)
@@ -116,6 +118,10 @@ class W8A8SWriter:
         """Store the two tensors of a quantized embedding."""
         self.add_stored(embedding.tensors(), W8A8S)
 
+    def add_report(self, report: Mapping[str, Any]) -> None:
+        """Store how the directory was made, for information, as `quantization_report.json`."""
+        self._report = dict(report)
+
     def add_stored(self, tensors: Mapping[str, Tensor], kind: str) -> None:
         """Store tensors as they are, typed FLOAT or W8A8S: those of a checkpoint that has been written once."""
         for name, tensor in tensors.items():
@@ -145,6 +151,8 @@ class W8A8SWriter:
             config = quantized_config(self._source.config, kind="w8a8s", tied=tied, dtype=self._dtype)
             write_object(staging / "config.json", config)
             copy_auxiliary_files(self._source.path, staging)
+            if self._report is not None:
+                write_object(staging / REPORT, self._report)
         try:
             W8A8SCheckpoint(staging)
         except CheckpointError as error:

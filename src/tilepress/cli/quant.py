@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tilepress.cli.byte_sizes import parse_bytes
 from tilepress.cli.console import human_seconds, print_json, print_note, print_table, progress_bar
 from tilepress.cli.options import Device, Json, ModelPath, TrustRemoteCode
 from tilepress.errors import UsageError
@@ -20,7 +21,17 @@ def quant(
         str | None, typer.Option("--model-type", help="Such as Qwen3-8B. Only checked: config.json decides.")
     ] = None,
     quant_type: Annotated[str, typer.Option("--quant-type", help="w8a8s is the only one.")] = "w8a8s",
-    bits: Annotated[float, typer.Option("--bits", help="Entropy-coded bits a weight to aim at.")] = 4.0,
+    bits: Annotated[
+        float | None, typer.Option("--bits", help="Entropy-coded bits a weight to aim at.", show_default="4.0")
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option("--size", help="Or the size of the W8A8SC weight file to aim at, such as 90MB or 1.5GiB."),
+    ] = None,
+    loss: Annotated[
+        float | None,
+        typer.Option("--loss", help="Or the increase of the loss to aim at, as predicted, in nats a token."),
+    ] = None,
     head: Annotated[bool, typer.Option("--head", help="Quantize the output head too.")] = False,
     embeddings: Annotated[
         bool,
@@ -30,8 +41,13 @@ def quant(
         Path | None,
         typer.Option(help="Calibration text: .jsonl, .json or .txt.", show_default="docstrings that come with Python"),
     ] = None,
-    samples: Annotated[int, typer.Option("--samples", help="Calibration sequences.")] = 64,
-    sequence_length: Annotated[int, typer.Option("--sequence-length", help="Tokens of each.")] = 512,
+    samples: Annotated[
+        int | None, typer.Option("--samples", help="Calibration sequences.", show_default="128, or what is feasible")
+    ] = None,
+    sequence_length: Annotated[
+        int | None,
+        typer.Option("--sequence-length", help="Tokens of each.", show_default="2048, or what is feasible"),
+    ] = None,
     dtype: Annotated[str, typer.Option("--dtype", help="Stored float type: float16 or bfloat16.")] = "float16",
     seed: Annotated[int, typer.Option("--seed", help="Of the calibration text's order and the samples.")] = 0,
     trust_remote_code: TrustRemoteCode = False,
@@ -44,6 +60,8 @@ def quant(
         tilepress quant --model-path Qwen3-8B --save-path Qwen3-8B-w8a8s
 
         tilepress quant --model-path Qwen3-8B --save-path small --bits 3.5 --calib conversations.jsonl
+
+        tilepress quant --model-path Qwen3-8B --save-path small --size 4GB --head --embeddings
     """
     from tilepress.checkpoint import FloatCheckpoint, open_checkpoint
     from tilepress.device import resolve_device
@@ -53,6 +71,8 @@ def quant(
         raise UsageError(f"--quant-type {quant_type}: w8a8s is the only one; `tilepress compress` makes w8a8sc of it")
     recipe = Recipe(
         bits=bits,
+        size=None if size is None else parse_bytes("--size", size),
+        loss=loss,
         head=head,
         embeddings=embeddings,
         dtype=dtype,
@@ -73,6 +93,11 @@ def quant(
         report = quantize_checkpoint(
             source, save_path, recipe, calibration=calib, device=device, progress=lambda p: progress(p.done, p.total)
         )
+    if report.limits:
+        print_note(
+            f"calibrated on {report.samples} x {report.sequence_length} tokens instead of 128 x 2048, limited by "
+            f"{' and '.join(report.limits)}; --samples and --sequence-length override that"
+        )
     if json:
         print_json(report.as_dict() | {"save_path": str(save_path)})
         return
@@ -81,7 +106,8 @@ def quant(
             ("W8A8S directory", str(save_path)),
             ("entropy", f"{report.bits:.3f} bits a weight"),
             ("zeros", f"{report.zeros:.1%}"),
-            ("calibration", f"{report.calibration_tokens} tokens"),
+            ("loss of weights and activations", f"{report.loss:.4f} nats a token, estimated"),
+            ("calibration", f"{report.samples} x {report.sequence_length} tokens"),
             ("time", human_seconds(report.seconds)),
         ]
     )

@@ -1,12 +1,13 @@
 """The embedding table, rounded to nearest, some thousand rows of it in memory at a time.
 
-A lookup reads one row, and all rows matter alike: what a token's vector is wrong by is its own step and no other's. So
-all rows have the same step, but for rows that would not fit 8 bits, and zeros are not sought.
+A lookup reads one row: what a token's vector is wrong by is its own step and no other's. There is no error to feed
+back, and zeros are not sought.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,17 +21,67 @@ from tilepress.quantize.steps import SAMPLED_COLUMNS, WeightSample, refit_scale
 ROWS = 8192
 
 
+@dataclass(frozen=True)
+class EmbeddingTable:
+    """sensitivity: float32 [vocabulary], E[1(token = v) · mean_j (dloss/dx_j)²] where x is the embedding's output.
+
+    floor: what is added to each for the steps, the mean of a token that is read as often as any other.
+    """
+
+    decoder: LayerwiseDecoder
+    sensitivity: Tensor
+    floor: float
+
+    def blocks(self) -> Iterator[Tensor]:
+        """The table, float32 [up to ROWS, hidden] at a time."""
+        for start in range(0, self.decoder.vocabulary, ROWS):
+            yield self.decoder.load(f"{EMBEDDING}.weight", slice(start, start + ROWS))
+
+    def sample(self, generator: torch.Generator) -> WeightSample:
+        """Columns from which the steps are fitted."""
+        picked = torch.randperm(self.decoder.hidden, generator=generator)[:SAMPLED_COLUMNS]
+        columns, largest = [], []
+        for block in self.blocks():
+            columns.append(block[:, picked.to(block.device)].T)
+            largest.append(block.abs().amax(dim=1))
+        least = (torch.cat(largest) / LARGEST).clamp(min=1e-12)
+        alike = torch.ones(len(picked), 1, device=least.device)
+        return WeightSample(
+            columns=torch.cat(columns, dim=1),
+            rate=torch.zeros_like(alike),
+            relative=(self.sensitivity + self.floor).clamp(min=torch.finfo(torch.float32).tiny).rsqrt(),
+            least=least,
+            weights=self.decoder.vocabulary * self.decoder.hidden,
+            sensitivity=self.sensitivity,
+            cost=alike,
+        )
+
+
+def embedding_table(decoder: LayerwiseDecoder, tokens: Tensor, squares: Tensor) -> EmbeddingTable:
+    """tokens int64 and squares float32, both [sequences, length]: mean_j (dloss/dx_j)² of each token's embedding.
+
+    The floor leaves the first position out: the start token's gradient is not like that of others.
+    """
+    total = torch.zeros(decoder.vocabulary, device=squares.device)
+    total.index_add_(0, tokens.flatten().to(squares.device), squares.flatten())
+    return EmbeddingTable(decoder, total / squares.numel(), float(squares[:, 1:].mean()) / decoder.vocabulary)
+
+
 def quantize_embedding(
-    decoder: LayerwiseDecoder, bits: float, generator: torch.Generator
+    table: EmbeddingTable, bits: float, generator: torch.Generator
 ) -> tuple[QuantizedEmbedding, LinearReport]:
     """The table at an entropy of `bits` bits a weight, or the most that max|row| / 127 as the least step gives."""
-    sample = _sample(decoder, generator)
+    sample = table.sample(generator)
     steps = sample.steps(refit_scale(sample, bits))
     integers: list[Tensor] = []
-    error = norm = 0.0
-    for block, step in zip(_blocks(decoder), torch.split(steps, ROWS), strict=True):
+    error = norm = loss = 0.0
+    for block, step, sensitivity in zip(
+        table.blocks(), torch.split(steps, ROWS), torch.split(table.sensitivity, ROWS), strict=True
+    ):
         q = (block / step[:, None]).round_().clamp_(-LARGEST, LARGEST)
-        error += float((q * step[:, None] - block).square().sum())
+        by_row = (q * step[:, None] - block).square().sum(dim=1)
+        error += float(by_row.sum())
+        loss += 0.5 * float(by_row @ sensitivity)
         norm += float(block.square().sum())
         integers.append(q.to(torch.int8))
     counts = torch.stack([magnitude_counts(q) for q in integers]).sum(dim=0)
@@ -42,25 +93,6 @@ def quantize_embedding(
         zeros=int(counts[0]) / weight.numel(),
         relative_error=error / max(norm, 1e-30),
         clipped=0.0,
+        loss=loss,
     )
     return QuantizedEmbedding(weight.cpu(), steps.cpu()), report
-
-
-def _blocks(decoder: LayerwiseDecoder) -> Iterator[Tensor]:
-    """The table, float32 [up to ROWS, hidden] at a time."""
-    for start in range(0, decoder.vocabulary, ROWS):
-        yield decoder.load(f"{EMBEDDING}.weight", slice(start, start + ROWS))
-
-
-def _sample(decoder: LayerwiseDecoder, generator: torch.Generator) -> WeightSample:
-    """Columns from which the step is fitted."""
-    picked = torch.randperm(decoder.hidden, generator=generator)[:SAMPLED_COLUMNS]
-    columns, largest = [], []
-    for block in _blocks(decoder):
-        columns.append(block[:, picked.to(block.device)].T)
-        largest.append(block.abs().amax(dim=1))
-    least = (torch.cat(largest) / LARGEST).clamp(min=1e-12)
-    nearest = torch.zeros(len(picked), 1, device=least.device)
-    return WeightSample(
-        torch.cat(columns, dim=1), nearest, torch.ones_like(least), least, decoder.vocabulary * decoder.hidden
-    )

@@ -54,7 +54,12 @@ class Head:
 
     def sample(self, generator: torch.Generator) -> WeightSample:
         """Columns from which the steps are fitted."""
-        return sample_weights(self.blocks(), relative_steps(self.sensitivity, self.factor), self.factor, generator)
+        relative = relative_steps(self.sensitivity, self.factor)
+        return sample_weights(self.blocks(), relative, self.of_logits(), self.factor, generator)
+
+    def of_logits(self) -> Tensor:
+        """G_v without the floor, float32 [vocabulary]."""
+        return self.sensitivity - FLOOR / (1.0 + FLOOR) * self.sensitivity.mean()
 
 
 def logit_sensitivity(decoder: LayerwiseDecoder, hidden: Tensor) -> Tensor:
@@ -109,11 +114,14 @@ def quantize_head(
 
     seen = inputs.round_trip(rows)
     integers: list[Tensor] = []
-    error = norm = 0.0
-    for block, step in zip(head.blocks(), torch.split(steps, ROWS), strict=True):
+    error = norm = loss = 0.0
+    parts = zip(head.blocks(), torch.split(steps, ROWS), torch.split(head.of_logits(), ROWS), strict=True)
+    for block, step, sensitivity in parts:
         q = round_weights(block, step, head.factor, lengths)
         exact = rows @ block.T
-        error += float((seen @ (q * step[:, None]).T - exact).square().sum())
+        by_row = (seen @ (q * step[:, None]).T - exact).square().sum(dim=0)
+        error += float(by_row.sum())
+        loss += 0.5 * float(by_row @ sensitivity) / len(rows)
         norm += float(exact.square().sum())
         integers.append(q)
     weight = torch.cat(integers)
@@ -125,5 +133,6 @@ def quantize_head(
         zeros=int(counts[0]) / weight.numel(),
         relative_error=error / max(norm, 1e-30),
         clipped=float((seen - rows).abs().gt(inputs.scale).float().mean()),
+        loss=loss,
     )
     return pack(weight, steps, inputs, None, NAME), report

@@ -36,7 +36,8 @@ class LinearGroup:
 
     def sample(self, generator: torch.Generator) -> WeightSample:
         """Columns from which the steps are fitted."""
-        return sample_weights([self.weight], relative_steps(self.sensitivity, self.factor), self.factor, generator)
+        relative = relative_steps(self.sensitivity, self.factor)
+        return sample_weights([self.weight], relative, self.sensitivity, self.factor, generator)
 
 
 def linear_groups(
@@ -94,15 +95,16 @@ def quantize_group(
         start += count
         q = integers[part]
         exact = rows @ group.weight[part].T
-        error = (seen @ (q * steps[part, None]).T - exact).square().sum() / exact.square().sum().clamp(min=1e-30)
+        error = (seen @ (q * steps[part, None]).T - exact).square().sum(dim=0)
         counts = magnitude_counts(q)
         report = LinearReport(
             name=f"{where}.{reader}",
             weights=q.numel(),
             bits=entropy_of_counts(counts),
             zeros=int(counts[0]) / q.numel(),
-            relative_error=float(error),
+            relative_error=float(error.sum() / exact.square().sum().clamp(min=1e-30)),
             clipped=clipped,
+            loss=0.5 * float(error @ group.sensitivity[part]) / len(rows),
         )
         result.append((reader, pack(q, steps[part], inputs, tensors.get(f"{reader}.bias"), report.name), report))
     return result

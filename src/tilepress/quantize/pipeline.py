@@ -12,26 +12,33 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 
+from tilepress import codec
 from tilepress.checkpoint import EMBEDDING, FloatCheckpoint, QuantizedEmbedding, QuantizedLinear, W8A8SWriter
 from tilepress.errors import UsageError
+from tilepress.quantize.budget import Budget
 from tilepress.quantize.calibration import token_sequences
+from tilepress.quantize.calibration_size import CalibrationSize, calibration_size
 from tilepress.quantize.calibration_text import default_documents, read_documents
 from tilepress.quantize.decoder import LayerwiseDecoder, TensorSource
-from tilepress.quantize.embedding import quantize_embedding
+from tilepress.quantize.embedding import EmbeddingTable, embedding_table, quantize_embedding
 from tilepress.quantize.folding import FoldedLayer, fold, mix_scales
 from tilepress.quantize.head import NAME as HEAD
 from tilepress.quantize.head import NORM_BEFORE as NORM_BEFORE_HEAD
 from tilepress.quantize.head import Head, fold_head, head_statistics, logit_sensitivity, quantize_head
 from tilepress.quantize.layer import LinearGroup, activation_range, linear_groups, quantize_group, settled_lengths
+from tilepress.quantize.layer_inputs import layer_inputs
+from tilepress.quantize.machine import machine_of
+from tilepress.quantize.prediction import CurvePoint
 from tilepress.quantize.recipe import Recipe
 from tilepress.quantize.report import LinearReport, QuantizationReport
 from tilepress.quantize.sensitivity import layer_sensitivities
 from tilepress.quantize.statistics import InputStatistics, StatisticsCollector
-from tilepress.quantize.steps import WeightSample, allocate, refit_scale
+from tilepress.quantize.steps import WeightSample, foretell_bits, refit_scale
+from tilepress.quantize.stored_size import fixed_size, stays_float
+from tilepress.quantize.targets import CODING, fit_target, loss_curve
 
-SENSITIVITY_SEQUENCES = 8
 SAMPLED_ROWS = 512
-SEQUENCES_A_PASS = 4
+TOKENS_A_PASS = 2048
 
 
 @dataclass(frozen=True)
@@ -74,39 +81,38 @@ def quantize_checkpoint(
     with W8A8SWriter(out, source, dtype=recipe.dtype) as writer:
         tokenizer = AutoTokenizer.from_pretrained(source.path)
         documents = default_documents(recipe.seed) if calibration is None else read_documents(calibration, tokenizer)
+        context = int(source.config["max_position_embeddings"])
+        size = calibration_size(recipe, source.shape, context, machine_of(torch.device(device)))
         tokens = token_sequences(
-            tokenizer,
-            documents,
-            samples=recipe.samples,
-            length=min(recipe.sequence_length, int(source.config["max_position_embeddings"])),
-            vocabulary=source.shape.vocab,
+            tokenizer, documents, samples=size.samples, length=size.length, vocabulary=source.shape.vocab
         )
-        report = Quantizer(source, recipe, tokens, torch.device(device), progress).run(writer)
-        written = {f"{HEAD}.weight", NORM_BEFORE_HEAD} if recipe.head else set()
-        if recipe.embeddings:
-            written.add(f"{EMBEDDING}.weight")
+        report = Quantizer(source, recipe, size, tokens, torch.device(device), progress).run(writer)
+        written = {NORM_BEFORE_HEAD} if recipe.head else set()
         for name in source.names():
-            if not name.startswith("model.layers.") and name not in written:
+            if not name.startswith("model.layers.") and stays_float(name, recipe) and name not in written:
                 writer.add_float(name, source.tensor(name))
+        writer.add_report(report.as_dict())
     return report
 
 
 class Quantizer:
     """The two passes over the layers: where the loss is sensitive, then the quantization itself.
 
-    source needs `.config`, `.shape`, `tensor(name)` and `has(name)`; tokens int64 [samples, length].
+    source needs what TensorSource has; tokens int64 [samples, length], as many as there were of `size`.
     """
 
     def __init__(
         self,
         source: TensorSource,
         recipe: Recipe,
+        size: CalibrationSize,
         tokens: Tensor,
         device: torch.device,
         progress: Callable[[Progress], None] | None = None,
     ) -> None:
-        self._recipe = recipe
+        self._source, self._recipe, self._size = source, recipe, size
         self._tokens = tokens
+        self._sensitivity_tokens = tokens[: size.sensitivity_samples, : size.sensitivity_length]
         self._dtype: torch.dtype = getattr(torch, recipe.dtype)
         self._decoder = LayerwiseDecoder(source, device)
         self._heads = int(source.shape.heads)
@@ -118,51 +124,54 @@ class Quantizer:
     def run(self, sink: Sink) -> QuantizationReport:
         """Quantize every decoder layer into `sink`: linears, norms with the folds; head and embedding if asked to."""
         clock = _Clock(3 * self._decoder.layers + 2 * self._recipe.head + self._recipe.embeddings, self._progress)
-        gradients, logits, budgets = self._allocate(clock)
-        report = QuantizationReport(self._tokens.numel(), self._tokens[:SENSITIVITY_SEQUENCES].numel())
+        plan = self._allocate(clock)
+        report = self._report(plan)
         hidden = self._decoder.embed(self._tokens)
         arguments = self._decoder.layer_arguments(self._tokens.shape[1])
-        rows_a_pass = max(1, SAMPLED_ROWS * SEQUENCES_A_PASS // len(self._tokens))
+        rows_a_pass = -(-SAMPLED_ROWS * _sequences_a_pass(hidden) // len(hidden))
         for index in range(self._decoder.layers):
             where = f"model.layers.{index}"
             with self._decoder.layer(index) as layer:
                 with StatisticsCollector(layer, rows_a_pass, self._generator) as collector:
                     _run(layer, hidden, arguments[index])
                 folded = self._fold(layer, collector.result(), where)
-            for group in linear_groups(folded, gradients[index], self._recipe.damping, where):
-                report.linears += self._quantize(group, folded, budgets[f"{where}.{group.name}"], sink, where)
+            for group in linear_groups(folded, plan.gradients[index], self._recipe.damping, where):
+                report.linears += self._quantize(group, folded, plan.budget, sink, where)
             for name, tensor in folded.tensors.items():
                 if "norm" in name:
                     sink.add_float(f"{where}.{name}", tensor.cpu())
             clock.tick()
-        if logits is not None:
-            head = self._fold_head(hidden, logits)
-            linear, of_head = quantize_head(head, budgets[HEAD], self._dtype, self._generator)
+        if plan.logits is not None:
+            head = self._fold_head(hidden, plan.logits)
+            aimed = plan.budget.bits(HEAD)
+            linear, of_head = quantize_head(head, aimed, self._dtype, self._generator)
+            self._spend(plan.budget, HEAD, aimed, [linear.weight])
             sink.add_float(NORM_BEFORE_HEAD, head.gain.cpu())
             sink.add_linear(HEAD, linear)
             report.linears.append(of_head)
             clock.tick()
-        if self._recipe.embeddings:
-            embedding, of_embedding = quantize_embedding(self._decoder, self._recipe.bits, self._generator)
+        if plan.table is not None:
+            embedding, of_embedding = quantize_embedding(plan.table, plan.budget.bits(EMBEDDING), self._generator)
             sink.add_embedding(embedding)
             report.linears.append(of_embedding)
             clock.tick()
         report.seconds = clock.seconds()
         return report
 
-    def _allocate(self, clock: _Clock) -> tuple[list[dict[str, Tensor]], Tensor | None, dict[str, float]]:
-        """G_o of every linear by layer, that of the head if asked for, and the bits a weight of every group by name."""
-        tokens = self._tokens[:SENSITIVITY_SEQUENCES]
+    def _allocate(self, clock: _Clock) -> _Plan:
+        """The first pass: sensitivities, and from them the bits of every group."""
+        tokens = self._sensitivity_tokens
         arguments = self._decoder.layer_arguments(tokens.shape[1])
         hidden = self._decoder.embed(tokens)
-        inputs: list[Tensor] = []
+        inputs = layer_inputs(self._decoder.layers, hidden.shape, self._size.memory)
         for index in range(self._decoder.layers):
-            inputs.append(hidden.cpu().clone())
+            inputs[index] = hidden.cpu()
             with self._decoder.layer(index) as layer:
                 _run(layer, hidden, arguments[index])
             clock.tick()
         gradients: list[dict[str, Tensor]] = []
         logits: Tensor | None = None
+        table: EmbeddingTable | None = None
         samples: dict[str, WeightSample] = {}
         if self._recipe.head:
             logits = logit_sensitivity(self._decoder, hidden)
@@ -174,9 +183,28 @@ class Quantizer:
             for group in linear_groups(folded, seen.gradients, self._recipe.damping, where):
                 samples[f"{where}.{group.name}"] = group.sample(self._generator)
             gradients.insert(0, seen.gradients)
+            if seen.index == 0 and self._recipe.embeddings:
+                table = embedding_table(self._decoder, tokens, seen.of_input)
+                samples[EMBEDDING] = table.sample(self._generator)
             clock.tick()
-        bits = allocate(list(samples.values()), self._recipe.bits)
-        return gradients, logits, dict(zip(samples, bits, strict=True))
+        fixed = fixed_size(self._source, self._recipe)
+        factor = fit_target(list(samples.values()), self._recipe, fixed)
+        bits = {name: foretell_bits([sample], factor) for name, sample in samples.items()}
+        weights = {name: sample.weights for name, sample in samples.items()}
+        budget = Budget(bits, weights, exact=self._recipe.size is not None)
+        return _Plan(gradients, logits, table, budget, loss_curve(list(samples.values()), factor, fixed))
+
+    def _report(self, plan: _Plan) -> QuantizationReport:
+        samples, length = self._tokens.shape
+        fewer = (samples, length) != (self._size.samples, self._size.length)
+        return QuantizationReport(
+            recipe=self._recipe,
+            samples=samples,
+            sequence_length=length,
+            sensitivity_tokens=self._sensitivity_tokens.numel(),
+            limits=("text",) if fewer else self._size.limits,
+            curve=plan.curve,
+        )
 
     def _fold(self, layer: nn.Module, statistics: dict[str, InputStatistics], where: str) -> FoldedLayer:
         heads = {"heads": self._heads, "kv_heads": self._kv_heads}
@@ -189,25 +217,52 @@ class Quantizer:
         return fold_head(self._decoder, seen, sensitivity, self._recipe.damping, self._dtype)
 
     def _quantize(
-        self, group: LinearGroup, folded: FoldedLayer, bits: float, sink: Sink, where: str
+        self, group: LinearGroup, folded: FoldedLayer, budget: Budget, sink: Sink, where: str
     ) -> list[LinearReport]:
+        name = f"{where}.{group.name}"
         sample = group.sample(self._generator)
-        scale = refit_scale(sample, bits)
-        inputs = activation_range(group, self._dtype, f"{where}.{group.name}")
-        reports = []
+        aimed = budget.bits(name)
+        scale = refit_scale(sample, aimed)
+        inputs = activation_range(group, self._dtype, name)
+        reports, integers = [], []
         for reader, linear, report in quantize_group(
             group, sample.steps(scale), settled_lengths(sample, scale), inputs, folded.tensors, where
         ):
             sink.add_linear(f"{where}.{reader}", linear)
+            integers.append(linear.weight)
             reports.append(report)
+        self._spend(budget, name, aimed, integers)
         return reports
+
+    def _spend(self, budget: Budget, name: str, aimed: float, integers: list[Tensor]) -> None:
+        """Only a size needs to know what the codec makes of a group."""
+        if self._recipe.size is not None:
+            matrix = torch.cat(integers)
+            taken = 8 * codec.encode(matrix.numpy()).weight.nbytes / matrix.numel() / CODING
+            budget.spend(name, aimed, taken)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """gradients: G_o of every linear, by layer. logits: that of the head, table: of the embedding, if asked for."""
+
+    gradients: list[dict[str, Tensor]]
+    logits: Tensor | None
+    table: EmbeddingTable | None
+    budget: Budget
+    curve: tuple[CurvePoint, ...]
 
 
 def _run(layer: nn.Module, hidden: Tensor, arguments: dict[str, Any]) -> None:
-    """Replace hidden [samples, length, hidden] by the layer's output, a few sequences at a time."""
-    for start in range(0, len(hidden), SEQUENCES_A_PASS):
-        part = slice(start, start + SEQUENCES_A_PASS)
+    """Replace hidden [samples, length, hidden] by the layer's output, some sequences at a time."""
+    count = _sequences_a_pass(hidden)
+    for start in range(0, len(hidden), count):
+        part = slice(start, start + count)
         hidden[part] = layer(hidden[part], **arguments)
+
+
+def _sequences_a_pass(hidden: Tensor) -> int:
+    return max(1, TOKENS_A_PASS // hidden.shape[1])
 
 
 class _Clock:

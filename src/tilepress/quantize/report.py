@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from tilepress.quantize.prediction import CurvePoint
+from tilepress.quantize.recipe import Recipe
+
 
 @dataclass(frozen=True)
 class LinearReport:
@@ -12,7 +15,7 @@ class LinearReport:
 
     relative_error: squared error of the outputs on sampled calibration tokens, weights and activations quantized, as a
     share of their squared norm; of the embedding, of its own values. clipped: share of the sampled input values outside
-    the static range.
+    the static range. loss: what this error adds to the loss, to second order, in nats a token.
     """
 
     name: str
@@ -21,16 +24,34 @@ class LinearReport:
     zeros: float
     relative_error: float
     clipped: float
+    loss: float
 
 
 @dataclass
 class QuantizationReport:
-    """All linears of a model, the embedding where it is quantized, and what the calibration was."""
+    """All linears of a model, the embedding where it is quantized, and what the calibration was.
 
-    calibration_tokens: int
+    samples sequences of sequence_length tokens; sensitivities from sensitivity_tokens of them. limits: what made these
+    fewer than 128 x 2048, of "context", "memory", "work", "text". curve: what other steps would have given.
+    """
+
+    recipe: Recipe
+    samples: int
+    sequence_length: int
     sensitivity_tokens: int
+    limits: tuple[str, ...] = ()
     seconds: float = 0.0
+    curve: tuple[CurvePoint, ...] = ()
     linears: list[LinearReport] = field(default_factory=list)
+
+    @property
+    def calibration_tokens(self) -> int:
+        return self.samples * self.sequence_length
+
+    @property
+    def loss(self) -> float:
+        """Sum of what each linear's error adds to the loss, nats a token: weights and activations."""
+        return sum(linear.loss for linear in self.linears)
 
     @property
     def bits(self) -> float:
@@ -48,4 +69,5 @@ class QuantizationReport:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything above as plain values for JSON."""
-        return {"bits": self.bits, "zeros": self.zeros, **asdict(self)}
+        totals = {"bits": self.bits, "zeros": self.zeros, "loss": self.loss}
+        return {**totals, "calibration_tokens": self.calibration_tokens, **asdict(self)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,23 +12,26 @@ from tilepress.quantize.decoder import LayerwiseDecoder
 from tilepress.quantize.statistics import READERS, InputStatistics, StatisticsCollector
 
 LINEARS = tuple(reader for readers in READERS.values() for reader in readers)
+POSITIONS = 128
 
 
 @dataclass(frozen=True)
 class LayerSensitivity:
     """layer: the materialised decoder layer. statistics: of its inputs.
 
-    gradients: G_o = E[(dloss/dy_o)²] of every linear, float32 [n], over the same tokens.
+    gradients: G_o = E[(dloss/dy_o)²] of every linear, float32 [n], over the same tokens. of_input: the squared gradient
+    at what the layer itself reads, mean over its channels, float32 [sequences, length]; layer 0 reads the embedding.
     """
 
     index: int
     layer: nn.Module
     gradients: dict[str, Tensor]
+    of_input: Tensor
     statistics: dict[str, InputStatistics]
 
 
 def layer_sensitivities(
-    decoder: LayerwiseDecoder, inputs: list[Tensor], final: Tensor, generator: torch.Generator
+    decoder: LayerwiseDecoder, inputs: Sequence[Tensor] | Tensor, final: Tensor, generator: torch.Generator
 ) -> Iterator[LayerSensitivity]:
     """One backward pass through the model, last layer first; what is yielded is valid until the next one is asked for.
 
@@ -49,26 +52,29 @@ def layer_sensitivities(
                     torch.autograd.backward(output, gradient[s : s + 1])
                     assert hidden.grad is not None
                     gradient[s] = hidden.grad[0]
-            yield LayerSensitivity(index, layer, squares.mean(), collector.result())
+            of_input = gradient.square().mean(dim=-1)
+            yield LayerSensitivity(index, layer, squares.mean(), of_input, collector.result())
 
 
 def _gradient_of_sampled_loss(decoder: LayerwiseDecoder, final: Tensor, generator: torch.Generator) -> Tensor:
+    """[sequences, length, hidden], POSITIONS logits at a time: 512 of a vocabulary of 152 thousand take gigabytes."""
     head = decoder.head()
     gradient = torch.empty_like(final)
     for s in range(len(final)):
-        hidden = final[s].clone().requires_grad_(True)
-        with torch.enable_grad():
-            logits = head(hidden)
-        with torch.no_grad():
-            # Inverse-transform sampling with uniform numbers of a CPU generator: the same labels on any device.
-            cumulative = logits.double().softmax(-1).cumsum(-1)
-            drawn = torch.rand(len(cumulative), 1, generator=generator, dtype=torch.float64).to(final.device)
-            labels = torch.searchsorted(cumulative, drawn).clamp_(max=logits.shape[-1] - 1)[:, 0]
-        with torch.enable_grad():
-            loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
-        torch.autograd.backward(loss)
-        assert hidden.grad is not None
-        gradient[s] = hidden.grad
+        # Inverse-transform sampling with uniform numbers of a CPU generator: the same labels on any device.
+        uniform = torch.rand(final.shape[1], 1, generator=generator, dtype=torch.float64).to(final.device)
+        parts = zip(*(torch.split(whole, POSITIONS) for whole in (final[s], uniform, gradient[s])), strict=True)
+        for states, drawn, of_states in parts:
+            hidden = states.clone().requires_grad_(True)
+            with torch.enable_grad():
+                logits = head(hidden)
+            with torch.no_grad():
+                labels = torch.searchsorted(logits.double().softmax(-1).cumsum(-1), drawn)[:, 0]
+            with torch.enable_grad():
+                loss = nn.functional.cross_entropy(logits, labels.clamp_(max=logits.shape[-1] - 1), reduction="sum")
+            torch.autograd.backward(loss)
+            assert hidden.grad is not None
+            of_states.copy_(hidden.grad)
     return gradient
 
 

@@ -26,6 +26,7 @@ class WeightSample:
 
     columns: float32 [m, n], transposed. rate: float32 [m, 1], weight of the bits in `decide`. relative: float32 [n],
     steps but for the common factor. least: float32 [n], max |w| / 127 of each row. weights: n · k.
+    sensitivity: float32 [n], G_o · mean c, and cost: float32 [m, 1], c_j / mean c: what an error costs.
     """
 
     columns: Tensor
@@ -33,6 +34,8 @@ class WeightSample:
     relative: Tensor
     least: Tensor
     weights: int
+    sensitivity: Tensor
+    cost: Tensor
 
     def steps(self, scale: float) -> Tensor:
         """Δ [n] for a common factor."""
@@ -65,18 +68,28 @@ def relative_steps(sensitivity: Tensor, factor: HessianFactor) -> Tensor:
 
 
 def sample_weights(
-    blocks: Iterable[Tensor], relative: Tensor, factor: HessianFactor, generator: torch.Generator
+    blocks: Iterable[Tensor],
+    relative: Tensor,
+    sensitivity: Tensor,
+    factor: HessianFactor,
+    generator: torch.Generator,
 ) -> WeightSample:
-    """Draw columns of a weight float32 [n, k], given as blocks of its rows, with a CPU generator."""
+    """Draw columns of a weight float32 [n, k], given as blocks of its rows, with a CPU generator.
+
+    relative: of `relative_steps`; sensitivity: G_o without any floor. Both float32 [n].
+    """
     k = len(factor.order)
     picked = torch.randperm(k, generator=generator)[:SAMPLED_COLUMNS].to(factor.order.device)
-    rate = RATE_WEIGHT * factor.cost.mean() / factor.cost[picked]
+    mean = factor.cost.mean()
+    cost = factor.cost[picked, None] / mean
     columns, largest = [], []
     for block in blocks:
         columns.append(block[:, factor.order[picked]].T)
         largest.append(block.abs().amax(dim=1))
     least = (torch.cat(largest) / LARGEST).clamp(min=1e-12)
-    return WeightSample(torch.cat(columns, dim=1), rate[:, None], relative, least, len(least) * k)
+    return WeightSample(
+        torch.cat(columns, dim=1), RATE_WEIGHT / cost, relative, least, len(least) * k, sensitivity * mean, cost
+    )
 
 
 def foretell_bits(samples: Sequence[WeightSample], scale: float) -> float:
@@ -97,12 +110,6 @@ def fit_scale(samples: Sequence[WeightSample], bits: float) -> float:
             "int8 with one step a channel holds no more than that for this model; ask for fewer bits"
         )
     return scale
-
-
-def allocate(samples: Sequence[WeightSample], bits: float) -> list[float]:
-    """Bits a weight of each sample's linears such that all take `bits` together and every bit is worth the same."""
-    scale = fit_scale(samples, bits)
-    return [foretell_bits([sample], scale) for sample in samples]
 
 
 def refit_scale(sample: WeightSample, bits: float) -> float:
