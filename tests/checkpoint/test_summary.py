@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from quantized_directories import stored_tensors
 from tilepress import codec
 from tilepress.checkpoint import open_checkpoint, summarize
 from tilepress.checkpoint.summary import TensorCount
+from tilepress.errors import CheckpointError
 
 
 def test_a_float_model(tiny_qwen3: Path) -> None:
@@ -50,3 +52,20 @@ def test_a_compressed_model(w8a8s: Path, w8a8sc: Path) -> None:
     assert summary.bits_per_weight == 8 * summary.types["W8A8SC"].nbytes / summary.quantized_weights
     assert summary.bits_per_weight < 8
     assert seen[-1] == (16, 16)
+
+
+@pytest.mark.parametrize(
+    ("report", "loss"), [('{"loss": 0.25}', 0.25), ('{"loss": "much"}', None), ('{"by": "another tool"}', None)]
+)
+def test_the_loss_is_what_the_report_says(report: str, loss: float | None, w8a8s: Path, tmp_path: Path) -> None:
+    assert summarize(open_checkpoint(w8a8s)).estimated_loss is None
+    reported = shutil.copytree(w8a8s, tmp_path / "reported")
+    (reported / "quantization_report.json").write_text(report, encoding="utf-8")
+    assert summarize(open_checkpoint(reported)).estimated_loss == loss
+
+
+def test_a_damaged_report_is_named(w8a8s: Path, tmp_path: Path) -> None:
+    damaged = shutil.copytree(w8a8s, tmp_path / "damaged")
+    (damaged / "quantization_report.json").write_text("{", encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"quantization_report\.json: not valid JSON"):
+        summarize(open_checkpoint(damaged))

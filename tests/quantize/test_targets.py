@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tilepress.checkpoint import FloatCheckpoint, W8A8SCCheckpoint, W8A8SCheckpoint
+from tilepress.checkpoint import FloatCheckpoint, W8A8SCCheckpoint, W8A8SCheckpoint, open_checkpoint, summarize
 from tilepress.compress import compress_directory
 from tilepress.errors import QuantizationError, UsageError
 from tilepress.quantize import Recipe, quantize_checkpoint
@@ -134,6 +134,7 @@ def test_the_report_is_stored_beside_the_weights_and_goes_along(
     assert len(stored["linears"]) == 14
     copied = tmp_path / "w8a8sc" / "quantization_report.json"
     assert json.loads(copied.read_text(encoding="utf-8")) == stored
+    assert summarize(open_checkpoint(tmp_path / "w8a8sc")).estimated_loss == report.loss
 
 
 def test_the_fixed_size_shrinks_by_the_tables_that_are_quantized(tiny_qwen3: Path) -> None:

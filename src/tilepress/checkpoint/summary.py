@@ -15,6 +15,7 @@ from tilepress.checkpoint.compressed_linear import naming_damage
 from tilepress.checkpoint.embedding import EMBEDDING
 from tilepress.checkpoint.float_checkpoint import FloatCheckpoint
 from tilepress.checkpoint.part import Part
+from tilepress.checkpoint.quantization_report import estimated_loss
 from tilepress.checkpoint.source import Checkpoint
 from tilepress.checkpoint.w8a8s import W8A8SCheckpoint
 from tilepress.checkpoint.w8a8sc import W8A8SCCheckpoint
@@ -34,6 +35,7 @@ class Summary:
     and of head and embedding where they are quantized; quantized_weights: those of them that are integers. Of these:
     bits_per_weight, file bits of weight, index and info for each, copies of kv heads included; zeros, the share that
     is 0; entropy, order-0 in bits a weight, of each stored matrix by itself. None where no linear is quantized.
+    estimated_loss: what quantization adds to the loss, nats a token, by the directory's report; None without one.
     weight_bytes: size of the weight files; total_bytes: of all files.
     """
 
@@ -47,6 +49,7 @@ class Summary:
     bits_per_weight: float | None
     zeros: float | None
     entropy: float | None
+    estimated_loss: float | None
     weight_bytes: int
     total_bytes: int
 
@@ -86,6 +89,7 @@ def summarize(checkpoint: Checkpoint, *, progress: Callable[[int, int], None] | 
         bits_per_weight=8 * nbytes / quantized if quantized else None,
         zeros=zeros / seen if seen else None,
         entropy=bits / seen if seen else None,
+        estimated_loss=estimated_loss(checkpoint.path),
         weight_bytes=sum(file.stat().st_size for file in checkpoint.files()),
         total_bytes=sum(file.stat().st_size for file in checkpoint.path.rglob("*") if file.is_file()),
     )

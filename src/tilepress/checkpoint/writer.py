@@ -16,13 +16,13 @@ from tilepress.checkpoint.config_file import quantized_config
 from tilepress.checkpoint.descriptions import FLOAT, W8A8S, write_description
 from tilepress.checkpoint.embedding import QuantizedEmbedding
 from tilepress.checkpoint.json_files import write_object
+from tilepress.checkpoint.quantization_report import REPORT
 from tilepress.checkpoint.quantized_linear import QuantizedLinear, pack
 from tilepress.checkpoint.staging import create_staging, discard, publish, refuse_existing, save_tensors, writing
 from tilepress.checkpoint.w8a8s import W8A8SCheckpoint
 from tilepress.errors import CheckpointError
 
 WEIGHTS = "quant_model_weight_w8a8s"
-REPORT = "quantization_report.json"
 
 
 class Source(Protocol):

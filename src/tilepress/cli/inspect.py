@@ -61,6 +61,8 @@ def _describe(directory: Path, json: bool) -> None:
             ("bits a weight", f"{summary.bits_per_weight:.3f} (order-0 entropy {summary.entropy:.3f})"),
             ("zeros", f"{summary.zeros:.1%}"),
         ]
+    if summary.estimated_loss is not None:
+        rows.append(("estimated loss", f"{summary.estimated_loss:.4f} nats a token"))
     rows += [("weight files", human_bytes(summary.weight_bytes)), ("directory", human_bytes(summary.total_bytes))]
     print_table(rows)
 
