@@ -28,16 +28,17 @@ def unread(decoder: LayerwiseDecoder) -> EmbeddingTable:
     return EmbeddingTable(decoder, torch.zeros(VOCABULARY), floor=1.0)
 
 
-def test_sensitivity_is_the_squared_gradient_at_each_tokens_own_row(decoder: LayerwiseDecoder) -> None:
-    tokens = torch.tensor([[9, 5, 5, 7], [9, 7, 5, 6]])
+def test_sensitivity_is_each_tokens_share_of_the_squared_gradient(decoder: LayerwiseDecoder) -> None:
+    tokens = torch.tensor([[9, 5, 5, 7], [9, 7, 5, 6], [9, 5, 5, 5]])
     squares = torch.tensor([[100.0, 1.0, 2.0, 3.0], [200.0, 4.0, 5.0, 6.0]])
 
     table = embedding_table(decoder, tokens, squares)
 
-    by_hand = {9: 300.0, 5: 8.0, 7: 7.0, 6: 6.0}
-    assert {v: float(table.sensitivity[v]) * 8 for v in by_hand} == pytest.approx(by_hand)
+    mean = 21.0 / 6  # without the start tokens
+    by_hand = {9: mean * 3 / 12, 5: mean * 6 / 12, 7: mean * 2 / 12, 6: mean * 1 / 12}
+    assert {v: float(table.sensitivity[v]) for v in by_hand} == pytest.approx(by_hand)
     assert int(torch.count_nonzero(table.sensitivity)) == len(by_hand)
-    assert table.floor == pytest.approx(21.0 / 6 / VOCABULARY), "without the start tokens"
+    assert table.floor == pytest.approx(mean / VOCABULARY)
 
 
 def test_tokens_that_are_read_often_have_finer_steps(decoder: LayerwiseDecoder) -> None:

@@ -23,9 +23,9 @@ ROWS = 8192
 
 @dataclass(frozen=True)
 class EmbeddingTable:
-    """sensitivity: float32 [vocabulary], E[1(token = v) · mean_j (dloss/dx_j)²] where x is the embedding's output.
+    """sensitivity: float32 [vocabulary], p_v · E[mean_j (dloss/dx_j)²]: p_v is the share of the token, x its vector.
 
-    floor: what is added to each for the steps, the mean of a token that is read as often as any other.
+    floor: what is added to each for the steps, the sensitivity of a token that is read as often as any other.
     """
 
     decoder: LayerwiseDecoder
@@ -58,13 +58,14 @@ class EmbeddingTable:
 
 
 def embedding_table(decoder: LayerwiseDecoder, tokens: Tensor, squares: Tensor) -> EmbeddingTable:
-    """tokens int64 and squares float32, both [sequences, length]: mean_j (dloss/dx_j)² of each token's embedding.
+    """tokens int64: all of the calibration text. squares float32 [sequences, length]: mean_j (dloss/dx_j)² of some.
 
-    The floor leaves the first position out: the start token's gradient is not like that of others.
+    The mean of the squares leaves the first position out: the start token's gradient is not like that of others. It is
+    one for all tokens, since most are met too seldom to have one of their own.
     """
-    total = torch.zeros(decoder.vocabulary, device=squares.device)
-    total.index_add_(0, tokens.flatten().to(squares.device), squares.flatten())
-    return EmbeddingTable(decoder, total / squares.numel(), float(squares[:, 1:].mean()) / decoder.vocabulary)
+    mean = float(squares[:, 1:].mean())
+    share = torch.bincount(tokens.flatten(), minlength=decoder.vocabulary).to(squares.device) / tokens.numel()
+    return EmbeddingTable(decoder, mean * share, mean / decoder.vocabulary)
 
 
 def quantize_embedding(

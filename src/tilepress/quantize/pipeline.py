@@ -184,7 +184,7 @@ class Quantizer:
                 samples[f"{where}.{group.name}"] = group.sample(self._generator)
             gradients.insert(0, seen.gradients)
             if seen.index == 0 and self._recipe.embeddings:
-                table = embedding_table(self._decoder, tokens, seen.of_input)
+                table = embedding_table(self._decoder, self._tokens, seen.of_input)
                 samples[EMBEDDING] = table.sample(self._generator)
             clock.tick()
         fixed = fixed_size(self._source, self._recipe)
