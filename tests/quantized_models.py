@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from tilepress.checkpoint import (
     round_input_scale,
 )
 from tilepress.checkpoint.architecture import LINEARS, layer_prefix
+from tilepress.checkpoint.descriptions import W8A8S, W8A8S_DYNAMIC
 
 # Activation steps and zero points that suit the random weights of tiny_models, by what the linear reads.
 _ACTIVATIONS = {"self_attn.o_proj": (0.02, 5), "mlp.down_proj": (0.01, -7)}
@@ -31,6 +33,8 @@ def make_w8a8s(
     levels: int = 127,
     head: bool = False,
     embeddings: bool = False,
+    activations: str | None = None,
+    narrow: float = 1.0,
     float_linears: Iterable[str] = (),
     extra: dict[str, Tensor] | None = None,
 ) -> Path:
@@ -39,6 +43,8 @@ def make_w8a8s(
     levels: the largest weight of a row; small ones give many zeros, as sparse quantization does. head: quantize it too,
     which unties a tied one. embeddings: the embedding too. float_linears: names such as "mlp.down_proj" or
     "model.layers.1.mlp.down_proj" that stay float, as the vendor's tool leaves them.
+    activations: what the description says the directory is made for; "per-token" makes down_proj W8A8S_DYNAMIC.
+    narrow: ranges are so many times those that suit the activations: with less than 1 tokens leave them.
     extra: further float tensors by name, such as norm biases.
     """
     checkpoint = FloatCheckpoint(source)
@@ -52,9 +58,10 @@ def make_w8a8s(
     if head:
         prefixes["lm_head"] = "lm_head"
     table = f"{EMBEDDING}.weight"
-    with W8A8SWriter(out, checkpoint, dtype=dtype) as writer:
+    description = {} if activations is None else {"activations": activations}
+    with W8A8SWriter(out, checkpoint, dtype=dtype, description=description) as writer:
         if head and checkpoint.shape.tied:
-            scale = round_input_scale(_AFTER_NORM[0], dtype, "lm_head")
+            scale = round_input_scale(_AFTER_NORM[0] * narrow, dtype, "lm_head")
             weight = checkpoint.tensor(table).float()
             writer.add_linear("lm_head", _round_to_nearest(weight, None, scale, _AFTER_NORM[1], levels))
         for name in checkpoint.names():
@@ -67,10 +74,10 @@ def make_w8a8s(
             elif leaf == "weight":
                 bias = checkpoint.tensor(f"{prefix}.bias").float() if checkpoint.has(f"{prefix}.bias") else None
                 step, offset = _ACTIVATIONS.get(prefixes[prefix], _AFTER_NORM)
-                scale = round_input_scale(step, dtype, prefix)
-                writer.add_linear(
-                    prefix, _round_to_nearest(checkpoint.tensor(name).float(), bias, scale, offset, levels)
-                )
+                scale = round_input_scale(step * narrow, dtype, prefix)
+                linear = _round_to_nearest(checkpoint.tensor(name).float(), bias, scale, offset, levels)
+                dynamic = activations == "per-token" and prefixes[prefix] == "mlp.down_proj"
+                writer.add_linear(prefix, replace(linear, kind=W8A8S_DYNAMIC if dynamic else W8A8S))
         for name, tensor in (extra or {}).items():
             writer.add_float(name, tensor)
     return out

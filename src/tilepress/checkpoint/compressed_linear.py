@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from tilepress.checkpoint.descriptions import W8A8S
 from tilepress.codec import Compressed
 from tilepress.errors import BitstreamError
 
@@ -17,7 +18,9 @@ from tilepress.errors import BitstreamError
 class CompressedLinear:
     """A fused linear [n, k]; scales as in QuantizedLinear.
 
-    weight: rows in the order q, k, v or gate, up; deq_scale float32 [n]; quant_bias int32 [n].
+    weight: rows in the order q, k, v or gate, up; deq_scale float32 [n]; quant_bias int32 [n]. weight_sums: int32 [n],
+    the sums over the weight's rows, where tokens that leave the static range get a scale of their own; None where they
+    are clamped.
     """
 
     weight: Compressed
@@ -25,6 +28,8 @@ class CompressedLinear:
     input_offset: int
     deq_scale: Tensor
     quant_bias: Tensor
+    weight_sums: Tensor | None = None
+    kind: str = W8A8S
 
 
 @contextmanager

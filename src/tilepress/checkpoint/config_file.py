@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tilepress.checkpoint.descriptions import W8A8S
+from tilepress.checkpoint.descriptions import W8A8S, W8A8S_DYNAMIC
 from tilepress.checkpoint.tensor_files import Stored
 
 
@@ -19,8 +19,9 @@ def flavour(config: Mapping[str, Any], inventory: list[tuple[str, Stored]]) -> s
     for key in ("torch_dtype", "dtype"):
         if config.get(key) in ("float16", "bfloat16"):
             return str(config[key])
-    # Of the W8A8S tensors only deq_scale is int64, and it is in the float16 flavour alone.
-    return "float16" if any(kind == W8A8S and stored.dtype == torch.int64 for kind, stored in inventory) else "bfloat16"
+    # Of a quantized linear's scales only deq_scale is int64, and it is in the float16 flavour alone.
+    kinds = (W8A8S, W8A8S_DYNAMIC)
+    return "float16" if any(kind in kinds and stored.dtype == torch.int64 for kind, stored in inventory) else "bfloat16"
 
 
 def quantized_config(source: Mapping[str, Any], *, kind: str, tied: bool, dtype: str | None = None) -> dict[str, Any]:

@@ -11,15 +11,26 @@ from tilepress.errors import CheckpointError
 
 DESCRIPTION = "quant_model_description.json"
 FLOAT, W8A8S, W8A8SC = "FLOAT", "W8A8S", "W8A8SC"
+W8A8S_DYNAMIC = "W8A8S_DYNAMIC"  # ours: the same tensors, but practically every token is quantized by its own scale
 
 # What a type found in a description means here. W8A8 stores the same five tensors as W8A8S; W16A16S is a float weight
 # with zeros; some releases of the vendor's manual put W8A8SC into a W8A8S directory.
-_READ_AS = {FLOAT: FLOAT, "W16A16S": FLOAT, W8A8S: W8A8S, "W8A8": W8A8S, W8A8SC: W8A8SC}
+_READ_AS = {
+    FLOAT: FLOAT,
+    "W16A16S": FLOAT,
+    W8A8S: W8A8S,
+    "W8A8": W8A8S,
+    W8A8SC: W8A8SC,
+    W8A8S_DYNAMIC: W8A8S_DYNAMIC,
+}
 
 
 @dataclass(frozen=True)
 class Description:
-    """path: its file; types: tensor name -> FLOAT, W8A8S or W8A8SC; extra: the global keys but model_quant_type."""
+    """path: its file; types: tensor name -> FLOAT, W8A8S, W8A8S_DYNAMIC or W8A8SC.
+
+    extra: the global keys but model_quant_type.
+    """
 
     path: Path
     model_type: str

@@ -9,9 +9,17 @@ import torch
 from torch import Tensor
 
 from tilepress import codec
+from tilepress.checkpoint.activations import has_own_scales, mode_of
 from tilepress.checkpoint.architecture import HEAD, Architecture, ModelShape, fused_groups, group_of, norm_shapes
 from tilepress.checkpoint.compressed_linear import CompressedLinear, naming_damage
-from tilepress.checkpoint.descriptions import FLOAT, W8A8S, W8A8SC, description_file, read_description
+from tilepress.checkpoint.descriptions import (
+    FLOAT,
+    W8A8S,
+    W8A8S_DYNAMIC,
+    W8A8SC,
+    description_file,
+    read_description,
+)
 from tilepress.checkpoint.embedding import EMBEDDING, CompressedEmbedding, check_weight_scale, tied_to_integers
 from tilepress.checkpoint.float_checkpoint import FLOAT_DTYPES
 from tilepress.checkpoint.quantized_linear import unpack_deq_scale, unpack_input_offset, unpack_input_scale
@@ -40,6 +48,7 @@ class Part:
             raise CheckpointError(
                 f"{file}: model_quant_type is {self.description.model_type!r}; it has to be W8A8SC in a part"
             )
+        self.activations = mode_of(self.description)
         weights = find_weights(path)
         if weights is None:
             raise CheckpointError(f"{path}: no .safetensors file beside {file.name}")
@@ -70,6 +79,7 @@ class Part:
         Raises BitstreamError for a damaged index; tiles are not touched, a damaged one is found where it is used.
         """
         deq_scale = self._files.tensor(f"{prefix}.deq_scale")
+        sums = f"{prefix}.weight_sums"
         try:
             linear = CompressedLinear(
                 weight=self._compressed(prefix),
@@ -77,6 +87,8 @@ class Part:
                 input_offset=unpack_input_offset(prefix, self._files.tensor(f"{prefix}.input_offset")),
                 deq_scale=unpack_deq_scale(prefix, deq_scale),
                 quant_bias=self._files.tensor(f"{prefix}.quant_bias"),
+                weight_sums=self._files.tensor(sums) if sums in self.types else None,
+                kind=self.types[f"{prefix}.input_scale"],
             )
         except CheckpointError as error:
             raise CheckpointError(f"{self._files.stored(f'{prefix}.weight').file}: {error}") from None
@@ -128,16 +140,22 @@ class Part:
             if biased or (f"{prefix}.bias" in self._files and prefix != HEAD.name):
                 self._check_float(f"{prefix}.bias", (n,))
             return
+        own_type = (W8A8S, W8A8SC, W8A8S_DYNAMIC)
+        dynamic = self.description.require(f"{prefix}.input_scale", own_type) == W8A8S_DYNAMIC
+        kind, allowed = (W8A8S_DYNAMIC, (W8A8S_DYNAMIC,)) if dynamic else (W8A8S, (W8A8S, W8A8SC))
         scales = {
             "input_scale": ((1,), FLOAT_DTYPES),
             "input_offset": ((1,), (torch.int8, *FLOAT_DTYPES)),
             "deq_scale": ((n,), (torch.int64, torch.float32)),
             "quant_bias": ((n,), (torch.int32,)),
         }
+        if has_own_scales(self.activations, kind):
+            scales["weight_sums"] = ((n,), (torch.int32,))
         for name, (size, dtypes) in scales.items():
-            self.description.require(f"{prefix}.{name}", (W8A8S, W8A8SC))
+            self._files.stored(f"{prefix}.{name}")
+            self.description.require(f"{prefix}.{name}", allowed)
             self._files.expect(f"{prefix}.{name}", size, dtypes)
-            self.types[f"{prefix}.{name}"] = W8A8S
+            self.types[f"{prefix}.{name}"] = kind
         self._check_compressed(prefix, n, k)
 
     def _check_compressed(self, prefix: str, n: int, k: int) -> None:

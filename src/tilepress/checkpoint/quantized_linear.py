@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from tilepress.checkpoint.descriptions import W8A8S
 from tilepress.errors import CheckpointError
 
 PARAMETERS = ("weight", "input_scale", "input_offset", "deq_scale", "quant_bias")
@@ -35,7 +36,7 @@ class QuantizedLinear:
 
     weight int8 [n, k]; quant_bias int32 [n]; deq_scale float32 [n], the product of input_scale and the channel's
     weight scale. x_q = clamp(round(x / input_scale) + input_offset, -128, 127); input_scale is the value that its
-    stored dtype holds (`round_input_scale`).
+    stored dtype holds (`round_input_scale`). kind: its type in the description, W8A8S or W8A8S_DYNAMIC.
     """
 
     weight: Tensor
@@ -43,6 +44,7 @@ class QuantizedLinear:
     input_offset: int
     deq_scale: Tensor
     quant_bias: Tensor
+    kind: str = W8A8S
 
     def weight_scale(self) -> Tensor:
         """float32 [n]: W is about weight_scale[:, None] * weight."""

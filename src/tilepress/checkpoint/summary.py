@@ -31,11 +31,13 @@ class TensorCount:
 class Summary:
     """kind: "float", "w8a8s" or "w8a8sc"; tp: parts of a W8A8SC directory, else 1.
 
-    types: by type (FLOAT, W8A8S, W8A8SC), as stored, over all parts. linear_weights: weights of all decoder linears,
-    and of head and embedding where they are quantized; quantized_weights: those of them that are integers. Of these:
-    bits_per_weight, file bits of weight, index and info for each, copies of kv heads included; zeros, the share that
-    is 0; entropy, order-0 in bits a weight, of each stored matrix by itself. None where no linear is quantized.
-    estimated_loss: what quantization adds to the loss, nats a token, by the directory's report; None without one.
+    activations: "overflow", "static" or "per-token", what a quantized directory was made for; None of a float one.
+    types: by type (FLOAT, W8A8S, W8A8S_DYNAMIC, W8A8SC), as stored, over all parts. linear_weights: weights of all
+    decoder linears, and of head and embedding where they are quantized; quantized_weights: those of them that are
+    integers. Of these: bits_per_weight, file bits of weight, index and info for each, copies of kv heads included;
+    zeros, the share that is 0; entropy, order-0 in bits a weight, of each stored matrix by itself. None where no linear
+    is quantized. estimated_loss: what quantization adds to the loss, nats a token, by the directory's report; None
+    without one.
     weight_bytes: size of the weight files; total_bytes: of all files.
     """
 
@@ -43,6 +45,7 @@ class Summary:
     architecture: str
     layers: int
     tp: int
+    activations: str | None
     types: dict[str, TensorCount]
     linear_weights: int
     quantized_weights: int
@@ -83,6 +86,7 @@ def summarize(checkpoint: Checkpoint, *, progress: Callable[[int, int], None] | 
         architecture=checkpoint.architecture.name,
         layers=checkpoint.shape.layers,
         tp=checkpoint.tp if isinstance(checkpoint, W8A8SCCheckpoint) else 1,
+        activations=None if isinstance(checkpoint, FloatCheckpoint) else checkpoint.activations,
         types=types,
         linear_weights=sum(linears.values()),
         quantized_weights=quantized,

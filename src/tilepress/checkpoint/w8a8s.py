@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tilepress import codec
+from tilepress.checkpoint.activations import has_own_scales, mode_of, row_sums
 from tilepress.checkpoint.architecture import (
     HEAD,
     ModelShape,
@@ -23,7 +24,15 @@ from tilepress.checkpoint.architecture import (
 from tilepress.checkpoint.auxiliary import auxiliary_files
 from tilepress.checkpoint.compressed_linear import CompressedLinear
 from tilepress.checkpoint.config_file import flavour
-from tilepress.checkpoint.descriptions import FLOAT, W8A8S, W8A8SC, Description, description_file, read_description
+from tilepress.checkpoint.descriptions import (
+    FLOAT,
+    W8A8S,
+    W8A8S_DYNAMIC,
+    W8A8SC,
+    Description,
+    description_file,
+    read_description,
+)
 from tilepress.checkpoint.embedding import (
     EMBEDDING,
     CompressedEmbedding,
@@ -68,6 +77,7 @@ class W8A8SCheckpoint:
         self.config: dict[str, Any] = read_object(config)
         self.architecture = architecture_of(self.config, config)
         self.description = _read_w8a8s_description(path)
+        self.activations = mode_of(self.description)
         weights = find_weights(path)
         if weights is None:
             raise CheckpointError(f"{path}: no .safetensors file beside {self.description.path.name}")
@@ -90,7 +100,7 @@ class W8A8SCheckpoint:
 
     def is_quantized(self, prefix: str) -> bool:
         """Whether a linear, such as "model.layers.0.mlp.up_proj" or "lm_head", or the embedding is integers."""
-        return self._types.get(f"{prefix}.weight") == W8A8S
+        return self._types.get(f"{prefix}.weight") in (W8A8S, W8A8S_DYNAMIC)
 
     def quantized_linears(self) -> list[str]:
         return [prefix for prefix in self._linears if self.is_quantized(prefix)]
@@ -100,7 +110,7 @@ class W8A8SCheckpoint:
         stored = {name: self._files.tensor(f"{prefix}.{name}") for name in PARAMETERS}
         file = self._files.stored(f"{prefix}.weight").file
         try:
-            linear = unpack(prefix, stored)
+            linear = replace(unpack(prefix, stored), kind=self._types[f"{prefix}.weight"])
         except CheckpointError as error:
             raise CheckpointError(f"{file}: {error}") from None
         if f"{prefix}.bias" in self._folded_biases:
@@ -114,12 +124,15 @@ class W8A8SCheckpoint:
     def compressed_linear(self, prefix: str) -> CompressedLinear:
         """The fused group `prefix`, compressed now."""
         members = [self.linear(member) for member in _members(prefix)]
+        weight = torch.cat([member.weight for member in members])
         return CompressedLinear(
-            weight=codec.encode(torch.cat([member.weight for member in members]).numpy()),
+            weight=codec.encode(weight.numpy()),
             input_scale=members[0].input_scale,
             input_offset=members[0].input_offset,
             deq_scale=torch.cat([member.deq_scale for member in members]),
             quant_bias=torch.cat([member.quant_bias for member in members]),
+            weight_sums=row_sums(weight) if has_own_scales(self.activations, members[0].kind) else None,
+            kind=members[0].kind,
         )
 
     def embedding(self) -> QuantizedEmbedding:
@@ -161,17 +174,18 @@ class W8A8SCheckpoint:
         types: dict[str, str] = {}
         for prefix, (n, k) in self._linears.items():
             self._files.stored(f"{prefix}.weight")
-            if self.description.require(f"{prefix}.weight", (FLOAT, *_QUANTIZED)) == FLOAT:
+            kind = self.description.require(f"{prefix}.weight", (FLOAT, *_QUANTIZED, W8A8S_DYNAMIC))
+            if kind == FLOAT:
                 types |= self._check_float(f"{prefix}.weight", (n, k))
                 biased = prefix.split(".", 3)[-1] in self.architecture.biased
                 if biased or (f"{prefix}.bias" in self._files and prefix != HEAD.name):
                     types |= self._check_float(f"{prefix}.bias", (n,))
                 continue
             for name in PARAMETERS:
-                self.description.require(f"{prefix}.{name}", _QUANTIZED)
+                self.description.require(f"{prefix}.{name}", (kind,) if kind == W8A8S_DYNAMIC else _QUANTIZED)
                 size: tuple[int, ...] = {"weight": (n, k), "input_scale": (1,), "input_offset": (1,)}.get(name, (n,))
                 self._files.expect(f"{prefix}.{name}", size, _DTYPES[name])
-                types[f"{prefix}.{name}"] = W8A8S
+                types[f"{prefix}.{name}"] = W8A8S_DYNAMIC if kind == W8A8S_DYNAMIC else W8A8S
             if f"{prefix}.bias" in self._files:  # the vendor's tool leaves the bias that quant_bias contains
                 self._files.expect(f"{prefix}.bias", (n,), FLOAT_DTYPES)
                 self._folded_biases.add(f"{prefix}.bias")
@@ -222,8 +236,8 @@ class W8A8SCheckpoint:
         members = _members(prefix)
         first = members[0]
         for other in members[1:]:
-            if self.is_quantized(first) != self.is_quantized(other):
-                kinds = [W8A8S if self.is_quantized(member) else FLOAT for member in (first, other)]
+            kinds = [self._types[f"{member}.weight"] for member in (first, other)]
+            if kinds[0] != kinds[1]:
                 raise CheckpointError(
                     f"{self.description.path}: {first}.weight is {kinds[0]} and {other}.weight is {kinds[1]}; linears "
                     "that read the same input have to be of one type, quantize the model again"

@@ -56,8 +56,14 @@ class W8A8SCCheckpoint:
         self.parts = [Part(directory, self.architecture, shape, self.tp) for directory in directories]
         self.shape = replace(shape, tied=self.parts[0].tied)
         self.description = self.parts[0].description
+        self.activations = self.parts[0].activations
         first = self.parts[0].types
         for part in self.parts[1:]:
+            if part.activations != self.activations:
+                raise CheckpointError(
+                    f"{part.path}: activations is {part.activations!r}, but {self.activations!r} in "
+                    f"{self.parts[0].path.name}; compress the model again"
+                )
             odd = sorted(first.items() ^ part.types.items())
             if odd:
                 raise CheckpointError(
@@ -89,7 +95,8 @@ class W8A8SCCheckpoint:
             return shares[0]
         if group.axis == "columns":
             with naming_damage(self.path, prefix):
-                return replace(shares[0], weight=codec.join_columns([share.weight for share in shares]))
+                weight = codec.join_columns([share.weight for share in shares])
+            return replace(shares[0], weight=weight, weight_sums=_added(shares))
         spans = [piece for member in group.members for piece in pieces(self.shape, group, member, self.tp)]
         with naming_damage(self.path, prefix):
             weight = codec.gather_rows([(shares[rank].weight, start, stop) for rank, start, stop in spans])
@@ -98,6 +105,7 @@ class W8A8SCCheckpoint:
             weight=weight,
             deq_scale=torch.cat([shares[rank].deq_scale[start:stop] for rank, start, stop in spans]),
             quant_bias=torch.cat([shares[rank].quant_bias[start:stop] for rank, start, stop in spans]),
+            weight_sums=_gathered(shares, spans),
         )
 
     def compressed_embedding(self) -> CompressedEmbedding:
@@ -192,3 +200,15 @@ def _member_of(prefix: str) -> tuple[str, FusedGroup, str]:
 
 def _joined(tensors: list[Tensor], dimension: int) -> Tensor:
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dimension)
+
+
+def _added(shares: list[CompressedLinear]) -> Tensor | None:
+    """The sums over whole rows from those over each part's columns."""
+    sums = [share.weight_sums for share in shares if share.weight_sums is not None]
+    return torch.stack(sums).sum(dim=0, dtype=torch.int32) if sums else None
+
+
+def _gathered(shares: list[CompressedLinear], spans: list[tuple[int, int, int]]) -> Tensor | None:
+    """The sums over the rows that `spans` take from the parts."""
+    sums = [share.weight_sums for share in shares if share.weight_sums is not None]
+    return torch.cat([sums[rank][start:stop] for rank, start, stop in spans]) if sums else None

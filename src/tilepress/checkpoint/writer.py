@@ -112,7 +112,7 @@ class W8A8SWriter:
 
     def add_linear(self, prefix: str, linear: QuantizedLinear) -> None:
         """Store the five tensors of a quantized linear. Raises CheckpointError for an unrounded input_scale."""
-        self.add_stored(pack(prefix, linear, self._dtype), W8A8S)
+        self.add_stored(pack(prefix, linear, self._dtype), linear.kind)
 
     def add_embedding(self, embedding: QuantizedEmbedding) -> None:
         """Store the two tensors of a quantized embedding."""
@@ -123,7 +123,7 @@ class W8A8SWriter:
         self._report = dict(report)
 
     def add_stored(self, tensors: Mapping[str, Tensor], kind: str) -> None:
-        """Store tensors as they are, typed FLOAT or W8A8S: those of a checkpoint that has been written once."""
+        """Store tensors as they are, of type `kind` but W8A8SC: those of a checkpoint that has been written once."""
         for name, tensor in tensors.items():
             self._add(name, tensor.detach().cpu(), kind)
 

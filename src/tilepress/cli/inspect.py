@@ -23,7 +23,7 @@ def inspect(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Print what a float, W8A8S or W8A8SC directory is: kind, layers, types, sizes, bits a weight, zeros, entropy.
+    """Print what a float, W8A8S or W8A8SC directory is: kind, layers, activations, types, sizes, bits a weight, zeros.
 
     Examples:
 
@@ -56,6 +56,8 @@ def _describe(directory: Path, json: bool) -> None:
         *((name, f"{count.tensors} tensors, {human_bytes(count.nbytes)}") for name, count in summary.types.items()),
         ("linear weights", f"{summary.linear_weights:,} of them {summary.quantized_weights:,} quantized"),
     ]
+    if summary.activations is not None:
+        rows.append(("activations", summary.activations))
     if summary.bits_per_weight is not None and summary.entropy is not None and summary.zeros is not None:
         rows += [
             ("bits a weight", f"{summary.bits_per_weight:.3f} (order-0 entropy {summary.entropy:.3f})"),

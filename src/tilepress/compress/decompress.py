@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 
 from tilepress import codec
+from tilepress.checkpoint.activations import row_sums
 from tilepress.checkpoint.architecture import group_of
 from tilepress.checkpoint.compressed_linear import naming_damage
-from tilepress.checkpoint.descriptions import FLOAT, W8A8S
+from tilepress.checkpoint.descriptions import FLOAT
 from tilepress.checkpoint.embedding import EMBEDDING, QuantizedEmbedding
 from tilepress.checkpoint.quantized_linear import QuantizedLinear, pack
 from tilepress.checkpoint.source import open_checkpoint
@@ -42,7 +43,7 @@ def decompress_directory(
         prefixes = checkpoint.fused_groups()
         for done, prefix in enumerate(prefixes, 1):
             for name, linear in decompressed_linears(checkpoint, prefix, threads=threads).items():
-                writer.add_stored(pack(name, linear, checkpoint.dtype, wide_scale=True), W8A8S)
+                writer.add_stored(pack(name, linear, checkpoint.dtype, wide_scale=True), linear.kind)
             if progress is not None:
                 progress(done, len(prefixes))
 
@@ -50,11 +51,19 @@ def decompress_directory(
 def decompressed_linears(
     checkpoint: W8A8SCCheckpoint, prefix: str, *, threads: int | None = None
 ) -> dict[str, QuantizedLinear]:
-    """The linears of a fused group by full name. Raises BitstreamError where the compressed bytes are damaged."""
+    """The linears of a fused group by full name.
+
+    Raises BitstreamError where the compressed bytes are damaged, CheckpointError where weight_sums are not their sums.
+    """
     scope, group = group_of(prefix)
     fused = checkpoint.compressed_linear(prefix)
     with naming_damage(checkpoint.path, prefix):
         weight = torch.from_numpy(codec.decode(fused.weight, threads=threads))
+    if fused.weight_sums is not None and not torch.equal(fused.weight_sums, row_sums(weight)):
+        raise CheckpointError(
+            f"{checkpoint.path}: {prefix}.weight_sums are not the sums over the rows of {prefix}.weight; "
+            "compress the model again"
+        )
     rows = [checkpoint.shape.linear(member)[0] for member in group.members]
     fields = (torch.split(tensor, rows) for tensor in (weight, fused.deq_scale, fused.quant_bias))
     shares = zip(group.members, *fields, strict=True)
@@ -65,6 +74,7 @@ def decompressed_linears(
             input_offset=fused.input_offset,
             deq_scale=deq_scale,
             quant_bias=quant_bias,
+            kind=fused.kind,
         )
         for member, matrix, deq_scale, quant_bias in shares
     }

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tilepress import codec
+from tilepress.checkpoint.activations import has_own_scales, row_sums
 from tilepress.checkpoint.architecture import FusedGroup, fused_groups, group_of
 from tilepress.checkpoint.compressed_linear import CompressedLinear
 from tilepress.checkpoint.descriptions import FLOAT, W8A8S, W8A8SC, write_description
@@ -40,8 +41,10 @@ def write_part(
         linear = _compress(source, prefix, tp, rank, threads)
         compressed = _compressed_tensors(prefix, linear.weight)
         scales = pack_scales(prefix, linear, source.dtype, wide_scale=True)
+        if linear.weight_sums is not None:
+            scales[f"{prefix}.weight_sums"] = linear.weight_sums
         tensors |= compressed | scales
-        types |= dict.fromkeys(compressed, W8A8SC) | dict.fromkeys(scales, W8A8S)
+        types |= dict.fromkeys(compressed, W8A8SC) | dict.fromkeys(scales, linear.kind)
         if step is not None:
             step()
     if source.is_quantized(EMBEDDING):
@@ -88,6 +91,8 @@ def _compress(source: W8A8SCheckpoint, prefix: str, tp: int, rank: int, threads:
         input_offset=linears[0].input_offset,
         deq_scale=deq_scale,
         quant_bias=quant_bias,
+        weight_sums=row_sums(weight) if has_own_scales(source.activations, linears[0].kind) else None,
+        kind=linears[0].kind,
     )
 
 

@@ -46,6 +46,11 @@ def verify(
         raise CheckpointError(f"{quantized}: is not a W8A8S directory, but {source.kind}")
     if not isinstance(made, W8A8SCCheckpoint):
         raise CheckpointError(f"{compressed}: is not a W8A8SC directory, but {made.kind}")
+    if made.activations != source.activations:
+        raise CheckpointError(
+            f"{compressed}: was made for {made.activations} activations, {quantized} for {source.activations}; "
+            "compress again"
+        )
     differing: list[str] = []
     linears = source.quantized_linears()
     prefixes = made.fused_groups()

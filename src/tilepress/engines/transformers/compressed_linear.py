@@ -18,9 +18,13 @@ if TYPE_CHECKING:
 class CompressedLinear(nn.Module):
     """y = (x_q @ weight.T + quant_bias) * deq_scale with x_q = clamp(round(x / input_scale) + input_offset, -128, 127).
 
+    Where the directory was made for it, a token that the clamp would change gets a scale and an offset of its own
+    instead: see `tilepress.kernels.linear`.
+
     Buffers: weight int8 [bytes], index int8 [8 * tiles], info int64 [5], input_scale float32 [1],
-    input_offset int32 [1], deq_scale float32 [n], quant_bias int32 [n]. `forward` takes float32, bfloat16 or float16
-    [..., k] and gives [..., n] of the same dtype; accumulation is int32.
+    input_offset int32 [1], deq_scale float32 [n], quant_bias int32 [n], and for tokens with a scale of their own
+    weight_sums int32 [n]. `forward` takes float32, bfloat16 or float16 [..., k] and gives [..., n] of the same dtype;
+    accumulation is int32.
     """
 
     weight: Tensor
@@ -41,6 +45,8 @@ class CompressedLinear(nn.Module):
         self.register_buffer("input_offset", torch.tensor([stored.input_offset], dtype=torch.int32))
         self.register_buffer("deq_scale", stored.deq_scale)
         self.register_buffer("quant_bias", stored.quant_bias)
+        if stored.weight_sums is not None:
+            self.register_buffer("weight_sums", stored.weight_sums)
 
         self._operands = tuple(self.buffers())
 
