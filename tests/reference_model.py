@@ -9,17 +9,25 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tilepress.checkpoint import EMBEDDING, QuantizedLinear, W8A8SCheckpoint
+from tilepress.kernels import reference
 
 
 class ReferenceLinear(nn.Module):
-    """The format's definition of a quantized linear, on the plain int8 matrix."""
+    """The format's definition of a quantized linear, on the plain int8 matrix.
 
-    def __init__(self, linear: QuantizedLinear) -> None:
+    own_scales: tokens that leave the range have scales of their own.
+    """
+
+    def __init__(self, linear: QuantizedLinear, own_scales: bool = False) -> None:
         super().__init__()
-        self.linear = linear
+        self.linear, self.own_scales = linear, own_scales
 
     def forward(self, x: Tensor) -> Tensor:
         linear = self.linear
+        if self.own_scales:
+            scale, offset = torch.tensor([linear.input_scale]), torch.tensor([linear.input_offset])
+            sums = linear.weight.sum(1, dtype=torch.int32)
+            return reference.linear(x, linear.weight, scale, offset, linear.deq_scale, linear.quant_bias, sums)
         x_q = torch.round(x.float() / torch.tensor(linear.input_scale)) + linear.input_offset
         x_q = x_q.clamp(-128, 127).to(torch.int32)
         accumulated = x_q @ linear.weight.to(torch.int32).T + linear.quant_bias
@@ -31,7 +39,9 @@ def reference_model(source: Path, quantized: Path, dtype: torch.dtype = torch.fl
     model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype).eval()
     checkpoint = W8A8SCheckpoint(quantized)
     for prefix in checkpoint.quantized_linears():
-        model.set_submodule(prefix, ReferenceLinear(checkpoint.linear(prefix)))
+        linear = checkpoint.linear(prefix)
+        own_scales = checkpoint.activations == "overflow" or linear.kind == "W8A8S_DYNAMIC"
+        model.set_submodule(prefix, ReferenceLinear(linear, own_scales))
     if checkpoint.is_quantized(EMBEDDING):
         embedding = checkpoint.embedding()
         rows = embedding.weight.float() * embedding.weight_scale[:, None]

@@ -37,6 +37,14 @@ def quant(
         bool,
         typer.Option("--embeddings", help="Quantize the embedding too; of a tied model, with --head."),
     ] = False,
+    activations: Annotated[
+        str,
+        typer.Option(
+            "--activations",
+            help="Tokens beyond the static ranges: overflow gives them their own scales; static clips them, for other "
+            "engines; per-token clips them, but gives all tokens of down_proj their own scales.",
+        ),
+    ] = "overflow",
     calib: Annotated[
         Path | None,
         typer.Option(help="Calibration text: .jsonl, .json or .txt.", show_default="docstrings that come with Python"),
@@ -75,6 +83,7 @@ def quant(
         loss=loss,
         head=head,
         embeddings=embeddings,
+        activations=activations,
         dtype=dtype,
         samples=samples,
         sequence_length=sequence_length,

@@ -95,5 +95,6 @@ def quantize_embedding(
         relative_error=error / max(norm, 1e-30),
         clipped=0.0,
         loss=loss,
+        overflows=0.0,
     )
     return QuantizedEmbedding(weight.cpu(), steps.cpu()), report

@@ -11,8 +11,7 @@ from torch import Tensor
 from tilepress.checkpoint import QuantizedLinear
 from tilepress.quantize.decoder import LayerwiseDecoder
 from tilepress.quantize.hessian import HessianFactor, factorize
-from tilepress.quantize.layer import pack, settled_lengths
-from tilepress.quantize.ranges import clipped_range
+from tilepress.quantize.layer import fitted_range, pack, settled_lengths
 from tilepress.quantize.rate import entropy_of_counts, magnitude_counts
 from tilepress.quantize.report import LinearReport
 from tilepress.quantize.rounding import round_weights
@@ -99,19 +98,18 @@ def head_statistics(
 
 
 def quantize_head(
-    head: Head, bits: float, dtype: torch.dtype, generator: torch.Generator
+    head: Head, bits: float, activations: str, dtype: torch.dtype, generator: torch.Generator
 ) -> tuple[QuantizedLinear, LinearReport]:
-    """Fit the steps to `bits` bits a weight, round, and pack as layers do."""
+    """Fit the steps to `bits` bits a weight, round, and pack as layers do. activations: as in Recipe."""
     sample = head.sample(generator)
     scale = refit_scale(sample, bits)
     steps, lengths = sample.steps(scale), settled_lengths(sample, scale)
-    rows = head.statistics.rows
     importance = torch.zeros_like(head.scales)
     for block, sensitivity in zip(head.blocks(), torch.split(head.sensitivity, ROWS), strict=True):
         importance += sensitivity @ block.square()
-    low, high = float(head.statistics.low.min()), float(head.statistics.high.max())
-    inputs = clipped_range(low, high, rows, importance, dtype, NAME)
+    inputs = fitted_range(head.statistics, importance, activations, dtype, NAME)
 
+    rows = head.statistics.fewer_rows()
     seen = inputs.round_trip(rows)
     integers: list[Tensor] = []
     error = norm = loss = 0.0
@@ -132,7 +130,8 @@ def quantize_head(
         bits=entropy_of_counts(counts),
         zeros=int(counts[0]) / weight.numel(),
         relative_error=error / max(norm, 1e-30),
-        clipped=float((seen - rows).abs().gt(inputs.scale).float().mean()),
+        clipped=inputs.clipped(rows),
+        overflows=float(inputs.leaves(head.statistics.rows).float().mean()),
         loss=loss,
     )
     return pack(weight, steps, inputs, None, NAME), report

@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 
 from tilepress.checkpoint import QuantizedLinear
+from tilepress.checkpoint.activations import OVERFLOW, PER_TOKEN
+from tilepress.checkpoint.descriptions import W8A8S, W8A8S_DYNAMIC
 from tilepress.errors import QuantizationError
 from tilepress.quantize.folding import FoldedLayer
 from tilepress.quantize.hessian import HessianFactor, factorize
+from tilepress.quantize.overflow import overflow_range, per_token_range
 from tilepress.quantize.ranges import ActivationRange, clipped_range, range_of
 from tilepress.quantize.rate import code_lengths, entropy_of_counts, magnitude_counts
 from tilepress.quantize.report import LinearReport
@@ -60,16 +63,28 @@ def linear_groups(
     return groups
 
 
-def activation_range(group: LinearGroup, dtype: torch.dtype, where: str) -> ActivationRange:
-    """The static range of a group's input.
+def activation_range(group: LinearGroup, activations: str, dtype: torch.dtype, where: str) -> ActivationRange:
+    """The range of a group's input. activations: as in Recipe.
 
-    Clipped where it pays, but never on down_proj: there a few tokens carry massive values that the model depends on.
+    Static ranges are clipped where it pays, but never on down_proj: there a few tokens carry massive values that the
+    model depends on.
     """
-    low, high = float(group.statistics.low.min()), float(group.statistics.high.max())
-    if group.name == "down":
-        return range_of(low, high, dtype, where)
+    seen = group.statistics
+    if group.name == "down" and activations == PER_TOKEN:
+        return per_token_range(seen.rows, dtype, where)
+    if group.name == "down" and activations != OVERFLOW:
+        return range_of(float(seen.low.min()), float(seen.high.max()), dtype, where)
     importance = (group.sensitivity[:, None] * group.weight.square()).sum(dim=0)
-    return clipped_range(low, high, group.statistics.rows, importance, dtype, where)
+    return fitted_range(seen, importance, activations, dtype, where)
+
+
+def fitted_range(
+    seen: InputStatistics, importance: Tensor, activations: str, dtype: torch.dtype, where: str
+) -> ActivationRange:
+    """The range of least error weighted by importance [k], for tokens beyond that are clipped or have own scales."""
+    if activations == OVERFLOW:
+        return overflow_range(seen, importance, dtype, where)
+    return clipped_range(float(seen.low.min()), float(seen.high.max()), seen.fewer_rows(), importance, dtype, where)
 
 
 def quantize_group(
@@ -85,9 +100,10 @@ def quantize_group(
     steps float32 [n]; lengths from `code_lengths`; tensors: of the folded layer, for its biases.
     """
     integers = round_weights(group.weight, steps, group.factor, lengths)
-    rows = group.statistics.rows
+    rows = group.statistics.fewer_rows()
     seen = inputs.round_trip(rows)
-    clipped = float((seen - rows).abs().gt(inputs.scale).float().mean())
+    clipped = inputs.clipped(rows)
+    overflows = float(inputs.leaves(group.statistics.rows).float().mean())
     result = []
     start = 0
     for reader, count in zip(READERS[group.name], group.rows, strict=True):
@@ -105,6 +121,7 @@ def quantize_group(
             relative_error=float(error.sum() / exact.square().sum().clamp(min=1e-30)),
             clipped=clipped,
             loss=0.5 * float(error @ group.sensitivity[part]) / len(rows),
+            overflows=overflows,
         )
         result.append((reader, pack(q, steps[part], inputs, tensors.get(f"{reader}.bias"), report.name), report))
     return result
@@ -134,6 +151,7 @@ def pack(integers: Tensor, steps: Tensor, inputs: ActivationRange, bias: Tensor 
         input_offset=inputs.offset,
         deq_scale=deq_scale.cpu(),
         quant_bias=shift.to(torch.int32).cpu(),
+        kind=W8A8S_DYNAMIC if inputs.per_token else W8A8S,
     )
 
 

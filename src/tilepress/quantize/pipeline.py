@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 
 from tilepress import codec
 from tilepress.checkpoint import EMBEDDING, FloatCheckpoint, QuantizedEmbedding, QuantizedLinear, W8A8SWriter
+from tilepress.checkpoint.activations import KEY
 from tilepress.errors import UsageError
 from tilepress.quantize.budget import Budget
 from tilepress.quantize.calibration import token_sequences
@@ -37,7 +38,7 @@ from tilepress.quantize.steps import WeightSample, foretell_bits, refit_scale
 from tilepress.quantize.stored_size import fixed_size, stays_float
 from tilepress.quantize.targets import CODING, fit_target, loss_curve
 
-SAMPLED_ROWS = 512
+SAMPLED_ROWS = 2048
 TOKENS_A_PASS = 2048
 
 
@@ -78,7 +79,7 @@ def quantize_checkpoint(
             f"{source.path}: the head is tied to the embedding and cannot stay float without it; quantize both, with "
             "--embeddings --head"
         )
-    with W8A8SWriter(out, source, dtype=recipe.dtype) as writer:
+    with W8A8SWriter(out, source, dtype=recipe.dtype, description={KEY: recipe.activations}) as writer:
         tokenizer = AutoTokenizer.from_pretrained(source.path)
         documents = default_documents(recipe.seed) if calibration is None else read_documents(calibration, tokenizer)
         context = int(source.config["max_position_embeddings"])
@@ -144,7 +145,7 @@ class Quantizer:
         if plan.logits is not None:
             head = self._fold_head(hidden, plan.logits)
             aimed = plan.budget.bits(HEAD)
-            linear, of_head = quantize_head(head, aimed, self._dtype, self._generator)
+            linear, of_head = quantize_head(head, aimed, self._recipe.activations, self._dtype, self._generator)
             self._spend(plan.budget, HEAD, aimed, [linear.weight])
             sink.add_float(NORM_BEFORE_HEAD, head.gain.cpu())
             sink.add_linear(HEAD, linear)
@@ -223,7 +224,7 @@ class Quantizer:
         sample = group.sample(self._generator)
         aimed = budget.bits(name)
         scale = refit_scale(sample, aimed)
-        inputs = activation_range(group, self._dtype, name)
+        inputs = activation_range(group, self._recipe.activations, self._dtype, name)
         reports, integers = [], []
         for reader, linear, report in quantize_group(
             group, sample.steps(scale), settled_lengths(sample, scale), inputs, folded.tensors, where

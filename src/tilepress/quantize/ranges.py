@@ -15,17 +15,48 @@ SHRINK = tuple(0.9**i for i in range(22))
 
 @dataclass(frozen=True)
 class ActivationRange:
-    """x_q = clamp(round(x / scale) + offset, -128, 127); `scale` is the value after rounding to its stored dtype."""
+    """x_q = clamp(round(x / scale) + offset, -128, 127); `scale` is the value after rounding to its stored dtype.
+
+    own_scales: a token that the clamp would change is quantized by a scale of its own instead. per_token: the range is
+    one that practically all tokens leave.
+    """
 
     scale: float
     offset: int
+    own_scales: bool = False
+    per_token: bool = False
 
     def round_trip(self, x: Tensor) -> Tensor:
-        """x as the quantized linear sees it, shape like x."""
+        """x [..., k] as the quantized linear sees it."""
+        seen = self.clip(x)
+        if self.own_scales:
+            leaves = self.leaves(x)
+            seen[leaves] = round_trip_by_token(x[leaves])
+        return seen
+
+    def clip(self, x: Tensor) -> Tensor:
+        """x [...] on the grid of the range."""
         return torch.round(x / self.scale).clamp_(-128 - self.offset, 127 - self.offset).mul_(self.scale)
 
+    def clipped(self, x: Tensor) -> float:
+        """Share of the values of x that lose more than a step to the clamp."""
+        return 0.0 if self.own_scales else float((self.clip(x) - x).abs().gt(self.scale).float().mean())
 
-def range_of(low: float, high: float, dtype: torch.dtype, where: str) -> ActivationRange:
+    def leaves(self, x: Tensor) -> Tensor:
+        """Whether the clamp would change a token, bool [...] for x [..., k]."""
+        high, low = torch.round(x.amax(dim=-1) / self.scale), torch.round(x.amin(dim=-1) / self.scale)
+        return (high > 127 - self.offset) | (low < -128 - self.offset)
+
+
+def round_trip_by_token(x: Tensor) -> Tensor:
+    """x [..., k], each token quantized by the scale and offset of its own extremes (docs/formats.md)."""
+    low, high = x.amin(dim=-1, keepdim=True).clamp(max=0), x.amax(dim=-1, keepdim=True).clamp(min=0)
+    scale = ((high - low) / 255).clamp(min=torch.finfo(torch.float32).tiny)
+    offset = -128 - torch.round(low / scale)
+    return (torch.round(x / scale) + offset).clamp_(-128, 127).sub_(offset).mul_(scale)
+
+
+def range_of(low: float, high: float, dtype: torch.dtype, where: str, *, own_scales: bool = False) -> ActivationRange:
     """The range that covers [low, high] and 0, with its scale rounded to `dtype`.
 
     QuantizationError naming `where` if the scale is no normal number of that type.
@@ -38,7 +69,7 @@ def range_of(low: float, high: float, dtype: torch.dtype, where: str) -> Activat
             f"{where}: the activation range [{low:g}, {high:g}] needs an input_scale of {(high - low) / 255.0:g}, "
             f"which {name} cannot hold; use --dtype bfloat16 or check the model on the calibration text"
         )
-    return ActivationRange(scale, max(-128, min(127, round(-low / scale) - 128)))
+    return ActivationRange(scale, max(-128, min(127, round(-low / scale) - 128)), own_scales)
 
 
 def clipped_range(

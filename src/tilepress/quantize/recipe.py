@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tilepress.checkpoint.activations import MODES
 from tilepress.errors import UsageError
 
 DTYPES = ("float16", "bfloat16")
@@ -18,6 +19,8 @@ class Recipe:
     everything that is quantized. size: bytes of the W8A8SC weight file in one part. loss: the predicted
     increase of the loss by rounding weights, in nats a token.
     head: quantize the output head too. embeddings: and the embedding table; both share the target.
+    activations: what becomes of tokens that leave the static ranges, and so how these are fitted: "overflow", they get
+    scales of their own; "static", they are clipped; "per-token", the same but for down_proj, where all have their own.
     dtype: stored type of norms, embeddings and input scales, "float16" or "bfloat16".
     samples, sequence_length: calibration sequences and their length in tokens (capped by the model's context); None:
     128 and 2048, or what model and machine allow (`calibration_size`).
@@ -30,6 +33,7 @@ class Recipe:
     loss: float | None = None
     head: bool = False
     embeddings: bool = False
+    activations: str = "overflow"
     dtype: str = "float16"
     samples: int | None = None
     sequence_length: int | None = None
@@ -47,6 +51,8 @@ class Recipe:
             raise UsageError(f"size is {self.size}; choose a number of bytes above 0")
         if self.loss is not None and not 0.0 < self.loss < float("inf"):
             raise UsageError(f"loss is {self.loss}; choose a number of nats above 0, such as 0.05")
+        if self.activations not in MODES:
+            raise UsageError(f"activations is {self.activations!r}; choose one of {', '.join(MODES)}")
         if self.dtype not in DTYPES:
             raise UsageError(f"dtype is {self.dtype!r}; choose one of {', '.join(DTYPES)}")
         if self.samples is not None and self.samples < 1:

@@ -16,6 +16,7 @@ class LinearReport:
     relative_error: squared error of the outputs on sampled calibration tokens, weights and activations quantized, as a
     share of their squared norm; of the embedding, of its own values. clipped: share of the sampled input values outside
     the static range. loss: what this error adds to the loss, to second order, in nats a token.
+    the static range, where they are clipped. overflows: share of the sampled tokens with a value outside.
     """
 
     name: str
@@ -25,6 +26,7 @@ class LinearReport:
     relative_error: float
     clipped: float
     loss: float
+    overflows: float
 
 
 @dataclass

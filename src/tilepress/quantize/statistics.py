@@ -15,13 +15,15 @@ READERS = {
     "down": ("mlp.down_proj",),
 }
 
+FEWER = 512
+
 
 @dataclass(frozen=True)
 class InputStatistics:
     """Statistics of one linear input x of k columns.
 
     hessian: float32 [k, k], E[x xᵀ]. mean: float32 [k]. low, high: float32 [k], extremes of each column.
-    rows: float32 [m, k], a random sample of tokens.
+    rows: float32 [m, k], a random sample of tokens, enough to count the few that leave a range.
     """
 
     hessian: Tensor
@@ -33,6 +35,10 @@ class InputStatistics:
     def largest(self) -> Tensor:
         """max |x_j|, float32 [k]."""
         return torch.maximum(self.low.abs(), self.high.abs())
+
+    def fewer_rows(self) -> Tensor:
+        """Some of the rows, at least 512 where there are as many: enough to compare mean errors."""
+        return self.rows[:: max(1, len(self.rows) // FEWER)]
 
     def divided(self, scales: Tensor) -> InputStatistics:
         """The statistics of x / scales; scales float32 [k], positive."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from tilepress.checkpoint import EMBEDDING
+from tilepress.checkpoint.activations import OVERFLOW, PER_TOKEN
 from tilepress.checkpoint.architecture import HEAD, fused_groups
 from tilepress.quantize.decoder import TensorSource
 from tilepress.quantize.recipe import Recipe
@@ -27,7 +28,9 @@ def fixed_size(source: TensorSource, recipe: Recipe) -> int:
     deq_scale = 8 if recipe.dtype == "float16" else 4
     total = 0
     for prefix, (n, k) in quantized.items():
-        total += n * (deq_scale + 4) + 3 + _tables(n, k) + 7 * (len(prefix) + HEADER_ENTRY)
+        has_sums = recipe.activations == OVERFLOW or (recipe.activations == PER_TOKEN and prefix.endswith("down_proj"))
+        a_row, tensors = (deq_scale + 8, 8) if has_sums else (deq_scale + 4, 7)
+        total += n * a_row + 3 + _tables(n, k) + tensors * (len(prefix) + HEADER_ENTRY)
     if recipe.embeddings:
         total += 4 * shape.vocab + _tables(shape.vocab, shape.hidden) + 4 * (len(EMBEDDING) + HEADER_ENTRY)
     return total + sum(
