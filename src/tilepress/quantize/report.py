@@ -15,8 +15,8 @@ class LinearReport:
 
     relative_error: squared error of the outputs on sampled calibration tokens, weights and activations quantized, as a
     share of their squared norm; of the embedding, of its own values. clipped: share of the sampled input values outside
-    the static range. loss: what this error adds to the loss, to second order, in nats a token.
-    the static range, where they are clipped. overflows: share of the sampled tokens with a value outside.
+    the static range, where they are clipped. overflows: share of the sampled tokens with a value outside. loss: what
+    this error adds to the loss, to second order, in nats a token.
     """
 
     name: str
