@@ -1,10 +1,11 @@
-// What is compiled once for each instruction set: decoding a tile and multiplying by it, quantizing activations and
-// scaling sums.
+// What is compiled once for each instruction set: decoding a tile and multiplying by it, quantizing activations,
+// scaling sums, attention, and rounding weights.
 #pragma once
 
 #include <cstdint>
 
 #include "float_type.hpp"
+#include "rounding.hpp"
 #include "tile_view.hpp"
 
 namespace tilepress {
@@ -74,6 +75,9 @@ struct AttentionChunk {
     int tokens;            // from 1 to kTokens
 };
 
+// Rounding takes so many rows at a time, and feeds errors to so many columns at a time.
+constexpr int kRoundedTogether = 16, kFedTogether = 8;
+
 struct Kernels {
     // Fills the window with the tile's values. `ahead` says where bytes begin that are wanted next, as many as the tile
     // has; they need not exist. Returns -1, or the level that holds a number of escapes other than the count of the
@@ -102,6 +106,10 @@ struct Kernels {
                        int channels, FloatType type, void* y, int64_t first, int64_t stride);
 
     void (*attend)(const AttentionChunk& chunk);
+
+    // Rounds the rows [first, last), first a multiple of kRoundedTogether. `remaining` has room for as many rows and
+    // for the columns, rounded up to multiples of kRoundedTogether and kFedTogether.
+    void (*round_rows)(const Rounding& rounding, int64_t first, int64_t last, float* remaining);
 };
 
 // The calling thread's own.

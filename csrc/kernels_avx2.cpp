@@ -10,6 +10,7 @@
 // in plain loops
 #include "activations-inl.hpp"
 #include "attention-inl.hpp"
+#include "rounding-inl.hpp"
 #include "scale_sums-inl.hpp"
 
 namespace tilepress {
@@ -17,7 +18,7 @@ namespace tilepress {
 extern const Kernels kAvx2Kernels;
 const Kernels kAvx2Kernels{avx2::decode,   avx2::decode_rows, avx2::multiply_narrowest,
                            avx2::quantize, avx2::find_range,  avx2::scale_sums,
-                           avx2::attend};
+                           avx2::attend,   avx2::round_rows};
 
 }  // namespace tilepress
 

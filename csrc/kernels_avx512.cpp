@@ -8,13 +8,14 @@
 // in plain loops
 #include "activations-inl.hpp"
 #include "attention-inl.hpp"
+#include "rounding-inl.hpp"
 #include "scale_sums-inl.hpp"
 
 namespace tilepress {
 
 extern const Kernels kAvx512Kernels;
 const Kernels kAvx512Kernels{avx512::decode,     avx512::decode_rows, avx512::multiply, avx512::quantize,
-                             avx512::find_range, avx512::scale_sums,  avx512::attend};
+                             avx512::find_range, avx512::scale_sums,  avx512::attend,   avx512::round_rows};
 
 }  // namespace tilepress
 

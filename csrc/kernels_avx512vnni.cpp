@@ -10,6 +10,7 @@
 // in plain loops
 #include "activations-inl.hpp"
 #include "attention-inl.hpp"
+#include "rounding-inl.hpp"
 #include "scale_sums-inl.hpp"
 
 namespace tilepress {
@@ -17,7 +18,7 @@ namespace tilepress {
 extern const Kernels kAvx512VnniKernels;
 const Kernels kAvx512VnniKernels{avx512vnni::decode,   avx512vnni::decode_rows, avx512vnni::multiply<avx512vnni::Dot>,
                                  avx512vnni::quantize, avx512vnni::find_range,  avx512vnni::scale_sums,
-                                 avx512vnni::attend};
+                                 avx512vnni::attend,   avx512vnni::round_rows};
 
 }  // namespace tilepress
 

@@ -10,6 +10,7 @@
 // in plain loops
 #include "activations-inl.hpp"
 #include "attention-inl.hpp"
+#include "rounding-inl.hpp"
 #include "scale_sums-inl.hpp"
 
 namespace tilepress {
@@ -17,7 +18,7 @@ namespace tilepress {
 extern const Kernels kAvxVnniKernels;
 const Kernels kAvxVnniKernels{avxvnni::decode,   avxvnni::decode_rows, avxvnni::multiply<avxvnni::Dot>,
                               avxvnni::quantize, avxvnni::find_range,  avxvnni::scale_sums,
-                              avxvnni::attend};
+                              avxvnni::attend,   avxvnni::round_rows};
 
 }  // namespace tilepress
 

@@ -10,6 +10,7 @@
 // in plain loops
 #include "activations-inl.hpp"
 #include "attention-inl.hpp"
+#include "rounding-inl.hpp"
 #include "scale_sums-inl.hpp"
 
 namespace tilepress {
@@ -17,7 +18,7 @@ namespace tilepress {
 extern const Kernels kNeonKernels;
 const Kernels kNeonKernels{neon::decode,   neon::decode_rows, neon::multiply<neon::Dot>,
                            neon::quantize, neon::find_range,  neon::scale_sums,
-                           neon::attend};
+                           neon::attend,   neon::round_rows};
 
 }  // namespace tilepress
 

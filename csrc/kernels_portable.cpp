@@ -8,6 +8,7 @@
 // in plain loops
 #include "activations-inl.hpp"
 #include "attention-inl.hpp"
+#include "rounding-inl.hpp"
 #include "scale_sums-inl.hpp"
 
 namespace tilepress {
@@ -15,6 +16,6 @@ namespace tilepress {
 extern const Kernels kPortableKernels;
 const Kernels kPortableKernels{portable::decode,   portable::decode_rows, portable::multiply<portable::Dot>,
                                portable::quantize, portable::find_range,  portable::scale_sums,
-                               portable::attend};
+                               portable::attend,   portable::round_rows};
 
 }  // namespace tilepress

@@ -1,4 +1,4 @@
-// The one native module of tilepress: codec and CPU kernels.
+// The one native module of tilepress: codec, CPU kernels and rounding.
 #include <nanobind/nanobind.h>
 
 #include "bindings.hpp"
@@ -18,9 +18,10 @@ void translate_bitstream_error(const std::exception_ptr& pending, void*) {
 }  // namespace
 
 NB_MODULE(_native, m) {
-    m.doc() = "Native codec and CPU kernels of tilepress";
+    m.doc() = "Native codec, CPU kernels and rounding of tilepress";
     nanobind::register_exception_translator(translate_bitstream_error);
     tilepress::bind_codec(m);
     tilepress::bind_kernels(m);
+    tilepress::bind_quantize(m);
     tilepress::bind_bench(m);
 }

@@ -1,4 +1,5 @@
-"""Every instruction set that this processor has gives equal bits: linears, lookups, compressed and decoded matrices."""
+"""Every instruction set that this processor has gives equal bits: linears, lookups, compressed, decoded and rounded
+matrices."""
 
 from __future__ import annotations
 
@@ -16,9 +17,12 @@ import sys
 import numpy as np
 import torch
 from kernels.cases import every_case
+from quantize.reference_rounding import round_plainly
+from quantize.rounding_cases import SHAPES, rounding_case
 from tilepress import _native, codec
 from tilepress.codec.coding import encode_tiled
 from tilepress.kernels import embed
+from tilepress.quantize.rounding import round_weights
 
 assert _native.isa() == sys.argv[1], _native.isa()
 for number, (linear, inputs) in enumerate(every_case()):
@@ -35,6 +39,10 @@ for number, (linear, inputs) in enumerate(every_case()):
     for x in inputs:
         assert torch.equal(linear(x), linear.expected(x)), (number, list(x.shape))
         assert torch.equal(linear.with_own_scales(x), linear.expected_with_own_scales(x)), (number, list(x.shape))
+for n, k in SHAPES:
+    weight, steps, factor, rate, lengths = rounding_case(n, k, seed=n)
+    expected = round_plainly(weight, steps, factor, rate, lengths)
+    assert torch.equal(round_weights(weight, steps, factor, lengths), expected), (n, k)
 """
 
 

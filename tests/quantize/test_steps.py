@@ -7,7 +7,6 @@ import torch
 
 from tilepress.errors import QuantizationError
 from tilepress.quantize.hessian import factorize
-from tilepress.quantize.rate import code_lengths, entropy_of_counts, magnitude_counts
 from tilepress.quantize.rounding import round_weights
 from tilepress.quantize.steps import (
     WeightSample,
@@ -17,6 +16,7 @@ from tilepress.quantize.steps import (
     relative_steps,
     sample_weights,
 )
+from tilepress.quantize.tile_rate import coded_bits
 
 
 def sample_of(weight: torch.Tensor, sensitivity: torch.Tensor) -> WeightSample:
@@ -38,10 +38,11 @@ def test_the_rounded_weights_take_the_bits_asked_for(bits: float) -> None:
     sample = sample_weights([weight], relative_steps(alike, factor), alike, factor, torch.Generator().manual_seed(0))
 
     scale = fit_scale([sample], bits)
-    rounded = round_weights(weight, sample.steps(scale), factor, code_lengths(sample.counts(scale)))
+    rounded = round_weights(weight, sample.steps(scale), factor, sample.rate_at(scale)[1])
 
-    assert foretell_bits([sample], scale) == pytest.approx(bits, abs=0.003)
-    assert entropy_of_counts(magnitude_counts(rounded)) == pytest.approx(bits, abs=0.12)
+    # Of a single row of tiles the bits rise in jumps, from one choice of widths to the next.
+    assert foretell_bits([sample], scale) == pytest.approx(bits, abs=0.05)
+    assert coded_bits(rounded) == pytest.approx(bits, abs=0.25)
 
 
 def test_a_channel_the_loss_depends_on_gets_a_finer_step() -> None:
@@ -58,7 +59,7 @@ def test_bits_move_to_the_linear_the_loss_depends_on() -> None:
 
     scale = fit_scale([calm, keen], 4.0)
 
-    assert foretell_bits([keen], scale) - foretell_bits([calm], scale) == pytest.approx(2.0, abs=0.15)
+    assert foretell_bits([keen], scale) - foretell_bits([calm], scale) == pytest.approx(2.0, abs=0.3)
 
 
 def test_a_share_of_the_bits_holds_under_other_statistics() -> None:

@@ -15,7 +15,6 @@ from tilepress.quantize import Recipe, quantize_checkpoint
 from tilepress.quantize.budget import Budget
 from tilepress.quantize.hessian import factorize
 from tilepress.quantize.prediction import predicted_loss
-from tilepress.quantize.rate import code_lengths
 from tilepress.quantize.rounding import round_weights
 from tilepress.quantize.steps import SAMPLED_COLUMNS, WeightSample, fit_scale, relative_steps, sample_weights
 from tilepress.quantize.stored_size import fixed_size
@@ -51,7 +50,7 @@ def test_the_predicted_loss_is_half_of_fisher_times_squared_output_error(bits: f
     scale = fit_scale([sample], bits)
 
     steps = sample.steps(scale)
-    integers = round_weights(weight, steps, factor, code_lengths(sample.counts(scale)))
+    integers = round_weights(weight, steps, factor, sample.rate_at(scale)[1])
 
     error = 0.0
     for o in range(64):
@@ -86,7 +85,7 @@ def test_the_curve_goes_from_6_to_2_bits_and_its_loss_rises() -> None:
     ("size", "message"),
     [
         (900, r"0\.00 MB cannot be met: what stays float, scales and index take 0\.00 MB; ask for .*--embeddings"),
-        (1100, r"leaves 0\.12 bits a weight; ask for"),
+        (1100, r"leaves 0\.13 bits a weight; ask for"),
         (10**6, r"1\.00 MB is more than int8 weights fill; ask for 0\.01 MB or less"),
     ],
 )
@@ -140,12 +139,20 @@ def test_the_report_is_stored_beside_the_weights_and_goes_along(
 def test_the_fixed_size_shrinks_by_the_tables_that_are_quantized(tiny_qwen3: Path) -> None:
     source = FloatCheckpoint(tiny_qwen3)
     neither, head, both = (
-        fixed_size(source, Recipe(head=head, embeddings=embeddings))
+        fixed_size(source, Recipe(head=head, embeddings=embeddings, activations="static"))
         for head, embeddings in ((False, False), (True, False), (True, True))
     )
     table = 2 * 320 * 64
     assert neither - head == pytest.approx(table - 12 * 320, rel=0.03)
     assert head - both == pytest.approx(table - 4 * 320, rel=0.03)
+
+
+def test_the_fixed_size_has_the_row_sums_of_linears_whose_tokens_have_own_scales(tiny_qwen3: Path) -> None:
+    source = FloatCheckpoint(tiny_qwen3)
+    static, per_token, overflow = (
+        fixed_size(source, Recipe(activations=mode)) for mode in ("static", "per-token", "overflow")
+    )
+    assert static < per_token < overflow
 
 
 def test_two_targets_are_refused() -> None:

@@ -22,7 +22,7 @@ def quant(
     ] = None,
     quant_type: Annotated[str, typer.Option("--quant-type", help="w8a8s is the only one.")] = "w8a8s",
     bits: Annotated[
-        float | None, typer.Option("--bits", help="Entropy-coded bits a weight to aim at.", show_default="4.0")
+        float | None, typer.Option("--bits", help="Compressed bits a weight to aim at.", show_default="4.0")
     ] = None,
     size: Annotated[
         str | None,
@@ -113,7 +113,7 @@ def quant(
     print_table(
         [
             ("W8A8S directory", str(save_path)),
-            ("entropy", f"{report.bits:.3f} bits a weight"),
+            ("compressed", f"{report.bits:.3f} bits a weight"),
             ("zeros", f"{report.zeros:.1%}"),
             ("loss of weights and activations", f"{report.loss:.4f} nats a token, estimated"),
             ("calibration", f"{report.samples} x {report.sequence_length} tokens"),

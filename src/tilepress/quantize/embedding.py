@@ -14,9 +14,10 @@ from torch import Tensor
 
 from tilepress.checkpoint import EMBEDDING, QuantizedEmbedding
 from tilepress.quantize.decoder import LayerwiseDecoder
-from tilepress.quantize.rate import LARGEST, entropy_of_counts, magnitude_counts
+from tilepress.quantize.rate import LARGEST
 from tilepress.quantize.report import LinearReport
 from tilepress.quantize.steps import SAMPLED_COLUMNS, WeightSample, refit_scale
+from tilepress.quantize.tile_rate import coded_bits
 
 ROWS = 8192
 
@@ -71,7 +72,7 @@ def embedding_table(decoder: LayerwiseDecoder, tokens: Tensor, squares: Tensor) 
 def quantize_embedding(
     table: EmbeddingTable, bits: float, generator: torch.Generator
 ) -> tuple[QuantizedEmbedding, LinearReport]:
-    """The table at an entropy of `bits` bits a weight, or the most that max|row| / 127 as the least step gives."""
+    """The table at `bits` bits a weight of the codec, or the most that max|row| / 127 as the least step gives."""
     sample = table.sample(generator)
     steps = sample.steps(refit_scale(sample, bits))
     integers: list[Tensor] = []
@@ -85,13 +86,12 @@ def quantize_embedding(
         loss += 0.5 * float(by_row @ sensitivity)
         norm += float(block.square().sum())
         integers.append(q.to(torch.int8))
-    counts = torch.stack([magnitude_counts(q) for q in integers]).sum(dim=0)
     weight = torch.cat(integers)
     report = LinearReport(
         name=EMBEDDING,
         weights=weight.numel(),
-        bits=entropy_of_counts(counts),
-        zeros=int(counts[0]) / weight.numel(),
+        bits=coded_bits(weight),
+        zeros=float((weight == 0).sum()) / weight.numel(),
         relative_error=error / max(norm, 1e-30),
         clipped=0.0,
         loss=loss,

@@ -12,16 +12,17 @@ from tilepress.checkpoint import QuantizedLinear
 from tilepress.quantize.decoder import LayerwiseDecoder
 from tilepress.quantize.hessian import HessianFactor, factorize
 from tilepress.quantize.layer import fitted_range, pack, settled_lengths
-from tilepress.quantize.rate import entropy_of_counts, magnitude_counts
+from tilepress.quantize.rate import TILE_ROWS
 from tilepress.quantize.report import LinearReport
 from tilepress.quantize.rounding import round_weights
 from tilepress.quantize.smoothing import column_scales, representable_scales
 from tilepress.quantize.statistics import InputStatistics, InputSums
 from tilepress.quantize.steps import WeightSample, refit_scale, relative_steps, sample_weights
+from tilepress.quantize.tile_rate import coded_bits
 
 NAME = "lm_head"
 NORM_BEFORE = "model.norm.weight"
-ROWS = 8192
+ROWS = 64 * TILE_ROWS
 POSITIONS = 128
 
 # This share of the mean sensitivity is added to every token's. A token that the calibration text never asks for may be
@@ -113,9 +114,15 @@ def quantize_head(
     seen = inputs.round_trip(rows)
     integers: list[Tensor] = []
     error = norm = loss = 0.0
-    parts = zip(head.blocks(), torch.split(steps, ROWS), torch.split(head.of_logits(), ROWS), strict=True)
-    for block, step, sensitivity in parts:
-        q = round_weights(block, step, head.factor, lengths)
+    parts = zip(
+        head.blocks(),
+        torch.split(steps, ROWS),
+        torch.split(lengths, ROWS // TILE_ROWS),
+        torch.split(head.of_logits(), ROWS),
+        strict=True,
+    )
+    for block, step, tables, sensitivity in parts:
+        q = round_weights(block, step, head.factor, tables)
         exact = rows @ block.T
         by_row = (seen @ (q * step[:, None]).T - exact).square().sum(dim=0)
         error += float(by_row.sum())
@@ -123,12 +130,11 @@ def quantize_head(
         norm += float(exact.square().sum())
         integers.append(q)
     weight = torch.cat(integers)
-    counts = torch.stack([magnitude_counts(q) for q in integers]).sum(dim=0)
     report = LinearReport(
         name=NAME,
         weights=weight.numel(),
-        bits=entropy_of_counts(counts),
-        zeros=int(counts[0]) / weight.numel(),
+        bits=coded_bits(weight),
+        zeros=float((weight == 0).sum()) / weight.numel(),
         relative_error=error / max(norm, 1e-30),
         clipped=inputs.clipped(rows),
         overflows=float(inputs.leaves(head.statistics.rows).float().mean()),

@@ -16,11 +16,11 @@ from tilepress.quantize.folding import FoldedLayer
 from tilepress.quantize.hessian import HessianFactor, factorize
 from tilepress.quantize.overflow import overflow_range, per_token_range
 from tilepress.quantize.ranges import ActivationRange, clipped_range, range_of
-from tilepress.quantize.rate import code_lengths, entropy_of_counts, magnitude_counts
 from tilepress.quantize.report import LinearReport
 from tilepress.quantize.rounding import round_weights
 from tilepress.quantize.statistics import READERS, InputStatistics
 from tilepress.quantize.steps import WeightSample, relative_steps, sample_weights
+from tilepress.quantize.tile_rate import coded_bits
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def quantize_group(
 ) -> list[tuple[str, QuantizedLinear, LinearReport]]:
     """Round a group and cut it into its linears, named `where`.reader.
 
-    steps float32 [n]; lengths from `code_lengths`; tensors: of the folded layer, for its biases.
+    steps float32 [n]; lengths from `settled_lengths`; tensors: of the folded layer, for its biases.
     """
     integers = round_weights(group.weight, steps, group.factor, lengths)
     rows = group.statistics.fewer_rows()
@@ -112,12 +112,11 @@ def quantize_group(
         q = integers[part]
         exact = rows @ group.weight[part].T
         error = (seen @ (q * steps[part, None]).T - exact).square().sum(dim=0)
-        counts = magnitude_counts(q)
         report = LinearReport(
             name=f"{where}.{reader}",
             weights=q.numel(),
-            bits=entropy_of_counts(counts),
-            zeros=int(counts[0]) / q.numel(),
+            bits=coded_bits(q),
+            zeros=float((q == 0).float().mean()),
             relative_error=float(error.sum() / exact.square().sum().clamp(min=1e-30)),
             clipped=clipped,
             loss=0.5 * float(error @ group.sensitivity[part]) / len(rows),
@@ -156,5 +155,5 @@ def pack(integers: Tensor, steps: Tensor, inputs: ActivationRange, bias: Tensor 
 
 
 def settled_lengths(sample: WeightSample, scale: float) -> Tensor:
-    """Code lengths [128] for the rounding of a group at a common factor of the steps."""
-    return code_lengths(sample.counts(scale))
+    """Code lengths [g, 128] for the rounding of a group at a common factor of the steps, for each row of tiles."""
+    return sample.rate_at(scale)[1]

@@ -36,7 +36,7 @@ from tilepress.quantize.sensitivity import layer_sensitivities
 from tilepress.quantize.statistics import InputStatistics, StatisticsCollector
 from tilepress.quantize.steps import WeightSample, foretell_bits, refit_scale
 from tilepress.quantize.stored_size import fixed_size, stays_float
-from tilepress.quantize.targets import CODING, fit_target, loss_curve
+from tilepress.quantize.targets import fit_target, loss_curve
 
 SAMPLED_ROWS = 2048
 TOKENS_A_PASS = 2048
@@ -239,7 +239,7 @@ class Quantizer:
         """Only a size needs to know what the codec makes of a group."""
         if self._recipe.size is not None:
             matrix = torch.cat(integers)
-            taken = 8 * codec.encode(matrix.numpy()).weight.nbytes / matrix.numel() / CODING
+            taken = 8 * codec.encode(matrix.numpy()).weight.nbytes / matrix.numel()
             budget.spend(name, aimed, taken)
 
 

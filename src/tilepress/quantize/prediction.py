@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tilepress.quantize.rate import code_lengths, decide
+from tilepress.quantize.rate import decide
 from tilepress.quantize.steps import WeightSample
 
 
@@ -29,7 +29,7 @@ def predicted_loss(sample: WeightSample, scale: float) -> float:
     """
     steps = sample.steps(scale)
     values = sample.columns / steps
-    integers = decide(values, code_lengths(sample.counts(scale)), sample.rate)
+    integers = decide(values, sample.rate_at(scale)[1], sample.rate)
     by_row = ((values - integers).square_() * sample.cost).mean(dim=0)
     columns = sample.weights // len(steps)
     return 0.5 * columns * float((sample.sensitivity * steps.square() * by_row).sum())

@@ -15,8 +15,8 @@ DEFAULT_BITS = 4.0
 class Recipe:
     """Settings of one quantization. Raises UsageError for a value out of range.
 
-    One target at most, DEFAULT_BITS without any. bits: order-0 entropy of the integers in bits a weight, over
-    everything that is quantized. size: bytes of the W8A8SC weight file in one part. loss: the predicted
+    One target at most, DEFAULT_BITS without any. bits: compressed bits a weight, over everything that is
+    quantized. size: bytes of the W8A8SC weight file in one part. loss: the predicted
     increase of the loss by rounding weights, in nats a token.
     head: quantize the output head too. embeddings: and the embedding table; both share the target.
     activations: what becomes of tokens that leave the static ranges, and so how these are fitted: "overflow", they get

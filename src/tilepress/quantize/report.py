@@ -11,7 +11,8 @@ from tilepress.quantize.recipe import Recipe
 
 @dataclass(frozen=True)
 class LinearReport:
-    """One quantized linear, or the embedding. bits: order-0 entropy a weight. zeros: share of zero weights.
+    """One quantized linear, or the embedding. bits: what the codec takes a weight, in whole
+    tiles. zeros: share of zero weights.
 
     relative_error: squared error of the outputs on sampled calibration tokens, weights and activations quantized, as a
     share of their squared norm; of the embedding, of its own values. clipped: share of the sampled input values outside
@@ -57,7 +58,7 @@ class QuantizationReport:
 
     @property
     def bits(self) -> float:
-        """Order-0 entropy in bits a weight over all linears."""
+        """Bits a weight that the codec takes, over all linears."""
         return self._mean("bits")
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tilepress import _native
 from tilepress.quantize.hessian import HessianFactor
 from tilepress.quantize.rate import LARGEST, RATE_WEIGHT, decide
 
@@ -14,19 +15,43 @@ BLOCK = 64
 def round_weights(weight: Tensor, steps: Tensor, factor: HessianFactor, lengths: Tensor) -> Tensor:
     """Integers q that keep (weight - q · steps) small on the calibration inputs and cheap to code.
 
-    weight float32 [n, k]; steps float32 [n]; lengths float32 [128] from `code_lengths`. Returns int8 [n, k].
+    weight float32 [n, k]; steps float32 [n], positive; lengths from `tile_rate`: float32 [128] for all rows, or
+    [ceil(n / 128), 128], a table for each 128 rows. All finite. Returns int8 [n, k]; |q| is at most 127.
 
     Column by column in `factor.order`, q is the candidate of least
     (w - q Δ)² c_j + η Δ² mean(c) bits(q), and the remaining error is spread over the columns not rounded yet:
     w_k -= (w_j - q_j Δ) U_jk / U_jj. Sources: optimal brain surgeon (Hassibi & Stork 1993), GPTQ (Frantar et al. 2022),
-    SparseGPT (Frantar & Alistarh 2023); the rate term as in CERWU. Everything is in units of Δ, so that Δ drops out,
-    and transposed, so that a column is contiguous.
+    SparseGPT (Frantar & Alistarh 2023); the rate term as in CERWU. Everything is in units of Δ, so that Δ drops out.
 
-    Feedback inside a block of columns is applied at once, to the columns after it once a block (GPTQ's lazy updates).
+    On the CPU the integers do not depend on the number of threads or the instruction set. Other devices add the same
+    errors up in another order, so that a decision on the edge may fall the other way.
+    """
+    rate = RATE_WEIGHT * factor.cost.mean() / factor.cost
+    if weight.device.type != "cpu":
+        return round_in_torch(weight, steps, factor, rate, lengths)
+    out = torch.empty(weight.shape, dtype=torch.int8)
+    _native.round_weights(
+        weight.contiguous().numpy(),
+        steps.contiguous().numpy(),
+        factor.order.numpy(),
+        factor.feedback().contiguous().numpy(),
+        rate.numpy(),
+        lengths.reshape(-1, LARGEST + 1).contiguous().numpy(),
+        out.numpy(),
+        torch.get_num_threads(),
+    )
+    return out
+
+
+def round_in_torch(weight: Tensor, steps: Tensor, factor: HessianFactor, rate: Tensor, lengths: Tensor) -> Tensor:
+    """What `round_weights` does, for any device.
+
+    rate float32 [k], of the columns in `factor.order`: the weight of the bits in `decide`. Transposed, so that a column
+    is contiguous. Feedback inside a block of columns is applied at once, to the columns after it once a block (GPTQ's
+    lazy updates).
     """
     remaining = (weight / steps[:, None]).T[factor.order].contiguous()
     integers = torch.empty_like(remaining)
-    rate = (RATE_WEIGHT * factor.cost.mean() / factor.cost).tolist()
     columns = len(factor.order)
     feedback = factor.feedback()
     for start in range(0, columns, BLOCK):
@@ -39,5 +64,5 @@ def round_weights(weight: Tensor, steps: Tensor, factor: HessianFactor, lengths:
             block[j + 1 :].addr_(spread[j, j + 1 :], block[j], alpha=-1.0)
         remaining[stop:].addmm_(feedback[start:stop, stop:].T, block, alpha=-1.0)
     in_place = torch.empty_like(integers, dtype=torch.int8)
-    in_place[factor.order] = integers.clamp_(-LARGEST, LARGEST).to(torch.int8)
+    in_place[factor.order] = integers.to(torch.int8)
     return in_place.T.contiguous()

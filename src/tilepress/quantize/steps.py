@@ -10,7 +10,8 @@ from torch import Tensor
 
 from tilepress.errors import QuantizationError
 from tilepress.quantize.hessian import HessianFactor
-from tilepress.quantize.rate import LARGEST, RATE_WEIGHT, code_lengths, decide, entropy_of_counts, magnitude_counts
+from tilepress.quantize.rate import LARGEST, RATE_WEIGHT, decide
+from tilepress.quantize.tile_rate import mean_bits, strip_counts, tile_rate
 
 # A channel that the loss hardly depends on still keeps this share of the mean sensitivity of its linear.
 SENSITIVITY_FLOOR = 0.02
@@ -45,16 +46,17 @@ class WeightSample:
         """Root mean square of each row's sampled weights, float32 [n]."""
         return self.columns.square().mean(dim=0).sqrt()
 
-    def counts(self, scale: float) -> Tensor:
-        """Magnitude counts [128] of the sampled integers without error feedback.
+    def rate_at(self, scale: float) -> tuple[float, Tensor]:
+        """What the codec pays for the sampled integers, rounded without error feedback at a common factor.
 
-        The first code lengths are those of plain rounding; two rounds settle them.
+        Returns bits a weight, and the lengths of the codes float32 [g, 128] for each row of tiles. The first lengths
+        are those of plain rounding; two rounds settle them.
         """
         values = self.columns / self.steps(scale)
-        counts = magnitude_counts(values.round().clamp_(-LARGEST, LARGEST))
+        bits, lengths = tile_rate(strip_counts(values.round().clamp_(-LARGEST, LARGEST).T))
         for _ in range(2):
-            counts = magnitude_counts(decide(values, code_lengths(counts), self.rate))
-        return counts
+            bits, lengths = tile_rate(strip_counts(decide(values, lengths, self.rate).T))
+        return mean_bits(bits, len(self.relative)), lengths
 
 
 def relative_steps(sensitivity: Tensor, factor: HessianFactor) -> Tensor:
@@ -94,7 +96,7 @@ def sample_weights(
 
 def foretell_bits(samples: Sequence[WeightSample], scale: float) -> float:
     """Expected bits a weight over all samples' linears at a common factor."""
-    total = sum(sample.weights * entropy_of_counts(sample.counts(scale)) for sample in samples)
+    total = sum(sample.weights * sample.rate_at(scale)[0] for sample in samples)
     return total / sum(sample.weights for sample in samples)
 
 

@@ -10,8 +10,6 @@ from tilepress.quantize.prediction import CurvePoint, predicted_loss
 from tilepress.quantize.recipe import DEFAULT_BITS, Recipe
 from tilepress.quantize.steps import WeightSample, fit_scale, foretell_bits
 
-# What the codec takes beyond order-0 entropy: 4.0 bits became 4.2 in SmolLM2.
-CODING = 1.05
 LEAST_BITS, MOST_BITS = 1.0, 7.5
 TOLERANCE = 0.003
 ATTEMPTS = 40
@@ -35,8 +33,8 @@ def fit_target(samples: Sequence[WeightSample], recipe: Recipe, fixed: int) -> f
 
 
 def stored_bytes(samples: Sequence[WeightSample], bits: float, fixed: int) -> int:
-    """Bytes of the weight files of the W8A8SC directory at `bits` of entropy a weight."""
-    return fixed + round(CODING * bits * _weights(samples) / 8)
+    """Bytes of the weight files of the W8A8SC directory at `bits` a weight."""
+    return fixed + round(bits * _weights(samples) / 8)
 
 
 def point(samples: Sequence[WeightSample], factor: float, fixed: int) -> CurvePoint:
@@ -62,7 +60,7 @@ def loss_curve(samples: Sequence[WeightSample], factor: float, fixed: int) -> tu
 
 
 def _bits_of_size(samples: Sequence[WeightSample], size: int, fixed: int) -> float:
-    bits = (size - fixed) * 8 / (CODING * _weights(samples))
+    bits = (size - fixed) * 8 / _weights(samples)
     least, most = (stored_bytes(samples, bits, fixed) for bits in (LEAST_BITS, MOST_BITS))
     if size <= fixed:
         raise QuantizationError(
