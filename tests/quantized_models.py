@@ -33,6 +33,7 @@ def make_w8a8s(
     levels: int = 127,
     head: bool = False,
     embeddings: bool = False,
+    shared: bool = False,
     activations: str | None = None,
     narrow: float = 1.0,
     float_linears: Iterable[str] = (),
@@ -41,8 +42,9 @@ def make_w8a8s(
     """Quantize the float checkpoint `source` into `out`.
 
     levels: the largest weight of a row; small ones give many zeros, as sparse quantization does. head: quantize it too,
-    which unties a tied one. embeddings: the embedding too. float_linears: names such as "mlp.down_proj" or
-    "model.layers.1.mlp.down_proj" that stay float, as the vendor's tool leaves them.
+    which unties a tied one. embeddings: the embedding too. shared: the head of a tied one, which stays its embedding.
+    float_linears: names such as "mlp.down_proj" or "model.layers.1.mlp.down_proj" that stay float, as the vendor's
+    tool leaves them.
     activations: what the description says the directory is made for; "per-token" makes down_proj W8A8S_DYNAMIC.
     narrow: ranges are so many times those that suit the activations: with less than 1 tokens leave them.
     extra: further float tensors by name, such as norm biases.
@@ -55,17 +57,19 @@ def make_w8a8s(
         for name in LINEARS
         if not kept & {name, f"{layer_prefix(layer)}.{name}"}
     }
-    if head:
+    if head or shared:
         prefixes["lm_head"] = "lm_head"
     table = f"{EMBEDDING}.weight"
     description = {} if activations is None else {"activations": activations}
     with W8A8SWriter(out, checkpoint, dtype=dtype, description=description) as writer:
-        if head and checkpoint.shape.tied:
+        if (head or shared) and checkpoint.shape.tied:
             scale = round_input_scale(_AFTER_NORM[0] * narrow, dtype, "lm_head")
             weight = checkpoint.tensor(table).float()
             writer.add_linear("lm_head", _round_to_nearest(weight, None, scale, _AFTER_NORM[1], levels))
         for name in checkpoint.names():
             prefix, _, leaf = name.rpartition(".")
+            if shared and name == table:
+                continue
             if embeddings and name == table:
                 steps, integers = _integers(checkpoint.tensor(name).float(), levels)
                 writer.add_embedding(QuantizedEmbedding(integers, steps))

@@ -42,7 +42,7 @@ def reference_model(source: Path, quantized: Path, dtype: torch.dtype = torch.fl
         linear = checkpoint.linear(prefix)
         own_scales = checkpoint.activations == "overflow" or linear.kind == "W8A8S_DYNAMIC"
         model.set_submodule(prefix, ReferenceLinear(linear, own_scales))
-    if checkpoint.is_quantized(EMBEDDING):
+    if checkpoint.is_quantized(EMBEDDING) or checkpoint.shares_table:
         embedding = checkpoint.embedding()
         rows = embedding.weight.float() * embedding.weight_scale[:, None]
         model.set_submodule(EMBEDDING, nn.Embedding.from_pretrained(rows.to(dtype)))

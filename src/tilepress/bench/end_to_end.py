@@ -112,6 +112,8 @@ def _bytes_a_token(checkpoint: Checkpoint) -> int:
         return total
     if isinstance(checkpoint, FloatCheckpoint):
         return total - checkpoint.tensor(f"{EMBEDDING}.weight").nbytes
+    if checkpoint.shares_table:
+        return total
     if not checkpoint.is_quantized(EMBEDDING):
         return total - checkpoint.float_tensor(f"{EMBEDDING}.weight").nbytes
     if isinstance(checkpoint, W8A8SCCheckpoint):

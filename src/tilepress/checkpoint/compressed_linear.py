@@ -31,6 +31,10 @@ class CompressedLinear:
     weight_sums: Tensor | None = None
     kind: str = W8A8S
 
+    def weight_scale(self) -> Tensor:
+        """float32 [n]: W is about weight_scale[:, None] * weight."""
+        return self.deq_scale / self.input_scale
+
 
 @contextmanager
 def naming_damage(path: Path, prefix: str) -> Iterator[None]:

@@ -7,6 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tilepress.checkpoint.architecture import HEAD, ModelShape
+from tilepress.checkpoint.compressed_linear import CompressedLinear
+from tilepress.checkpoint.descriptions import W8A8S, W8A8SC, Description
+from tilepress.checkpoint.quantized_linear import QuantizedLinear
+from tilepress.checkpoint.tensor_files import TensorFiles
 from tilepress.codec import Compressed
 from tilepress.errors import CheckpointError
 
@@ -21,8 +26,13 @@ class QuantizedEmbedding:
     weight_scale: Tensor
 
     def tensors(self) -> dict[str, Tensor]:
-        """By the names they are stored under."""
+        """By the names that those of a table of its own are stored under."""
         return {f"{EMBEDDING}.weight": self.weight, f"{EMBEDDING}.weight_scale": self.weight_scale}
+
+    @classmethod
+    def of_head(cls, head: QuantizedLinear) -> QuantizedEmbedding:
+        """The embedding that shares the table of `head`."""
+        return cls(head.weight, head.weight_scale())
 
     @property
     def nbytes(self) -> int:
@@ -36,9 +46,24 @@ class CompressedEmbedding:
     weight: Compressed
     weight_scale: Tensor
 
+    @classmethod
+    def of_head(cls, head: CompressedLinear) -> CompressedEmbedding:
+        """The embedding that shares the table of `head`; the bytes are the same memory."""
+        return cls(head.weight, head.weight_scale())
+
     @property
     def nbytes(self) -> int:
         return self.weight.nbytes + self.weight_scale.nbytes
+
+
+def shares_table(shape: ModelShape, description: Description, stored: TensorFiles) -> bool:
+    """Whether the embedding is the table of the quantized head: the model is tied and has no table but that one.
+
+    stored: the files of the directory or of the part.
+    """
+    table = f"{EMBEDDING}.weight"
+    alone = table not in stored and table not in description.types
+    return shape.tied and alone and description.types.get(f"{HEAD.name}.weight") in (W8A8S, W8A8SC)
 
 
 def check_weight_scale(weight_scale: Tensor) -> Tensor:

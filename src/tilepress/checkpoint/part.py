@@ -20,7 +20,13 @@ from tilepress.checkpoint.descriptions import (
     description_file,
     read_description,
 )
-from tilepress.checkpoint.embedding import EMBEDDING, CompressedEmbedding, check_weight_scale, tied_to_integers
+from tilepress.checkpoint.embedding import (
+    EMBEDDING,
+    CompressedEmbedding,
+    check_weight_scale,
+    shares_table,
+    tied_to_integers,
+)
 from tilepress.checkpoint.float_checkpoint import FLOAT_DTYPES
 from tilepress.checkpoint.quantized_linear import unpack_deq_scale, unpack_input_offset, unpack_input_scale
 from tilepress.checkpoint.split import part_shape
@@ -34,7 +40,8 @@ COMPRESSED = ("weight", "index", "info")
 class Part:
     """Tensors of one part, checked on opening against the model's shape and `tp`. tied: no head is stored.
 
-    Raises CheckpointError; BitstreamError where a weight is not of our bitstream.
+    shares_table: the embedding is the head's integers. Raises CheckpointError; BitstreamError where a weight is not of
+    our bitstream.
     """
 
     def __init__(self, path: Path, architecture: Architecture, shape: ModelShape, tp: int) -> None:
@@ -53,7 +60,8 @@ class Part:
         if weights is None:
             raise CheckpointError(f"{path}: no .safetensors file beside {file.name}")
         self._files = TensorFiles(weights)
-        self.tied = shape.tied and "lm_head.weight" not in self._files
+        self.shares_table = shares_table(shape, self.description, self._files)
+        self.tied = shape.tied and "lm_head.weight" not in self._files and not self.shares_table
         self.types: dict[str, str] = {}
         self._check_embedding(shape.vocab // tp, shape.hidden)
         for norm, size in norm_shapes(architecture, shape).items():
@@ -70,7 +78,7 @@ class Part:
                 )
 
     def is_quantized(self, prefix: str) -> bool:
-        """Whether the fused linear `prefix`, or the embedding, is compressed."""
+        """Whether the fused linear `prefix`, or an embedding of its own, is compressed."""
         return f"{prefix}.index" in self.types
 
     def compressed_linear(self, prefix: str) -> CompressedLinear:
@@ -120,6 +128,8 @@ class Part:
         return self._files.files()
 
     def _check_embedding(self, rows: int, hidden: int) -> None:
+        if self.shares_table:
+            return
         self._files.stored(f"{EMBEDDING}.weight")
         if self.description.require(f"{EMBEDDING}.weight", (FLOAT, W8A8SC)) == FLOAT:
             self._check_float(f"{EMBEDDING}.weight", (rows, hidden))

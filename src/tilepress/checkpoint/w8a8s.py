@@ -38,6 +38,7 @@ from tilepress.checkpoint.embedding import (
     CompressedEmbedding,
     QuantizedEmbedding,
     check_weight_scale,
+    shares_table,
     tied_to_integers,
 )
 from tilepress.checkpoint.float_checkpoint import FLOAT_DTYPES
@@ -66,7 +67,8 @@ _DTYPES = {
 class W8A8SCheckpoint:
     """config.json, description and weights. Opening reads headers and input scales; weights are read when asked for.
 
-    Raises CheckpointError for anything that docs/formats.md does not allow in such a directory.
+    shares_table: the embedding is the head's integers. Raises CheckpointError for anything that docs/formats.md does
+    not allow in such a directory.
     """
 
     kind: Literal["w8a8s"] = "w8a8s"
@@ -83,7 +85,9 @@ class W8A8SCheckpoint:
             raise CheckpointError(f"{path}: no .safetensors file beside {self.description.path.name}")
         self._files = TensorFiles(weights)
         shape = ModelShape.from_config(self.config, config)
-        self.shape = replace(shape, tied=shape.tied and "lm_head.weight" not in self._files)
+        self.shares_table = shares_table(shape, self.description, self._files)
+        tied = shape.tied and "lm_head.weight" not in self._files and not self.shares_table
+        self.shape = replace(shape, tied=tied)
         self._linears = linear_shapes(self.shape)
         if not self.shape.tied:
             self._linears[HEAD.name] = self.shape.group(HEAD)
@@ -99,7 +103,7 @@ class W8A8SCheckpoint:
         return flavour(self.config, self.inventory())
 
     def is_quantized(self, prefix: str) -> bool:
-        """Whether a linear, such as "model.layers.0.mlp.up_proj" or "lm_head", or the embedding is integers."""
+        """Whether a linear, such as "model.layers.0.mlp.up_proj" or "lm_head", or an own embedding is integers."""
         return self._types.get(f"{prefix}.weight") in (W8A8S, W8A8S_DYNAMIC)
 
     def quantized_linears(self) -> list[str]:
@@ -137,6 +141,8 @@ class W8A8SCheckpoint:
 
     def embedding(self) -> QuantizedEmbedding:
         """The quantized embedding; its weight is a view of the mapped file."""
+        if self.shares_table:
+            return QuantizedEmbedding.of_head(self.linear(HEAD.name))
         file = self._files.stored(f"{EMBEDDING}.weight").file
         weight_scale = self._files.tensor(f"{EMBEDDING}.weight_scale")
         try:
@@ -202,6 +208,8 @@ class W8A8SCheckpoint:
     def _check_embedding(self) -> dict[str, str]:
         table, scale = f"{EMBEDDING}.weight", f"{EMBEDDING}.weight_scale"
         size = (self.shape.vocab, self.shape.hidden)
+        if self.shares_table:
+            return {}
         self._files.stored(table)
         if self.description.require(table, (FLOAT, *_QUANTIZED)) == FLOAT:
             return self._check_float(table, size)

@@ -37,7 +37,8 @@ class W8A8SCCheckpoint:
     """config.json and the directories part0-of-N ... Weights are mapped, and read when they are used.
 
     Made for `tp` ranks, but read as one model: whole tiles of the parts are put together without being decoded where
-    the split lies on tile borders. Raises CheckpointError, and BitstreamError for the closed bitstream of the vendor.
+    the split lies on tile borders. shares_table: the embedding is the head's integers. Raises CheckpointError, and
+    BitstreamError for the closed bitstream of the vendor.
     """
 
     kind: Literal["w8a8sc"] = "w8a8sc"
@@ -55,6 +56,7 @@ class W8A8SCCheckpoint:
         check_tp(shape, self.tp, path)
         self.parts = [Part(directory, self.architecture, shape, self.tp) for directory in directories]
         self.shape = replace(shape, tied=self.parts[0].tied)
+        self.shares_table = self.parts[0].shares_table
         self.description = self.parts[0].description
         self.activations = self.parts[0].activations
         first = self.parts[0].types
@@ -76,7 +78,7 @@ class W8A8SCCheckpoint:
         return flavour(self.config, self.inventory())
 
     def is_quantized(self, prefix: str) -> bool:
-        """Whether a linear, such as "model.layers.0.mlp.up_proj" or "lm_head", or the embedding is compressed."""
+        """Whether a linear, such as "model.layers.0.mlp.up_proj" "lm_head" or an embedding of its own is compressed."""
         if prefix == EMBEDDING:
             return self.parts[0].is_quantized(prefix)
         scope, group, _ = _member_of(prefix)
@@ -110,6 +112,8 @@ class W8A8SCCheckpoint:
 
     def compressed_embedding(self) -> CompressedEmbedding:
         """The whole embedding; views of the mapped file where there is one part."""
+        if self.shares_table:
+            return CompressedEmbedding.of_head(self.compressed_linear(HEAD.name))
         shares = [part.compressed_embedding() for part in self.parts]
         if self.tp == 1:
             return shares[0]

@@ -14,7 +14,7 @@ from torch import Tensor
 from tilepress.checkpoint.auxiliary import auxiliary_files, copy_auxiliary_files
 from tilepress.checkpoint.config_file import quantized_config
 from tilepress.checkpoint.descriptions import FLOAT, W8A8S, write_description
-from tilepress.checkpoint.embedding import QuantizedEmbedding
+from tilepress.checkpoint.embedding import EMBEDDING, QuantizedEmbedding
 from tilepress.checkpoint.json_files import write_object
 from tilepress.checkpoint.quantization_report import REPORT
 from tilepress.checkpoint.quantized_linear import QuantizedLinear, pack
@@ -147,8 +147,7 @@ class W8A8SWriter:
         with writing(staging, sum(file.stat().st_size for file in auxiliary_files(self._source.path))):
             self._name_shards(staging)
             write_description(staging, W8A8S, self._types, self._extra)
-            tied = "lm_head.weight" not in self._types
-            config = quantized_config(self._source.config, kind="w8a8s", tied=tied, dtype=self._dtype)
+            config = quantized_config(self._source.config, kind="w8a8s", tied=self._tied(), dtype=self._dtype)
             write_object(staging / "config.json", config)
             copy_auxiliary_files(self._source.path, staging)
             if self._report is not None:
@@ -165,6 +164,11 @@ class W8A8SWriter:
                 f"{self._dtype}, most in {most} ({self.flushed[most]}); --dtype bfloat16 keeps them",
                 stacklevel=3,
             )
+
+    def _tied(self) -> bool:
+        """Whether one table is both head and embedding: a float embedding, or the quantized head of a tied source."""
+        tied = bool(self._source.config.get("tie_word_embeddings", False))
+        return "lm_head.weight" not in self._types or (tied and f"{EMBEDDING}.weight" not in self._types)
 
     def _name_shards(self, staging: Path) -> None:
         count = len(self._shards)

@@ -65,7 +65,7 @@ def open_w8a8s(source: str | Path, out: Path, tp: int) -> W8A8SCheckpoint:
 def write_common_files(source: W8A8SCheckpoint, staging: Path) -> None:
     """config.json and the auxiliary files, and a check that the directory now reads as a checkpoint."""
     with writing(staging, sum(file.stat().st_size for file in auxiliary_files(source.path))):
-        config = quantized_config(source.config, kind="w8a8sc", tied=source.shape.tied)
+        config = quantized_config(source.config, kind="w8a8sc", tied=source.shape.tied or source.shares_table)
         write_object(staging / "config.json", config)
         copy_auxiliary_files(source.path, staging)
     W8A8SCCheckpoint(staging)

@@ -20,7 +20,7 @@ from tilepress.errors import CheckpointError
 
 @dataclass(frozen=True)
 class Verification:
-    """linears, a quantized embedding among them, floats: how many were compared.
+    """linears, a quantized embedding of its own among them, floats: how many were compared.
 
     differing: names of those that are not the same, bit for bit.
     """
@@ -64,7 +64,9 @@ def verify(
             progress(done, len(prefixes))
     differing += sorted(set(linears) - found)
     embedding = source.is_quantized(EMBEDDING)
-    if embedding and made.is_quantized(EMBEDDING) and not _same_embedding(source, made):
+    if source.shares_table != made.shares_table or (
+        embedding and made.is_quantized(EMBEDDING) and not _same_embedding(source, made)
+    ):
         differing.append(EMBEDDING)
     floats = sorted({*source.float_names(), *made.float_names()})
     both = set(source.float_names()) & set(made.float_names())

@@ -76,12 +76,24 @@ def logit_sensitivity(decoder: LayerwiseDecoder, hidden: Tensor) -> Tensor:
 
 
 def fold_head(
-    decoder: LayerwiseDecoder, seen: InputStatistics, sensitivity: Tensor, damping: float, dtype: torch.dtype
+    decoder: LayerwiseDecoder,
+    seen: InputStatistics,
+    sensitivity: Tensor,
+    damping: float,
+    dtype: torch.dtype,
+    *,
+    shared: bool,
 ) -> Head:
-    """Divide the head's input by column scales, folded into the final norm's gain, exact in `dtype`."""
+    """Divide the head's input by column scales, folded into the final norm's gain, exact in `dtype`.
+
+    shared: the head's integers are to be the embedding too, which has no norm behind it: all scales are 1.
+    """
     floored = sensitivity + FLOOR * sensitivity.mean()
-    scales = column_scales(factorize(seen.hessian, damping, NAME).cost_by_column(), seen.largest())
-    gain, scales = representable_scales(decoder.load(NORM_BEFORE), scales, dtype)
+    gain = decoder.load(NORM_BEFORE)
+    scales = torch.ones_like(gain)
+    if not shared:
+        scales = column_scales(factorize(seen.hessian, damping, NAME).cost_by_column(), seen.largest())
+        gain, scales = representable_scales(gain, scales, dtype)
     statistics = seen.divided(scales)
     return Head(decoder, gain, scales, statistics, factorize(statistics.hessian, damping, NAME), floored)
 

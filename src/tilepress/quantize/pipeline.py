@@ -113,6 +113,9 @@ class Quantizer:
     ) -> None:
         self._source, self._recipe, self._size = source, recipe, size
         self._tokens = tokens
+        # A tied model keeps one table: the head's integers are its embedding too.
+        self._shared = source.shape.tied and recipe.embeddings
+        self._own_embedding = recipe.embeddings and not source.shape.tied
         self._sensitivity_tokens = tokens[: size.sensitivity_samples, : size.sensitivity_length]
         self._dtype: torch.dtype = getattr(torch, recipe.dtype)
         self._decoder = LayerwiseDecoder(source, device)
@@ -124,7 +127,7 @@ class Quantizer:
     @torch.no_grad()
     def run(self, sink: Sink) -> QuantizationReport:
         """Quantize every decoder layer into `sink`: linears, norms with the folds; head and embedding if asked to."""
-        clock = _Clock(3 * self._decoder.layers + 2 * self._recipe.head + self._recipe.embeddings, self._progress)
+        clock = _Clock(3 * self._decoder.layers + 2 * self._recipe.head + self._own_embedding, self._progress)
         plan = self._allocate(clock)
         report = self._report(plan)
         hidden = self._decoder.embed(self._tokens)
@@ -184,7 +187,7 @@ class Quantizer:
             for group in linear_groups(folded, seen.gradients, self._recipe.damping, where):
                 samples[f"{where}.{group.name}"] = group.sample(self._generator)
             gradients.insert(0, seen.gradients)
-            if seen.index == 0 and self._recipe.embeddings:
+            if seen.index == 0 and self._own_embedding:
                 table = embedding_table(self._decoder, self._tokens, seen.of_input)
                 samples[EMBEDDING] = table.sample(self._generator)
             clock.tick()
@@ -215,7 +218,7 @@ class Quantizer:
     def _fold_head(self, hidden: Tensor, sensitivity: Tensor) -> Head:
         rows = max(1, SAMPLED_ROWS // len(hidden))
         seen = head_statistics(self._decoder, hidden, rows, self._generator)
-        return fold_head(self._decoder, seen, sensitivity, self._recipe.damping, self._dtype)
+        return fold_head(self._decoder, seen, sensitivity, self._recipe.damping, self._dtype, shared=self._shared)
 
     def _quantize(
         self, group: LinearGroup, folded: FoldedLayer, budget: Budget, sink: Sink, where: str

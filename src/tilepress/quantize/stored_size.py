@@ -31,7 +31,7 @@ def fixed_size(source: TensorSource, recipe: Recipe) -> int:
         has_sums = recipe.activations == OVERFLOW or (recipe.activations == PER_TOKEN and prefix.endswith("down_proj"))
         a_row, tensors = (deq_scale + 8, 8) if has_sums else (deq_scale + 4, 7)
         total += n * a_row + 3 + _tables(n, k) + tensors * (len(prefix) + HEADER_ENTRY)
-    if recipe.embeddings:
+    if recipe.embeddings and not shape.tied:  # a tied one is the head's table
         total += 4 * shape.vocab + _tables(shape.vocab, shape.hidden) + 4 * (len(EMBEDDING) + HEADER_ENTRY)
     return total + sum(
         2 * math.prod(source.tensor(name).shape) + len(name) + HEADER_ENTRY

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from tilepress.checkpoint import EMBEDDING, W8A8SCCheckpoint, W8A8SCheckpoint
-from tilepress.checkpoint.architecture import group_of
+from tilepress.checkpoint import CompressedEmbedding as StoredTable
+from tilepress.checkpoint import CompressedLinear as StoredLinear
+from tilepress.checkpoint.architecture import HEAD, group_of
 from tilepress.engines.transformers.biased_norm import BiasedNorm
 from tilepress.engines.transformers.compressed_embedding import CompressedEmbedding
 from tilepress.engines.transformers.compressed_linear import CompressedLinear
@@ -34,7 +36,10 @@ def build_quantized_model(checkpoint: QuantizedCheckpoint, dtype: torch.dtype) -
     with torch.device("meta"):
         model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
     for prefix in checkpoint.fused_groups():
-        _place_compressed(model, checkpoint, prefix)
+        stored = checkpoint.compressed_linear(prefix)
+        _place_compressed(model, checkpoint, prefix, stored)
+        if prefix == HEAD.name and checkpoint.shares_table:
+            model.model.embed_tokens = CompressedEmbedding(StoredTable.of_head(stored), dtype)
     if checkpoint.is_quantized(EMBEDDING):
         model.model.embed_tokens = CompressedEmbedding(checkpoint.compressed_embedding(), dtype)
     _place_floats(model, checkpoint, dtype)
@@ -59,7 +64,9 @@ def _model_config(checkpoint: QuantizedCheckpoint) -> PreTrainedConfig:
         raise CheckpointError(f"{checkpoint.path / 'config.json'}: transformers refuses it: {error}") from error
 
 
-def _place_compressed(model: PreTrainedModel, checkpoint: QuantizedCheckpoint, prefix: str) -> None:
+def _place_compressed(
+    model: PreTrainedModel, checkpoint: QuantizedCheckpoint, prefix: str, stored: StoredLinear
+) -> None:
     """Put the compressed linear of one fused group where the model's own linears are."""
     block_name, _, fused_name = prefix.rpartition(".")
     block = model.get_submodule(block_name)
@@ -67,7 +74,6 @@ def _place_compressed(model: PreTrainedModel, checkpoint: QuantizedCheckpoint, p
     names = [member.rpartition(".")[2] for member in group.members]
     linears: list[Any] = [block.get_submodule(name) for name in names]
     sizes = [linear.out_features for linear in linears]
-    stored = checkpoint.compressed_linear(prefix)
     _check_shape(checkpoint, f"{prefix}.weight", stored.weight.shape, (sum(sizes), linears[0].in_features))
     if len(names) == 1:
         setattr(block, names[0], CompressedLinear(stored))
