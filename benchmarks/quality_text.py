@@ -1,0 +1,58 @@
+"""Evaluation text: prose of four sources, none of which calibration reads.
+
+Python's language reference comes with Python; Debian's reference, policy and FAQ are packages of a few megabytes that
+apt downloads without root. Calibration takes docstrings of Python's standard library.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import subprocess
+import sys
+from itertools import chain, zip_longest
+from pathlib import Path
+
+from tilepress.evaluate import held_out_english
+
+BOOKS = {
+    "debian-reference-en": "usr/share/debian-reference/debian-reference.en.txt.gz",
+    "debian-policy": "usr/share/doc/debian-policy/policy.txt.gz",
+    "debian-faq": "usr/share/doc/debian/FAQ/debian-faq.en.txt.gz",
+}
+
+
+def evaluation_text(cache: Path) -> str:
+    """Paragraphs of all sources in turn, so that any part of the text is of all of them."""
+    sources = [held_out_english().split("\n\n"), *(_prose(_book(cache, package)) for package in BOOKS)]
+    turns = chain.from_iterable(zip_longest(*sources))
+    return "\n\n".join(paragraph for paragraph in turns if paragraph is not None)
+
+
+def _book(cache: Path, package: str) -> str:
+    folder = cache / package
+    file = folder / BOOKS[package]
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            subprocess.run(["apt-get", "-q", "download", package], cwd=folder, check=True, stdout=sys.stderr)
+            (archive,) = folder.glob("*.deb")
+            subprocess.run(["dpkg-deb", "-x", archive.name, "."], cwd=folder, check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise SystemExit(
+                f"{package} cannot be downloaded: {error}; run this on Debian or Ubuntu after `apt-get update`, or "
+                "measure on a text of your own with --text FILE"
+            ) from error
+    return gzip.decompress(file.read_bytes()).decode()
+
+
+def _prose(book: str) -> list[str]:
+    """Its paragraphs on one line each, but for tables, code, lists and headings."""
+    paragraphs = (" ".join(block.split()) for block in re.split(r"\n\s*\n", book))
+    return list(dict.fromkeys(paragraph for paragraph in paragraphs if _is_prose(paragraph)))
+
+
+def _is_prose(paragraph: str) -> bool:
+    words = paragraph.split()
+    plain = sum(word.strip(".,;:'\"()").isalpha() for word in words)
+    return len(words) >= 12 and plain >= 0.8 * len(words)
