@@ -39,6 +39,7 @@ from tilepress.quantize.decoder import LayerwiseDecoder
 HERE = Path(__file__).parent
 SAMPLES, LENGTH = 64, 512
 LLAMA_KINDS = ("Q8_0", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q4_0", "Q2_K")
+# Below 0.8 times the bytes of llama.cpp's Q5_K_M, Q4_K_M, Q3_K_M and Q2_K.
 SIZES = ("89.6MB", "84.3MB", "74.7MB", "70.5MB")
 
 
@@ -67,6 +68,7 @@ class Bench:
             "weights: SparseGPT 50 % + int8": self._peer(quality_peers.sparsegpt_int8),
             "weights: GPTQ int4, groups of 128": self._peer(quality_peers.gptq_int4),
         }
+        self.rows["weights: tilepress, 7.0 bits"] = partial(self._weights, "--bits", "7.0")
         for bits in (4.0, 3.5, 3.0):
             self.rows |= {
                 f"weights: nearest, {bits} bits": self._peer(partial(quality_peers.nearest, bits=bits)),
@@ -77,8 +79,7 @@ class Bench:
             options = ("--bits", "3.5", "--activations", mode)
             self.rows[f"both: tilepress, 3.5 bits, {mode}"] = partial(self._engine, *options)
         for mode in ("overflow", "static"):
-            # At 7 bits the weights add next to nothing.
-            options = ("--bits", "7", "--activations", mode)
+            options = ("--bits", "7.0", "--activations", mode)
             self.rows[f"activations: {mode} (weights at 7 bits)"] = partial(self._engine, *options)
         for size in SIZES:
             options = ("--size", size, "--head", "--embeddings")
@@ -104,7 +105,7 @@ class Bench:
     def _directories(self, *options: str) -> tuple[Path, Path]:
         """W8A8S and W8A8SC of the float model with these options of `tilepress quant`."""
         name = "_".join(option.strip("-") for option in options)
-        quantized, compressed = self.cache / f"quality-w8a8s-{name}", self.cache / f"quality-w8a8sc-{name}"
+        quantized, compressed = (self.cache / f"{self.model.name}-{kind}-{name}" for kind in ("w8a8s", "w8a8sc"))
         program = (sys.executable, "-m", "tilepress")
         calibration = ("--samples", str(SAMPLES), "--sequence-length", str(LENGTH))
         if not quantized.exists():
@@ -121,6 +122,8 @@ class Bench:
         for prefix in checkpoint.quantized_linears():
             linear = checkpoint.linear(prefix)
             tensors[f"{prefix}.weight"] = linear.weight * linear.weight_scale()[:, None]
+            sums = linear.weight.sum(dim=1, dtype=torch.int32)  # zero points are in the bias as it is stored
+            tensors[f"{prefix}.bias"] = (linear.quant_bias + linear.input_offset * sums) * linear.deq_scale
         return self._result(self._float_with(tensors), *_size(compressed))
 
     def _engine(self, *options: str) -> Result:
@@ -181,12 +184,12 @@ def main() -> None:
     text = options.text.read_text() if options.text else evaluation_text(options.cache)
     bench = Bench(options.cache, model, text, options.tokens)
     kept = options.cache / f"quality-{model.name}-{options.tokens}.json"
-    known: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() and not options.again else {}
+    known: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
     chosen = [row for row in bench.rows if re.search(options.rows, row) and (options.llama or "llama" not in row)]
     if not chosen:
         raise SystemExit(f"--rows {options.rows}: no such row; there are\n" + "\n".join(bench.rows))
     for row in chosen:
-        if row not in known:
+        if options.again or row not in known:
             known[row] = asdict(bench.rows[row]()) | {"row": row}
             kept.write_text(json.dumps(known, indent=1))
             print(f"{row}: KL {known[row]['kl']:.4f}", file=sys.stderr)
@@ -194,7 +197,7 @@ def main() -> None:
     show(results)
     if options.json:
         options.json.write_text(json.dumps([asdict(result) for result in results], indent=1))
-    if options.plot:
+    if options.plot and any(result.size for result in results):
         points = {result.row: (result.size, result.kl) for result in results if result.row.startswith("whole")}
         options.plot.write_text(plot(points))
 

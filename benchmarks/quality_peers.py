@@ -117,7 +117,8 @@ def gptq_int4(all_of: list[Matrix]) -> Quantized:
             return ((column / step[j]).round() + offset[j]).clamp(0, 15).sub(offset[j]) * step[j]
 
         weights |= matrix.cut(_with_feedback(matrix, matrix.weight.T[order], quantize))
-    return Quantized(weights, 4 + (16 + 4) / BLOCK)
+    groups = sum(len(matrix.weight) * -(-matrix.weight.shape[1] // BLOCK) for matrix in all_of)
+    return Quantized(weights, 4 + (16 + 4) * groups / sum(matrix.weight.numel() for matrix in all_of))
 
 
 def _with_feedback(

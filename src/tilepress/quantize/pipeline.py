@@ -149,6 +149,9 @@ class Quantizer:
             head = self._fold_head(hidden, plan.logits)
             aimed = plan.budget.bits(HEAD)
             linear, of_head = quantize_head(head, aimed, self._recipe.activations, self._dtype, self._generator)
+            if self._recipe.size is not None:  # nothing comes after the head that could make up for it
+                aimed *= aimed / _taken([linear.weight])
+                linear, of_head = quantize_head(head, aimed, self._recipe.activations, self._dtype, self._generator)
             self._spend(plan.budget, HEAD, aimed, [linear.weight])
             sink.add_float(NORM_BEFORE_HEAD, head.gain.cpu())
             sink.add_linear(HEAD, linear)
@@ -241,9 +244,7 @@ class Quantizer:
     def _spend(self, budget: Budget, name: str, aimed: float, integers: list[Tensor]) -> None:
         """Only a size needs to know what the codec makes of a group."""
         if self._recipe.size is not None:
-            matrix = torch.cat(integers)
-            taken = 8 * codec.encode(matrix.numpy()).weight.nbytes / matrix.numel()
-            budget.spend(name, aimed, taken)
+            budget.spend(name, aimed, _taken(integers))
 
 
 @dataclass(frozen=True)
@@ -255,6 +256,12 @@ class _Plan:
     table: EmbeddingTable | None
     budget: Budget
     curve: tuple[CurvePoint, ...]
+
+
+def _taken(integers: list[Tensor]) -> float:
+    """Bits a weight that the codec takes for linears that are fused."""
+    matrix = torch.cat(integers)
+    return 8 * codec.encode(matrix.numpy()).weight.nbytes / matrix.numel()
 
 
 def _run(layer: nn.Module, hidden: Tensor, arguments: dict[str, Any]) -> None:
