@@ -25,6 +25,7 @@ from tilepress.errors import TilepressError
         ("quant -m {float} -o {out} --size 90apples", "--size 90apples: no size"),
         ("quant -m {float} -o {out} --loss -1", "loss"),
         ("quant -m {float} -o {out} --activations dynamic", "choose one of overflow, static, per-token"),
+        ("quant -m {float} -o {out} --distill-steps -1", "distill_steps is -1"),
         ("quant -m {float} -o {out} --calib {out}/none.txt", "none.txt"),
         ("quant -m {float} -o {float}", "exists"),
         ("quant -m {out}/none -o {out}", "none"),

@@ -57,6 +57,13 @@ def quant(
         typer.Option("--sequence-length", help="Tokens of each.", show_default="2048, or what is feasible"),
     ] = None,
     dtype: Annotated[str, typer.Option("--dtype", help="Stored float type: float16 or bfloat16.")] = "float16",
+    distill_steps: Annotated[
+        int,
+        typer.Option(
+            "--distill-steps",
+            help="Train scales, norm gains and biases against the float model for so many steps of one sequence.",
+        ),
+    ] = 0,
     seed: Annotated[int, typer.Option("--seed", help="Of the calibration text's order and the samples.")] = 0,
     trust_remote_code: TrustRemoteCode = False,
     json: Json = False,
@@ -88,6 +95,7 @@ def quant(
         samples=samples,
         sequence_length=sequence_length,
         seed=seed,
+        distill_steps=distill_steps,
     )
     resolve_device(device)
     source = open_checkpoint(model_path)
@@ -110,13 +118,15 @@ def quant(
     if json:
         print_json(report.as_dict() | {"save_path": str(save_path)})
         return
-    print_table(
-        [
-            ("W8A8S directory", str(save_path)),
-            ("compressed", f"{report.bits:.3f} bits a weight"),
-            ("zeros", f"{report.zeros:.1%}"),
-            ("loss of weights and activations", f"{report.loss:.4f} nats a token, estimated"),
-            ("calibration", f"{report.samples} x {report.sequence_length} tokens"),
-            ("time", human_seconds(report.seconds)),
-        ]
-    )
+    rows = [
+        ("W8A8S directory", str(save_path)),
+        ("compressed", f"{report.bits:.3f} bits a weight"),
+        ("zeros", f"{report.zeros:.1%}"),
+        ("loss of weights and activations", f"{report.loss:.4f} nats a token, estimated"),
+        ("calibration", f"{report.samples} x {report.sequence_length} tokens"),
+    ]
+    if (trained := report.distillation) is not None:
+        outcome = "" if trained.kept else ", dropped: not lower"
+        rows.append(("distillation", f"KL {trained.loss_before:.4f} to {trained.loss_after:.4f} nats{outcome}"))
+    rows.append(("time", human_seconds(report.seconds)))
+    print_table(rows)

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from tilepress.quantize.pipeline import Progress, quantize_checkpoint
 from tilepress.quantize.recipe import Recipe
-from tilepress.quantize.report import LinearReport, QuantizationReport
+from tilepress.quantize.report import DistillationReport, LinearReport, QuantizationReport
 
-__all__ = ["LinearReport", "Progress", "QuantizationReport", "Recipe", "quantize_checkpoint"]
+__all__ = ["DistillationReport", "LinearReport", "Progress", "QuantizationReport", "Recipe", "quantize_checkpoint"]

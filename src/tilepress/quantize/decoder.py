@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,7 @@ class LayerwiseDecoder:
 
     def __init__(self, source: TensorSource, device: torch.device) -> None:
         self._source = source
-        self._device = device
+        self.device = device
         settings = {k: v for k, v in source.config.items() if k != "quantization_config"}
         config = AutoConfig.for_model(settings.pop("model_type"), **settings)
         with torch.device("meta"):
@@ -45,10 +46,11 @@ class LayerwiseDecoder:
         self._rotary = type(rotary)(config=config).to(device)
         self.layers = len(model.model.layers)
         self.vocabulary, self.hidden = source.shape.vocab, source.shape.hidden
+        self.eps = float(model.config.rms_norm_eps)
 
     def load(self, name: str, rows: slice = slice(None)) -> Tensor:
         """One tensor, or some rows of it, in float32 on the device. QuantizationError if it is not finite."""
-        tensor = self._source.tensor(name)[rows].to(self._device, torch.float32)
+        tensor = self._source.tensor(name)[rows].to(self.device, torch.float32)
         if not tensor.isfinite().all():
             bad = tensor.numel() - int(tensor.isfinite().sum())
             raise QuantizationError(
@@ -57,9 +59,16 @@ class LayerwiseDecoder:
             )
         return tensor
 
+    def has(self, name: str) -> bool:
+        return self._source.has(name)
+
+    def empty_layer(self, index: int) -> nn.Module:
+        """A copy of decoder layer `index` without weights, on the meta device."""
+        return copy.deepcopy(cast(nn.Module, self._model.model.layers[index]))
+
     def embed(self, tokens: Tensor) -> Tensor:
         """Hidden states [samples, length, hidden] of token ids [samples, length] (int64, on the CPU)."""
-        return self.load("model.embed_tokens.weight")[tokens.to(self._device)]
+        return self.load("model.embed_tokens.weight")[tokens.to(self.device)]
 
     @contextmanager
     def layer(self, index: int) -> Iterator[nn.Module]:
@@ -81,7 +90,7 @@ class LayerwiseDecoder:
         inner.layers = nn.ModuleList([_Recorder(recorded.append) for _ in original])
         inner.rotary_emb, inner.norm = self._rotary, nn.Identity()
         try:
-            hidden = torch.zeros(1, length, self._model.config.hidden_size, device=self._device)
+            hidden = torch.zeros(1, length, self._model.config.hidden_size, device=self.device)
             inner(inputs_embeds=hidden, use_cache=False)
         finally:
             inner.layers, inner.rotary_emb, inner.norm = original, rotary, norm
@@ -89,9 +98,8 @@ class LayerwiseDecoder:
 
     def norm(self) -> Callable[[Tensor], Tensor]:
         """The final norm: hidden states [..., hidden] to what the head reads."""
-        eps = self._model.config.rms_norm_eps
         gain = self.load("model.norm.weight")
-        return lambda hidden: nn.functional.rms_norm(hidden, hidden.shape[-1:], gain, eps)
+        return lambda hidden: nn.functional.rms_norm(hidden, hidden.shape[-1:], gain, self.eps)
 
     def head_weight(self, start: int, stop: int) -> Tensor:
         """Rows [start, stop) of the head, which in a tied model is the embedding."""

@@ -1,4 +1,4 @@
-"""The way from a float checkpoint to a W8A8S directory, one decoder layer in memory at a time."""
+"""The way from a float checkpoint to a W8A8S directory, one float decoder layer in memory at a time."""
 
 from __future__ import annotations
 
@@ -6,21 +6,23 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 from tilepress import codec
-from tilepress.checkpoint import EMBEDDING, FloatCheckpoint, QuantizedEmbedding, QuantizedLinear, W8A8SWriter
+from tilepress.checkpoint import EMBEDDING, FloatCheckpoint, W8A8SWriter
 from tilepress.checkpoint.activations import KEY
 from tilepress.errors import UsageError
 from tilepress.quantize.budget import Budget
 from tilepress.quantize.calibration import token_sequences
 from tilepress.quantize.calibration_size import CalibrationSize, calibration_size
 from tilepress.quantize.calibration_text import default_documents, read_documents
+from tilepress.quantize.collected import CollectedModel, Sink
 from tilepress.quantize.decoder import LayerwiseDecoder, TensorSource
+from tilepress.quantize.distillation import distil
 from tilepress.quantize.embedding import EmbeddingTable, embedding_table, quantize_embedding
 from tilepress.quantize.folding import FoldedLayer, fold, mix_scales
 from tilepress.quantize.head import NAME as HEAD
@@ -44,19 +46,11 @@ TOKENS_A_PASS = 2048
 
 @dataclass(frozen=True)
 class Progress:
-    """`done` of `total` visits to a layer, three to each. seconds_left: estimate for all of them."""
+    """`done` of `total`: visits to a layer, three to each, then steps of distillation. seconds_left: estimate."""
 
     done: int
     total: int
     seconds_left: float
-
-
-class Sink(Protocol):
-    """What takes the results in as they come; W8A8SWriter is one."""
-
-    def add_float(self, name: str, tensor: Tensor) -> None: ...
-    def add_linear(self, prefix: str, linear: QuantizedLinear) -> None: ...
-    def add_embedding(self, embedding: QuantizedEmbedding) -> None: ...
 
 
 def quantize_checkpoint(
@@ -88,7 +82,7 @@ def quantize_checkpoint(
             tokenizer, documents, samples=size.samples, length=size.length, vocabulary=source.shape.vocab
         )
         report = Quantizer(source, recipe, size, tokens, torch.device(device), progress).run(writer)
-        written = {NORM_BEFORE_HEAD} if recipe.head else set()
+        written = {NORM_BEFORE_HEAD} if recipe.head or recipe.distill_steps else set()
         for name in source.names():
             if not name.startswith("model.layers.") and stays_float(name, recipe) and name not in written:
                 writer.add_float(name, source.tensor(name))
@@ -126,8 +120,35 @@ class Quantizer:
 
     @torch.no_grad()
     def run(self, sink: Sink) -> QuantizationReport:
-        """Quantize every decoder layer into `sink`: linears, norms with the folds; head and embedding if asked to."""
-        clock = _Clock(3 * self._decoder.layers + 2 * self._recipe.head + self._own_embedding, self._progress)
+        """Quantize every decoder layer into `sink`: linears, norms with the folds; head and embedding if asked to.
+
+        With distillation everything is collected first, the final norm with it, and handed on at the end.
+        """
+        visits = 3 * self._decoder.layers + 2 * self._recipe.head + self._own_embedding
+        clock = _Clock(visits + self._recipe.distill_steps, self._progress)
+        if self._recipe.distill_steps == 0:
+            report, _ = self._quantize_layers(sink, clock)
+        else:
+            collected = CollectedModel(self._recipe.activations, self._shared)
+            report, final = self._quantize_layers(collected, clock)
+            if NORM_BEFORE_HEAD not in collected.gains:
+                collected.add_float(NORM_BEFORE_HEAD, self._decoder.load(NORM_BEFORE_HEAD).cpu())
+            distilled, report.distillation = distil(
+                self._decoder,
+                collected,
+                self._tokens,
+                final,
+                self._recipe.distill_steps,
+                dtype=self._dtype,
+                generator=self._generator,
+                tick=clock.tick,
+            )
+            distilled.write(sink)
+        report.seconds = clock.seconds()
+        return report
+
+    def _quantize_layers(self, sink: Sink, clock: _Clock) -> tuple[QuantizationReport, Tensor]:
+        """The report, and the float model's hidden states [samples, length, hidden] before the final norm."""
         plan = self._allocate(clock)
         report = self._report(plan)
         hidden = self._decoder.embed(self._tokens)
@@ -162,8 +183,7 @@ class Quantizer:
             sink.add_embedding(embedding)
             report.linears.append(of_embedding)
             clock.tick()
-        report.seconds = clock.seconds()
-        return report
+        return report, hidden
 
     def _allocate(self, clock: _Clock) -> _Plan:
         """The first pass: sensitivities, and from them the bits of every group."""

@@ -30,9 +30,22 @@ class LinearReport:
     overflows: float
 
 
+@dataclass(frozen=True)
+class DistillationReport:
+    """loss_before, loss_after: mean KL(float model || quantized model) in nats on calibration sequences held back.
+
+    kept: whether the loss became lower; otherwise what was trained is dropped.
+    """
+
+    steps: int
+    loss_before: float
+    loss_after: float
+    kept: bool
+
+
 @dataclass
 class QuantizationReport:
-    """All linears of a model, the embedding where it is quantized, and what the calibration was.
+    """All linears of a model, the embedding where it is quantized, what the calibration was, and the distillation.
 
     samples sequences of sequence_length tokens; sensitivities from sensitivity_tokens of them. limits: what made these
     fewer than 128 x 2048, of "context", "memory", "work", "text". curve: what other steps would have given.
@@ -46,6 +59,7 @@ class QuantizationReport:
     seconds: float = 0.0
     curve: tuple[CurvePoint, ...] = ()
     linears: list[LinearReport] = field(default_factory=list)
+    distillation: DistillationReport | None = None
 
     @property
     def calibration_tokens(self) -> int:
