@@ -24,14 +24,10 @@ ROWS = 8192
 
 @dataclass(frozen=True)
 class EmbeddingTable:
-    """sensitivity: float32 [vocabulary], p_v · E[mean_j (dloss/dx_j)²]: p_v is the share of the token, x its vector.
-
-    floor: what is added to each for the steps, the sensitivity of a token that is read as often as any other.
-    """
+    """sensitivity: float32 [vocabulary], p_v · E[mean_j (dloss/dx_j)²]: p_v is the share of the token, x its vector."""
 
     decoder: LayerwiseDecoder
     sensitivity: Tensor
-    floor: float
 
     def blocks(self) -> Iterator[Tensor]:
         """The table, float32 [up to ROWS, hidden] at a time."""
@@ -50,7 +46,7 @@ class EmbeddingTable:
         return WeightSample(
             columns=torch.cat(columns, dim=1),
             rate=torch.zeros_like(alike),
-            relative=(self.sensitivity + self.floor).clamp(min=torch.finfo(torch.float32).tiny).rsqrt(),
+            relative=self.sensitivity.clamp(min=torch.finfo(torch.float32).tiny).rsqrt(),
             least=least,
             weights=self.decoder.vocabulary * self.decoder.hidden,
             sensitivity=self.sensitivity,
@@ -62,11 +58,13 @@ def embedding_table(decoder: LayerwiseDecoder, tokens: Tensor, squares: Tensor) 
     """tokens int64: all of the calibration text. squares float32 [sequences, length]: mean_j (dloss/dx_j)² of some.
 
     The mean of the squares leaves the first position out: the start token's gradient is not like that of others. It is
-    one for all tokens, since most are met too seldom to have one of their own.
+    one for all tokens, since most are met too seldom to have one of their own. Half of the tokens that will be read are
+    taken to be spread like the text's and half evenly: another text reads other tokens. SmolLM2's embedding alone at
+    3.5 bits, on a text of another kind: .0079 nats where equal steps give .0139.
     """
     mean = float(squares[:, 1:].mean())
     share = torch.bincount(tokens.flatten(), minlength=decoder.vocabulary).to(squares.device) / tokens.numel()
-    return EmbeddingTable(decoder, mean * share, mean / decoder.vocabulary)
+    return EmbeddingTable(decoder, mean * (share + 1.0 / decoder.vocabulary) / 2.0)
 
 
 def quantize_embedding(
