@@ -24,7 +24,8 @@ TOKENS = torch.randint(0, 256, (2, 40), generator=torch.Generator().manual_seed(
 
 
 def quantize(source: Path, out: Path, calibration: Path, steps: int, **options: object) -> QuantizationReport:
-    recipe = Recipe(samples=6, sequence_length=64, bits=2.5, distill_steps=steps, **options)  # type: ignore[arg-type]
+    settings = {"samples": 6, "sequence_length": 64, "bits": 2.5} | options
+    recipe = Recipe(distill_steps=steps, **settings)  # type: ignore[arg-type]
     return quantize_checkpoint(FloatCheckpoint(source), out, recipe, calibration=calibration)
 
 
@@ -38,9 +39,11 @@ def test_the_loss_goes_down_and_the_integers_stay(
     name: str, options: dict[str, object], calibration: Path, tmp_path: Path
 ) -> None:
     source = MAKERS[name](tmp_path / "float", heads=4, kv_heads=2)
+    # With less text or fewer steps it does not always help: from .76 to .93 of the loss was left over two seeds.
+    options = options | {"samples": 12, "bits": 2.0}
     quantize(source, tmp_path / "plain", calibration, 0, **options)
 
-    report = quantize(source, tmp_path / "distilled", calibration, 12, **options)
+    report = quantize(source, tmp_path / "distilled", calibration, 24, **options)
 
     assert report.distillation is not None
     assert report.distillation.kept
