@@ -16,9 +16,8 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import cache, partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -29,15 +28,17 @@ import llama_cpp
 import quality_peers
 import tilepress
 from quality_plot import plot
-from quality_score import Scorer
 from quality_text import evaluation_text
 from tilepress.checkpoint import open_checkpoint
+from tilepress.evaluate.divergence import divergence_on_windows
+from tilepress.evaluate.windows import final_states, token_windows
 from tilepress.quantize.calibration import token_sequences
 from tilepress.quantize.calibration_text import default_documents
 from tilepress.quantize.decoder import LayerwiseDecoder
 
 HERE = Path(__file__).parent
 SAMPLES, LENGTH = 64, 512
+WINDOW = 512
 LLAMA_KINDS = ("Q8_0", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q4_0", "Q2_K")
 # Below 0.8 times the bytes of llama.cpp's Q5_K_M, Q4_K_M, Q3_K_M and Q2_K.
 SIZES = ("89.6MB", "84.3MB", "74.7MB", "70.5MB")
@@ -45,9 +46,11 @@ SIZES = ("89.6MB", "84.3MB", "74.7MB", "70.5MB")
 
 @dataclass(frozen=True)
 class Result:
-    """bits: stored, a weight of the decoder's linears. size: bytes of the whole model's files. None: not measured."""
+    """kl in nats; ratio: of the perplexities; same_top: share of equal first choices.
 
-    row: str
+    bits: stored, a weight of the decoder's linears. size: bytes of the whole model's files. None: not measured.
+    """
+
     kl: float
     ratio: float | None
     same_top: float | None
@@ -62,13 +65,13 @@ class Bench:
     def __init__(self, cache: Path, model: Path, text: str, tokens: int) -> None:
         self.cache, self.model, self.text = cache, model, text
         self._float, self._tokenizer = tilepress.load(model)
-        self._scorer = Scorer(self._float, self._tokenizer, text, tokens)
+        self._windows = token_windows(self._float, self._tokenizer, text, WINDOW, -(-tokens // (WINDOW - 1)))
         self.rows: dict[str, Callable[[], Result]] = {
             "weights: nearest, int8": self._peer(quality_peers.nearest_int8),
             "weights: SparseGPT 50 % + int8": self._peer(quality_peers.sparsegpt_int8),
             "weights: GPTQ int4, groups of 128": self._peer(quality_peers.gptq_int4),
+            "weights: tilepress, 7.0 bits": partial(self._weights, "--bits", "7.0"),
         }
-        self.rows["weights: tilepress, 7.0 bits"] = partial(self._weights, "--bits", "7.0")
         for bits in (4.0, 3.5, 3.0):
             self.rows |= {
                 f"weights: nearest, {bits} bits": self._peer(partial(quality_peers.nearest, bits=bits)),
@@ -89,12 +92,12 @@ class Bench:
 
     def _peer(self, method: Callable[[list[quality_peers.Matrix]], quality_peers.Quantized]) -> Callable[[], Result]:
         def measure() -> Result:
-            quantized = method(self._matrices())
+            quantized = method(self._matrices)
             return self._result(self._float_with(quantized.weights), quantized.bits, None)
 
         return measure
 
-    @cache  # noqa: B019 - one bench a process
+    @cached_property
     def _matrices(self) -> list[quality_peers.Matrix]:
         source = open_checkpoint(self.model)
         tokens = token_sequences(
@@ -133,7 +136,7 @@ class Bench:
     def _llama(self, kind: str) -> Result:
         kl, tokens = llama_cpp.divergence(self.cache, self.model, kind, self.text)
         size = llama_cpp.quantized(self.cache, self.model, kind).stat().st_size
-        return Result("", kl, None, None, tokens, None, size)
+        return Result(kl, None, None, tokens, None, size)
 
     def _float_with(self, tensors: dict[str, torch.Tensor]) -> PreTrainedModel:
         model = tilepress.load(self.model)[0]
@@ -141,7 +144,14 @@ class Bench:
         return model
 
     def _result(self, model: PreTrainedModel, bits: float | None, size: int | None) -> Result:
-        return Result("", **asdict(self._scorer.score(model)), bits=bits, size=size)
+        found = divergence_on_windows(model, self._float, self._windows, self._float_states, window=WINDOW)
+        ratio = found.perplexity / found.reference_perplexity
+        return Result(found.kl, ratio, found.same_top, found.tokens, bits, size)
+
+    @cached_property
+    def _float_states(self) -> list[torch.Tensor]:
+        with torch.inference_mode():
+            return [final_states(self._float, window) for window in self._windows]
 
 
 def _size(compressed: Path) -> tuple[float, int]:
@@ -150,11 +160,11 @@ def _size(compressed: Path) -> tuple[float, int]:
     return summary.bits_per_weight, summary.weight_bytes
 
 
-def show(results: list[Result]) -> None:
+def show(results: dict[str, Result]) -> None:
     table = Table("row", "bits", "MB", "KL", "ppl ratio", "same top", "tokens")
-    for r in results:
+    for row, r in results.items():
         table.add_row(
-            r.row,
+            row,
             "" if r.bits is None else f"{r.bits:.2f}",
             "" if r.size is None else f"{r.size / 1e6:.1f}",
             f"{r.kl:.4f}",
@@ -184,21 +194,23 @@ def main() -> None:
     text = options.text.read_text() if options.text else evaluation_text(options.cache)
     bench = Bench(options.cache, model, text, options.tokens)
     kept = options.cache / f"quality-{model.name}-{options.tokens}.json"
-    known: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
+    known = {row: Result(**found) for row, found in json.loads(kept.read_text()).items()} if kept.exists() else {}
     chosen = [row for row in bench.rows if re.search(options.rows, row) and (options.llama or "llama" not in row)]
     if not chosen:
         raise SystemExit(f"--rows {options.rows}: no such row; there are\n" + "\n".join(bench.rows))
     for row in chosen:
         if options.again or row not in known:
-            known[row] = asdict(bench.rows[row]()) | {"row": row}
-            kept.write_text(json.dumps(known, indent=1))
-            print(f"{row}: KL {known[row]['kl']:.4f}", file=sys.stderr)
-    results = [Result(**known[row]) for row in chosen]
+            known[row] = bench.rows[row]()
+            kept.write_text(json.dumps({name: asdict(result) for name, result in known.items()}, indent=1))
+            print(f"{row}: KL {known[row].kl:.4f}", file=sys.stderr)
+    results = {row: known[row] for row in chosen}
     show(results)
     if options.json:
-        options.json.write_text(json.dumps([asdict(result) for result in results], indent=1))
-    if options.plot and any(result.size for result in results):
-        points = {result.row: (result.size, result.kl) for result in results if result.row.startswith("whole")}
+        options.json.write_text(
+            json.dumps([{"row": row} | asdict(result) for row, result in results.items()], indent=1)
+        )
+    if options.plot and any(row.startswith("whole") for row in results):
+        points = {row: (result.size, result.kl) for row, result in results.items() if row.startswith("whole")}
         options.plot.write_text(plot(points))
 
 

@@ -14,6 +14,7 @@ from itertools import chain, zip_longest
 from pathlib import Path
 
 from tilepress.evaluate import held_out_english
+from tilepress.prose import is_prose
 
 BOOKS = {
     "debian-reference-en": "usr/share/debian-reference/debian-reference.en.txt.gz",
@@ -49,10 +50,4 @@ def _book(cache: Path, package: str) -> str:
 def _prose(book: str) -> list[str]:
     """Its paragraphs on one line each, but for tables, code, lists and headings."""
     paragraphs = (" ".join(block.split()) for block in re.split(r"\n\s*\n", book))
-    return list(dict.fromkeys(paragraph for paragraph in paragraphs if _is_prose(paragraph)))
-
-
-def _is_prose(paragraph: str) -> bool:
-    words = paragraph.split()
-    plain = sum(word.strip(".,;:'\"()").isalpha() for word in words)
-    return len(words) >= 12 and plain >= 0.8 * len(words)
+    return list(dict.fromkeys(paragraph for paragraph in paragraphs if is_prose(paragraph)))

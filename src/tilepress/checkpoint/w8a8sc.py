@@ -78,7 +78,7 @@ class W8A8SCCheckpoint:
         return flavour(self.config, self.inventory())
 
     def is_quantized(self, prefix: str) -> bool:
-        """Whether a linear, such as "model.layers.0.mlp.up_proj" "lm_head" or an embedding of its own is compressed."""
+        """Whether a linear, such as "model.layers.0.mlp.up_proj" or "lm_head", or an own embedding is compressed."""
         if prefix == EMBEDDING:
             return self.parts[0].is_quantized(prefix)
         scope, group, _ = _member_of(prefix)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tilepress.errors import UsageError
@@ -55,10 +56,28 @@ def divergence(
             "the reference has to be the model that the other was made from"
         )
     windows = token_windows(model, tokenizer, text, window, max_windows)
+    states = (final_states(reference, ids.to(reference.device)) for ids in windows)
+    return divergence_on_windows(model, reference, windows, states, window=window, progress=progress)
+
+
+@torch.inference_mode()
+def divergence_on_windows(
+    model: PreTrainedModel,
+    reference: PreTrainedModel,
+    windows: Sequence[Tensor],
+    states_of_reference: Iterable[Tensor],
+    *,
+    window: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Divergence:
+    """`divergence` on windows of `token_windows`, of up to `window` tokens each.
+
+    states_of_reference: `final_states(reference, ids)` of each, which one may keep to compare several models.
+    """
     kl, nats, reference_nats, same, tokens = 0.0, 0.0, 0.0, 0, 0
-    for done, ids in enumerate(windows, start=1):
+    for done, (ids, reference_states) in enumerate(zip(windows, states_of_reference, strict=True), start=1):
         targets = ids[0, 1:]
-        states, reference_states = final_states(model, ids), final_states(reference, ids.to(reference.device))
+        states = final_states(model, ids)
         for part in chunks(model, len(targets)):
             q = log_probabilities(model, states[part])
             p = log_probabilities(reference, reference_states[part]).to(q.device)

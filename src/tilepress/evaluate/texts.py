@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pydoc_data.topics import topics
 
+from tilepress.prose import is_prose
+
 
 def held_out_english() -> str:
     """Prose of Python's language reference, which comes with Python: about 200 thousand characters.
@@ -27,6 +29,4 @@ def _prose(block: str) -> str:
         return ""
     text = re.sub(r"^(\* |\d+\. )", "", " ".join(" ".join(lines).split()))
     text = re.sub(r"(?<!\w)\*{1,2}([^*]+)\*{1,2}(?!\w)", r"\1", text)
-    words = text.split()
-    plain = sum(word.strip(".,;:'\"()").isalpha() for word in words)
-    return text if len(words) >= 12 and plain >= 0.8 * len(words) else ""
+    return text if is_prose(text) else ""

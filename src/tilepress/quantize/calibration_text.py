@@ -15,6 +15,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from tilepress.errors import QuantizationError
+from tilepress.prose import is_prose
 
 ROLES = {"human": "user", "gpt": "assistant", "system": "system", "user": "user", "assistant": "assistant"}
 
@@ -75,14 +76,8 @@ def _docstrings(path: Path) -> Iterator[str]:
 
 
 def _prose(docstring: str) -> str:
-    paragraphs = [" ".join(p.split()) for p in re.split(r"\n\s*\n", inspect.cleandoc(docstring)) if _is_prose(p)]
-    return "\n\n".join(paragraphs)
-
-
-def _is_prose(paragraph: str) -> bool:
-    words = paragraph.split()
-    plain = sum(word.strip(".,;:'\"()").isalpha() for word in words)
-    return len(words) >= 12 and plain >= 0.8 * len(words) and ">>>" not in paragraph and paragraph.isascii()
+    paragraphs = re.split(r"\n\s*\n", inspect.cleandoc(docstring))
+    return "\n\n".join(" ".join(p.split()) for p in paragraphs if is_prose(p) and ">>>" not in p and p.isascii())
 
 
 def read_documents(path: Path, tokenizer: PreTrainedTokenizerBase) -> list[str]:

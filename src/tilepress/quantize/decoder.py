@@ -14,6 +14,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from tilepress.checkpoint import ModelShape
 from tilepress.errors import QuantizationError
 
+# Logits are made of so many positions at a time: 512 of a vocabulary of 152 thousand take 311 MB, softmaxes as much.
+POSITIONS = 128
+
 
 class TensorSource(Protocol):
     """Where float tensors come from; FloatCheckpoint is one."""

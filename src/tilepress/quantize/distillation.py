@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tilepress.errors import QuantizationError
 from tilepress.quantize.collected import CollectedModel
-from tilepress.quantize.decoder import LayerwiseDecoder
+from tilepress.quantize.decoder import POSITIONS, LayerwiseDecoder
 from tilepress.quantize.report import DistillationReport
 from tilepress.quantize.student import Student, embed
 
@@ -18,7 +18,6 @@ from tilepress.quantize.student import Student, embed
 LEARNING_RATE = 2e-3
 WARM_UP = 0.1
 HELD_BACK = 8
-POSITIONS = 128
 
 
 def distil(

@@ -16,7 +16,7 @@ from tilepress.checkpoint import EMBEDDING, QuantizedEmbedding
 from tilepress.quantize.decoder import LayerwiseDecoder
 from tilepress.quantize.rate import LARGEST
 from tilepress.quantize.report import LinearReport
-from tilepress.quantize.steps import SAMPLED_COLUMNS, WeightSample, refit_scale
+from tilepress.quantize.steps import SAMPLED_COLUMNS, WeightSample, drawn_columns, refit_scale
 from tilepress.quantize.tile_rate import coded_bits
 
 ROWS = 8192
@@ -37,14 +37,10 @@ class EmbeddingTable:
     def sample(self, generator: torch.Generator) -> WeightSample:
         """Columns from which the steps are fitted."""
         picked = torch.randperm(self.decoder.hidden, generator=generator)[:SAMPLED_COLUMNS]
-        columns, largest = [], []
-        for block in self.blocks():
-            columns.append(block[:, picked.to(block.device)].T)
-            largest.append(block.abs().amax(dim=1))
-        least = (torch.cat(largest) / LARGEST).clamp(min=1e-12)
+        columns, least = drawn_columns(self.blocks(), picked.to(self.decoder.device))
         alike = torch.ones(len(picked), 1, device=least.device)
         return WeightSample(
-            columns=torch.cat(columns, dim=1),
+            columns=columns,
             rate=torch.zeros_like(alike),
             relative=self.sensitivity.clamp(min=torch.finfo(torch.float32).tiny).rsqrt(),
             least=least,

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from tilepress.checkpoint import QuantizedLinear
-from tilepress.quantize.decoder import LayerwiseDecoder
+from tilepress.quantize.decoder import POSITIONS, LayerwiseDecoder
 from tilepress.quantize.hessian import HessianFactor, factorize
-from tilepress.quantize.layer import fitted_range, pack, settled_lengths
+from tilepress.quantize.layer import fitted_range, pack
 from tilepress.quantize.rate import TILE_ROWS
 from tilepress.quantize.report import LinearReport
 from tilepress.quantize.rounding import round_weights
@@ -23,7 +23,6 @@ from tilepress.quantize.tile_rate import coded_bits
 NAME = "lm_head"
 NORM_BEFORE = "model.norm.weight"
 ROWS = 64 * TILE_ROWS
-POSITIONS = 128
 
 # This share of the mean sensitivity is added to every token's. A token that the calibration text never asks for may be
 # common in another language: without the floor its row would get steps hundreds of times those of frequent tokens. On
@@ -116,7 +115,7 @@ def quantize_head(
     """Fit the steps to `bits` bits a weight, round, and pack as layers do. activations: as in Recipe."""
     sample = head.sample(generator)
     scale = refit_scale(sample, bits)
-    steps, lengths = sample.steps(scale), settled_lengths(sample, scale)
+    steps, lengths = sample.steps(scale), sample.rate_at(scale)[1]
     importance = torch.zeros_like(head.scales)
     for block, sensitivity in zip(head.blocks(), torch.split(head.sensitivity, ROWS), strict=True):
         importance += sensitivity @ block.square()

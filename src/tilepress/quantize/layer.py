@@ -97,7 +97,7 @@ def quantize_group(
 ) -> list[tuple[str, QuantizedLinear, LinearReport]]:
     """Round a group and cut it into its linears, named `where`.reader.
 
-    steps float32 [n]; lengths from `settled_lengths`; tensors: of the folded layer, for its biases.
+    steps float32 [n]; lengths from `WeightSample.rate_at`; tensors: of the folded layer, for its biases.
     """
     integers = round_weights(group.weight, steps, group.factor, lengths)
     rows = group.statistics.fewer_rows()
@@ -152,8 +152,3 @@ def pack(integers: Tensor, steps: Tensor, inputs: ActivationRange, bias: Tensor 
         quant_bias=shift.to(torch.int32).cpu(),
         kind=W8A8S_DYNAMIC if inputs.per_token else W8A8S,
     )
-
-
-def settled_lengths(sample: WeightSample, scale: float) -> Tensor:
-    """Code lengths [g, 128] for the rounding of a group at a common factor of the steps, for each row of tiles."""
-    return sample.rate_at(scale)[1]

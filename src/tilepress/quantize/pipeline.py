@@ -28,7 +28,7 @@ from tilepress.quantize.folding import FoldedLayer, fold, mix_scales
 from tilepress.quantize.head import NAME as HEAD
 from tilepress.quantize.head import NORM_BEFORE as NORM_BEFORE_HEAD
 from tilepress.quantize.head import Head, fold_head, head_statistics, logit_sensitivity, quantize_head
-from tilepress.quantize.layer import LinearGroup, activation_range, linear_groups, quantize_group, settled_lengths
+from tilepress.quantize.layer import LinearGroup, activation_range, linear_groups, quantize_group
 from tilepress.quantize.layer_inputs import layer_inputs
 from tilepress.quantize.machine import machine_of
 from tilepress.quantize.prediction import CurvePoint
@@ -253,7 +253,7 @@ class Quantizer:
         inputs = activation_range(group, self._recipe.activations, self._dtype, name)
         reports, integers = [], []
         for reader, linear, report in quantize_group(
-            group, sample.steps(scale), settled_lengths(sample, scale), inputs, folded.tensors, where
+            group, sample.steps(scale), sample.rate_at(scale)[1], inputs, folded.tensors, where
         ):
             sink.add_linear(f"{where}.{reader}", linear)
             integers.append(linear.weight)

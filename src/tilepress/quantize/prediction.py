@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from tilepress.quantize.rate import decide
 from tilepress.quantize.steps import WeightSample
 
@@ -27,9 +29,14 @@ def predicted_loss(sample: WeightSample, scale: float) -> float:
     The second-order increase of the loss under the diagonal of the Fisher information, errors of different channels and
     tokens taken for independent; error feedback is in c. The mean over j is over the sampled columns.
     """
+    return loss_at_lengths(sample, scale, sample.rate_at(scale)[1])
+
+
+def loss_at_lengths(sample: WeightSample, scale: float, lengths: Tensor) -> float:
+    """`predicted_loss` where the code lengths of that factor, of `sample.rate_at`, are known."""
     steps = sample.steps(scale)
     values = sample.columns / steps
-    integers = decide(values, sample.rate_at(scale)[1], sample.rate)
+    integers = decide(values, lengths, sample.rate)
     by_row = ((values - integers).square_() * sample.cost).mean(dim=0)
     columns = sample.weights // len(steps)
     return 0.5 * columns * float((sample.sensitivity * steps.square() * by_row).sum())

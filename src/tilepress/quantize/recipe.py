@@ -15,11 +15,11 @@ DEFAULT_BITS = 4.0
 class Recipe:
     """Settings of one quantization. Raises UsageError for a value out of range.
 
-    One target at most, DEFAULT_BITS without any. bits: compressed bits a weight, over everything that is
-    quantized. size: bytes of the W8A8SC weight file in one part. loss: the predicted
-    increase of the loss by rounding weights, in nats a token.
-    head: quantize the output head too. embeddings: and the embedding table, which in a tied model is the
-    head's. Both share the target.
+    One target at most, DEFAULT_BITS without any. bits: compressed bits a weight, over everything that is quantized.
+    size: bytes of the W8A8SC weight file in one part. loss: the predicted increase of the loss by rounding weights, in
+    nats a token.
+    head: quantize the output head too. embeddings: and the embedding table, which in a tied model is the head's. Both
+    share the target.
     activations: what becomes of tokens that leave the static ranges, and so how these are fitted: "overflow", they get
     scales of their own; "static", they are clipped; "per-token", the same but for down_proj, where all have their own.
     dtype: stored type of norms, embeddings and input scales, "float16" or "bfloat16".

@@ -11,9 +11,9 @@ from tilepress.quantize.recipe import Recipe
 
 @dataclass(frozen=True)
 class LinearReport:
-    """One quantized linear, or the embedding. bits: what the codec takes a weight, in whole
-    tiles. zeros: share of zero weights.
+    """One quantized linear, or the embedding.
 
+    bits: what the codec takes a weight, in whole tiles. zeros: share of zero weights.
     relative_error: squared error of the outputs on sampled calibration tokens, weights and activations quantized, as a
     share of their squared norm; of the embedding, of its own values. clipped: share of the sampled input values outside
     the static range, where they are clipped. overflows: share of the sampled tokens with a value outside. loss: what

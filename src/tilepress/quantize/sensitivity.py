@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tilepress.quantize.decoder import LayerwiseDecoder
+from tilepress.quantize.decoder import POSITIONS, LayerwiseDecoder
 from tilepress.quantize.statistics import READERS, InputStatistics, StatisticsCollector
 
 LINEARS = tuple(reader for readers in READERS.values() for reader in readers)
-POSITIONS = 128
 
 
 @dataclass(frozen=True)

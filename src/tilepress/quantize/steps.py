@@ -84,19 +84,27 @@ def sample_weights(
     picked = torch.randperm(k, generator=generator)[:SAMPLED_COLUMNS].to(factor.order.device)
     mean = factor.cost.mean()
     cost = factor.cost[picked, None] / mean
+    columns, least = drawn_columns(blocks, factor.order[picked])
+    return WeightSample(columns, RATE_WEIGHT / cost, relative, least, len(least) * k, sensitivity * mean, cost)
+
+
+def drawn_columns(blocks: Iterable[Tensor], picked: Tensor) -> tuple[Tensor, Tensor]:
+    """The columns `picked` of a weight [n, k], in blocks of its rows, as [m, n]; and the least steps [n]."""
     columns, largest = [], []
     for block in blocks:
-        columns.append(block[:, factor.order[picked]].T)
+        columns.append(block[:, picked].T)
         largest.append(block.abs().amax(dim=1))
-    least = (torch.cat(largest) / LARGEST).clamp(min=1e-12)
-    return WeightSample(
-        torch.cat(columns, dim=1), RATE_WEIGHT / cost, relative, least, len(least) * k, sensitivity * mean, cost
-    )
+    return torch.cat(columns, dim=1), (torch.cat(largest) / LARGEST).clamp(min=1e-12)
 
 
 def foretell_bits(samples: Sequence[WeightSample], scale: float) -> float:
     """Expected bits a weight over all samples' linears at a common factor."""
-    total = sum(sample.weights * sample.rate_at(scale)[0] for sample in samples)
+    return mean_of_weights(samples, [sample.rate_at(scale)[0] for sample in samples])
+
+
+def mean_of_weights(samples: Sequence[WeightSample], bits: Sequence[float]) -> float:
+    """Bits a weight over all samples' linears, from those of each."""
+    total = sum(sample.weights * taken for sample, taken in zip(samples, bits, strict=True))
     return total / sum(sample.weights for sample in samples)
 
 

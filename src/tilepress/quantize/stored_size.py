@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 from tilepress.checkpoint import EMBEDDING
-from tilepress.checkpoint.activations import OVERFLOW, PER_TOKEN
+from tilepress.checkpoint.activations import PER_TOKEN, has_own_scales
 from tilepress.checkpoint.architecture import HEAD, fused_groups
+from tilepress.checkpoint.descriptions import W8A8S, W8A8S_DYNAMIC
 from tilepress.quantize.decoder import TensorSource
 from tilepress.quantize.recipe import Recipe
 from tilepress.quantize.sensitivity import LINEARS
@@ -28,7 +29,8 @@ def fixed_size(source: TensorSource, recipe: Recipe) -> int:
     deq_scale = 8 if recipe.dtype == "float16" else 4
     total = 0
     for prefix, (n, k) in quantized.items():
-        has_sums = recipe.activations == OVERFLOW or (recipe.activations == PER_TOKEN and prefix.endswith("down_proj"))
+        dynamic = recipe.activations == PER_TOKEN and prefix.endswith("down_proj")
+        has_sums = has_own_scales(recipe.activations, W8A8S_DYNAMIC if dynamic else W8A8S)
         a_row, tensors = (deq_scale + 8, 8) if has_sums else (deq_scale + 4, 7)
         total += n * a_row + 3 + _tables(n, k) + tensors * (len(prefix) + HEADER_ENTRY)
     if recipe.embeddings and not shape.tied:  # a tied one is the head's table

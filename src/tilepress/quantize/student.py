@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tilepress.checkpoint import QuantizedLinear
+from tilepress.checkpoint import QuantizedEmbedding, QuantizedLinear
 from tilepress.checkpoint.activations import has_own_scales
 from tilepress.quantize.collected import CollectedModel
 from tilepress.quantize.decoder import LayerwiseDecoder
@@ -137,11 +137,7 @@ class Student(nn.Module):
 
 def embed(decoder: LayerwiseDecoder, collected: CollectedModel, tokens: Tensor) -> Tensor:
     """float32 [samples, length, hidden] on the decoder's device, for token ids int64 [samples, length] on the CPU."""
-    if collected.shared:
-        head = collected.linears[HEAD]
-        rows, scales = head.weight, head.weight_scale()
-    elif collected.embedding is not None:
-        rows, scales = collected.embedding.weight, collected.embedding.weight_scale
-    else:
+    table = QuantizedEmbedding.of_head(collected.linears[HEAD]) if collected.shared else collected.embedding
+    if table is None:
         return decoder.embed(tokens)
-    return (rows[tokens] * scales[tokens][..., None]).to(decoder.device)
+    return (table.weight[tokens] * table.weight_scale[tokens][..., None]).to(decoder.device)

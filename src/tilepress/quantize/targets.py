@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 
 from tilepress.errors import QuantizationError
-from tilepress.quantize.prediction import CurvePoint, predicted_loss
+from tilepress.quantize.prediction import CurvePoint, loss_at_lengths, predicted_loss
 from tilepress.quantize.recipe import DEFAULT_BITS, Recipe
-from tilepress.quantize.steps import WeightSample, fit_scale, foretell_bits
+from tilepress.quantize.steps import WeightSample, fit_scale, mean_of_weights
 
 LEAST_BITS, MOST_BITS = 1.0, 7.5
 TOLERANCE = 0.003
@@ -38,8 +38,9 @@ def stored_bytes(samples: Sequence[WeightSample], bits: float, fixed: int) -> in
 
 
 def point(samples: Sequence[WeightSample], factor: float, fixed: int) -> CurvePoint:
-    bits = foretell_bits(samples, factor)
-    loss = sum(predicted_loss(sample, factor) for sample in samples)
+    rates = [sample.rate_at(factor) for sample in samples]
+    bits = mean_of_weights(samples, [bits for bits, _ in rates])
+    loss = sum(loss_at_lengths(sample, factor, lengths) for sample, (_, lengths) in zip(samples, rates, strict=True))
     return CurvePoint(factor, bits, stored_bytes(samples, bits, fixed), loss)
 
 
