@@ -92,7 +92,7 @@ def quantized(cache: Path, model: Path, kind: str) -> Path:
 def divergence(cache: Path, model: Path, kind: str, text: str) -> tuple[float, int]:
     """KL divergence of `kind` from float16, in nats, and over how many tokens: as llama-perplexity measures them.
 
-    It cuts the text into chunks of 512 tokens and scores the latter half of each.
+    It cuts the text into chunks of 512 tokens and scores the predictions of the last 255 of each.
     """
     program = [build(cache) / "llama-perplexity", "-c", str(CHUNK), "--chunks", str(CHUNKS)]
     file, logits = cache / "evaluation.txt", cache / f"{model.name}-F16.logits"
@@ -107,7 +107,7 @@ def divergence(cache: Path, model: Path, kind: str, text: str) -> tuple[float, i
     found = re.search(r"Mean\s+KLD:\s+([0-9.]+)", printed)
     if found is None:
         raise SystemExit(f"{kind}: llama-perplexity printed no mean KL divergence:\n{printed}")
-    return float(found[1]), CHUNKS * CHUNK // 2
+    return float(found[1]), CHUNKS * (CHUNK // 2 - 1)
 
 
 def speed(cache: Path, model: Path, kind: str, *, prompt: int, new: int, threads: int, repeats: int) -> dict[str, Any]:
