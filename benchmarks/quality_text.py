@@ -10,6 +10,7 @@ import gzip
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from itertools import chain, zip_longest
 from pathlib import Path
 
@@ -21,13 +22,20 @@ BOOKS = {
     "debian-policy": "usr/share/doc/debian-policy/policy.txt.gz",
     "debian-faq": "usr/share/doc/debian/FAQ/debian-faq.en.txt.gz",
 }
+# Quotation marks, brackets and the numbers of footnotes may follow.
+SENTENCE_END = re.compile(r"""[.:?!]["”’)]*( \[\d+\])*$""")
 
 
 def evaluation_text(cache: Path) -> str:
     """Paragraphs of all sources in turn, so that any part of the text is of all of them."""
     sources = [held_out_english().split("\n\n"), *(_prose(_book(cache, package)) for package in BOOKS)]
-    turns = chain.from_iterable(zip_longest(*sources))
+    turns = chain.from_iterable(zip_longest(*map(sentences, sources)))
     return "\n\n".join(paragraph for paragraph in turns if paragraph is not None)
+
+
+def sentences(paragraphs: Iterable[str]) -> list[str]:
+    """Those that end as a sentence does, which tables of contents and captions do not."""
+    return [paragraph for paragraph in paragraphs if SENTENCE_END.search(paragraph)]
 
 
 def _book(cache: Path, package: str) -> str:
