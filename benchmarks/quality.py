@@ -63,7 +63,7 @@ class Bench:
     """The float model, what is made of it under `cache`, and the measurement of each row."""
 
     def __init__(self, cache: Path, model: Path, text: str, tokens: int) -> None:
-        self.cache, self.model, self.text = cache, model, text
+        self.cache, self.model, self.text, self.tokens = cache, model, text, tokens
         self._float, self._tokenizer = tilepress.load(model)
         self._windows = token_windows(self._float, self._tokenizer, text, WINDOW, -(-tokens // (WINDOW - 1)))
         self.rows: dict[str, Callable[[], Result]] = {
@@ -134,7 +134,7 @@ class Bench:
         return self._result(tilepress.load(compressed)[0], *_size(compressed))
 
     def _llama(self, kind: str) -> Result:
-        kl, tokens = llama_cpp.divergence(self.cache, self.model, kind, self.text)
+        kl, tokens = llama_cpp.divergence(self.cache, self.model, kind, self.text, self.tokens)
         size = llama_cpp.quantized(self.cache, self.model, kind).stat().st_size
         return Result(kl, None, None, tokens, None, size)
 
