@@ -3,9 +3,14 @@
     python benchmarks/quality.py [--cache .bench] [--tokens 100000] [--rows REGEX] [--llama] [--json FILE] [--plot FILE]
 
 Makes what is missing under the cache: SmolLM2-135M-Instruct, the evaluation text, quantized directories and, with
---llama, llama.cpp (some 15 minutes on two cores) and its GGUF files. Rows that the cache has results of are not
-measured again: an interrupted run goes on where it was, and --again starts anew. All of it takes about 75 minutes on
-two cores.
+--llama, llama.cpp (some 15 minutes on two cores), its GGUF files and, until all its rows are measured, the float
+model's logits (10 GB for 100 thousand tokens). Results are kept by model, text and number of tokens: an interrupted run
+goes on where it was, and --again measures anew. Directories are kept by model and options, not by tilepress's version:
+start with an empty cache after a change of it. A row takes some 10 minutes on two cores; what the rows "weights",
+"ablation" and "activations" share takes 9 GB of memory.
+
+Rows begin with their group, "weights", "activations", "both", "whole" or "ablation": --rows "^(weights|whole)" measures
+two of them.
 """
 
 from __future__ import annotations
@@ -14,49 +19,45 @@ import argparse
 import json
 import re
 import sys
+import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from transformers import PreTrainedModel
 
+import fingerprint
 import llama_cpp
+import quality_ablation
 import quality_peers
+import quality_results
 import tilepress
+from quality_activations import quantized_inputs
+from quality_layers import Layer, Observed
 from quality_plot import plot
+from quality_results import Result
 from quality_text import evaluation_text
 from tilepress.checkpoint import open_checkpoint
 from tilepress.evaluate.divergence import divergence_on_windows
 from tilepress.evaluate.windows import final_states, token_windows
+from tilepress.quantize import Recipe
 from tilepress.quantize.calibration import token_sequences
 from tilepress.quantize.calibration_text import default_documents
-from tilepress.quantize.decoder import LayerwiseDecoder
+from tilepress.quantize.sensitivity import LINEARS
 
 HERE = Path(__file__).parent
 SAMPLES, LENGTH = 64, 512
 WINDOW = 512
 LLAMA_KINDS = ("Q8_0", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q4_0", "Q2_K")
+MODES = ("overflow", "static", "per-token")
+MIDDLE_BITS = 3.5
+DISTILL_STEPS = 45
+# Rows of weights alone compare roundings. Without options that change nothing they share a directory with "both".
+UNDISTILLED = () if Recipe().distill_steps == 0 else ("--distill-steps", "0")
 # Below 0.8 times the bytes of llama.cpp's Q5_K_M, Q4_K_M, Q3_K_M and Q2_K.
 SIZES = ("89.6MB", "84.3MB", "74.7MB", "70.5MB")
-
-
-@dataclass(frozen=True)
-class Result:
-    """kl in nats; ratio: of the perplexities; same_top: share of equal first choices.
-
-    bits: stored, a weight of the decoder's linears. size: bytes of the whole model's files. None: not measured.
-    """
-
-    kl: float
-    ratio: float | None
-    same_top: float | None
-    tokens: int
-    bits: float | None
-    size: int | None
 
 
 class Bench:
@@ -64,51 +65,80 @@ class Bench:
 
     def __init__(self, cache: Path, model: Path, text: str, tokens: int) -> None:
         self.cache, self.model, self.text, self.tokens = cache, model, text, tokens
+        self._name = f"{model.name}-{fingerprint.of_directory(model)}"
         self._float, self._tokenizer = tilepress.load(model)
         self._windows = token_windows(self._float, self._tokenizer, text, WINDOW, -(-tokens // (WINDOW - 1)))
         self.rows: dict[str, Callable[[], Result]] = {
             "weights: nearest, int8": self._peer(quality_peers.nearest_int8),
             "weights: SparseGPT 50 % + int8": self._peer(quality_peers.sparsegpt_int8),
             "weights: GPTQ int4, groups of 128": self._peer(quality_peers.gptq_int4),
-            "weights: tilepress, 7.0 bits": partial(self._weights, "--bits", "7.0"),
         }
-        for bits in (4.0, 3.5, 3.0):
+        for bits in (4.0, MIDDLE_BITS, 3.0):
             self.rows |= {
                 f"weights: nearest, {bits} bits": self._peer(partial(quality_peers.nearest, bits=bits)),
                 f"weights: GPTQ, {bits} bits": self._peer(partial(quality_peers.gptq, bits=bits)),
-                f"weights: tilepress, {bits} bits": partial(self._weights, "--bits", str(bits)),
+                f"weights: tilepress, {bits} bits": partial(self._weights, bits),
             }
-        for mode in ("overflow", "static", "per-token"):
-            options = ("--bits", "3.5", "--activations", mode)
-            self.rows[f"both: tilepress, 3.5 bits, {mode}"] = partial(self._engine, *options)
-        for mode in ("overflow", "static"):
-            options = ("--bits", "7.0", "--activations", mode)
-            self.rows[f"activations: {mode} (weights at 7 bits)"] = partial(self._engine, *options)
+        for name, ingredients in quality_ablation.VARIANTS.items():
+            self.rows[f"ablation: tilepress, {MIDDLE_BITS} bits, {name}"] = partial(self._ablation, ingredients)
+        for mode in MODES:
+            self.rows[f"activations: {mode}"] = partial(self._activations, mode)
+        for mode in MODES:
+            options = ("--bits", str(MIDDLE_BITS), "--activations", mode)
+            distilled = (*options, "--distill-steps", str(DISTILL_STEPS))
+            self.rows[f"both: tilepress, {MIDDLE_BITS} bits, {mode}"] = partial(self._engine, *options)
+            self.rows[f"both: tilepress, {MIDDLE_BITS} bits, {mode}, distilled"] = partial(self._engine, *distilled)
         for size in SIZES:
             options = ("--size", size, "--head", "--embeddings")
             self.rows[f"whole: tilepress, {size}"] = partial(self._engine, *options)
         for kind in LLAMA_KINDS:
             self.rows[f"whole: llama.cpp {kind}"] = partial(self._llama, kind)
 
+    @property
+    def kept(self) -> Path:
+        """Where results are kept."""
+        return self.cache / f"quality-{self._name}-{fingerprint.of_text(self.text)}-{self.tokens}.json"
+
     def _peer(self, method: Callable[[list[quality_peers.Matrix]], quality_peers.Quantized]) -> Callable[[], Result]:
         def measure() -> Result:
             quantized = method(self._matrices)
-            return self._result(self._float_with(quantized.weights), quantized.bits, None)
+            return self._result(self._float_with(quantized.weights), quantized.bits)
 
         return measure
 
     @cached_property
-    def _matrices(self) -> list[quality_peers.Matrix]:
+    def _observed(self) -> Observed:
+        """From the tokens that `tilepress quant` reads too."""
         source = open_checkpoint(self.model)
         tokens = token_sequences(
             self._tokenizer, default_documents(0), samples=SAMPLES, length=LENGTH, vocabulary=source.shape.vocab
         )
-        return quality_peers.matrices(LayerwiseDecoder(source, torch.device("cpu")), tokens, sequences=4)
+        return Observed(source, tokens)
+
+    @cached_property
+    def _matrices(self) -> list[quality_peers.Matrix]:
+        return quality_peers.matrices(self._observed.decoder, self._observed.statistics)
+
+    @cached_property
+    def _scaled_layers(self) -> list[Layer]:
+        return self._observed.layers(scaled=True)
+
+    def _ablation(self, ingredients: quality_ablation.Ingredients) -> Result:
+        layers = self._scaled_layers if ingredients.scaling else self._observed.layers(scaled=False)
+        quantized = quality_ablation.quantized(layers, ingredients, MIDDLE_BITS)
+        return self._result(self._float_with(quantized.weights), quantized.bits)
+
+    def _activations(self, mode: str) -> Result:
+        """Our activations with float weights, folded as ours are."""
+        model = self._float_with({name: t for layer in self._scaled_layers for name, t in layer.tensors().items()})
+        with quantized_inputs(model, self._scaled_layers, mode) as seen:
+            result = self._result(model)
+        return replace(result, overflowing=seen.share() if mode == "overflow" else None)
 
     def _directories(self, *options: str) -> tuple[Path, Path]:
         """W8A8S and W8A8SC of the float model with these options of `tilepress quant`."""
         name = "_".join(option.strip("-") for option in options)
-        quantized, compressed = (self.cache / f"{self.model.name}-{kind}-{name}" for kind in ("w8a8s", "w8a8sc"))
+        quantized, compressed = (self.cache / f"{self._name}-{kind}-{name}" for kind in ("w8a8s", "w8a8sc"))
         program = (sys.executable, "-m", "tilepress")
         calibration = ("--samples", str(SAMPLES), "--sequence-length", str(LENGTH))
         if not quantized.exists():
@@ -117,16 +147,18 @@ class Bench:
             llama_cpp.run(*program, "compress", "-m", quantized, "-o", compressed)
         return quantized, compressed
 
-    def _weights(self, *options: str) -> Result:
-        """Our weights in the float model, with its float activations."""
-        quantized, compressed = self._directories(*options)
+    def _weights(self, bits: float) -> Result:
+        """Our weights in the float model, with its float activations: those of any mode, which rounds them alike."""
+        quantized, compressed = self._directories("--bits", str(bits), "--activations", "overflow", *UNDISTILLED)
         checkpoint = open_checkpoint(quantized)
         tensors = {name: checkpoint.float_tensor(name).float() for name in checkpoint.float_names()}
         for prefix in checkpoint.quantized_linears():
             linear = checkpoint.linear(prefix)
             tensors[f"{prefix}.weight"] = linear.weight * linear.weight_scale()[:, None]
             sums = linear.weight.sum(dim=1, dtype=torch.int32)  # zero points are in the bias as it is stored
-            tensors[f"{prefix}.bias"] = (linear.quant_bias + linear.input_offset * sums) * linear.deq_scale
+            bias = linear.quant_bias + linear.input_offset * sums
+            if bias.any() or f"{prefix}.bias" in self._float.state_dict():
+                tensors[f"{prefix}.bias"] = bias * linear.deq_scale
         return self._result(self._float_with(tensors), *_size(compressed))
 
     def _engine(self, *options: str) -> Result:
@@ -136,14 +168,22 @@ class Bench:
     def _llama(self, kind: str) -> Result:
         kl, tokens = llama_cpp.divergence(self.cache, self.model, kind, self.text, self.tokens)
         size = llama_cpp.quantized(self.cache, self.model, kind).stat().st_size
-        return Result(kl, None, None, tokens, None, size)
+        return Result(kl, None, None, tokens, size=size)
+
+    def drop_logits(self) -> None:
+        """Those that llama.cpp's rows are compared with."""
+        llama_cpp.logits_file(self.cache, self.model, self.text, self.tokens).unlink(missing_ok=True)
 
     def _float_with(self, tensors: dict[str, torch.Tensor]) -> PreTrainedModel:
+        """The float model with these tensors in place of its own, those of all linears of the decoder among them."""
         model = tilepress.load(self.model)[0]
-        model.load_state_dict(tensors, strict=False)
+        missing, unexpected = model.load_state_dict(tensors, strict=False)
+        kept = [name for name in missing if name.removesuffix(".weight").endswith(LINEARS)]
+        assert not unexpected, f"not in the model: {unexpected}"
+        assert not kept, f"not replaced: {kept}"
         return model
 
-    def _result(self, model: PreTrainedModel, bits: float | None, size: int | None) -> Result:
+    def _result(self, model: PreTrainedModel, bits: float | None = None, size: int | None = None) -> Result:
         found = divergence_on_windows(model, self._float, self._windows, self._float_states, window=WINDOW)
         ratio = found.perplexity / found.reference_perplexity
         return Result(found.kl, ratio, found.same_top, found.tokens, bits, size)
@@ -158,21 +198,6 @@ def _size(compressed: Path) -> tuple[float, int]:
     """Bits a weight of the quantized matrices, and bytes of the weight files."""
     summary = tilepress.checkpoint.summarize(open_checkpoint(compressed))
     return summary.bits_per_weight, summary.weight_bytes
-
-
-def show(results: dict[str, Result]) -> None:
-    table = Table("row", "bits", "MB", "KL", "ppl ratio", "same top", "tokens")
-    for row, r in results.items():
-        table.add_row(
-            row,
-            "" if r.bits is None else f"{r.bits:.2f}",
-            "" if r.size is None else f"{r.size / 1e6:.1f}",
-            f"{r.kl:.4f}",
-            "" if r.ratio is None else f"{r.ratio:.3f}",
-            "" if r.same_top is None else f"{r.same_top:.1%}",
-            f"{r.tokens:,}",
-        )
-    Console().print(table)
 
 
 def main() -> None:
@@ -193,18 +218,20 @@ def main() -> None:
         llama_cpp.run(sys.executable, HERE.parent / "demo" / "smollm2.py", options.cache)
     text = options.text.read_text() if options.text else evaluation_text(options.cache)
     bench = Bench(options.cache, model, text, options.tokens)
-    kept = options.cache / f"quality-{model.name}-{options.tokens}.json"
-    known = {row: Result(**found) for row, found in json.loads(kept.read_text()).items()} if kept.exists() else {}
+    known = quality_results.read(bench.kept)
     chosen = [row for row in bench.rows if re.search(options.rows, row) and (options.llama or "llama" not in row)]
     if not chosen:
         raise SystemExit(f"--rows {options.rows}: no such row; there are\n" + "\n".join(bench.rows))
     for row in chosen:
         if options.again or row not in known:
+            started = time.monotonic()
             known[row] = bench.rows[row]()
-            kept.write_text(json.dumps({name: asdict(result) for name, result in known.items()}, indent=1))
-            print(f"{row}: KL {known[row].kl:.4f}", file=sys.stderr)
+            quality_results.write(bench.kept, known)
+            print(f"{row}: KL {known[row].kl:.4f}, {time.monotonic() - started:.0f} s", file=sys.stderr)
+    if all(row in known for row in bench.rows if "llama" in row):
+        bench.drop_logits()
     results = {row: known[row] for row in chosen}
-    show(results)
+    quality_results.show(results)
     if options.json:
         options.json.write_text(
             json.dumps([{"row": row} | asdict(result) for row, result in results.items()], indent=1)

@@ -6,8 +6,9 @@ linears that read one input, one below the other, as the codec gets them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from tilepress import codec
 from tilepress.quantize.decoder import LayerwiseDecoder
 from tilepress.quantize.hessian import HessianFactor, factorize
 from tilepress.quantize.rounding import round_weights
-from tilepress.quantize.statistics import READERS, StatisticsCollector
+from tilepress.quantize.statistics import READERS, InputStatistics
 
 DAMPING = 0.01
 NO_RATE = torch.zeros(128)
@@ -37,6 +38,9 @@ class Matrix:
         return dict(zip(self.names, weight.split(self.rows), strict=True))
 
 
+M = TypeVar("M", bound=Matrix)
+
+
 @dataclass(frozen=True)
 class Quantized:
     """weights: dequantized, float32, by name. bits: stored, a weight."""
@@ -45,18 +49,12 @@ class Quantized:
     bits: float
 
 
-@torch.no_grad()
-def matrices(decoder: LayerwiseDecoder, tokens: Tensor, sequences: int) -> list[Matrix]:
-    """Of every layer, with statistics over tokens int64 [samples, length], some sequences at a time."""
-    hidden = decoder.embed(tokens)
-    arguments = decoder.layer_arguments(tokens.shape[1])
+def matrices(decoder: LayerwiseDecoder, statistics: Sequence[Mapping[str, InputStatistics]]) -> list[Matrix]:
+    """Of every layer, with the statistics of its inputs by the keys of READERS."""
     result = []
-    for index in range(decoder.layers):
+    for index, inputs in enumerate(statistics):
         with decoder.layer(index) as layer:
-            with StatisticsCollector(layer, 1, torch.Generator().manual_seed(0)) as collector:
-                for part in hidden.split(sequences):
-                    part.copy_(layer(part, **arguments[index]))
-            for group, seen in collector.result().items():
+            for group, seen in inputs.items():
                 weights = [layer.get_submodule(reader).weight.clone() for reader in READERS[group]]
                 names = tuple(f"model.layers.{index}.{reader}.weight" for reader in READERS[group])
                 factor = factorize(seen.hessian, DAMPING, names[0])
@@ -66,12 +64,16 @@ def matrices(decoder: LayerwiseDecoder, tokens: Tensor, sequences: int) -> list[
 
 def nearest(all_of: list[Matrix], bits: float) -> Quantized:
     """Round to nearest, step proportional to the row's standard deviation, the factor fitted to the compressed size."""
-    return _fit(all_of, bits, lambda matrix, steps: (matrix.weight / steps[:, None]).round().clamp(-127, 127))
+    return fit(
+        all_of, bits, _deviations, lambda matrix, steps: (matrix.weight / steps[:, None]).round().clamp(-127, 127)
+    )
 
 
 def gptq(all_of: list[Matrix], bits: float) -> Quantized:
     """GPTQ (Frantar et al. 2022) in the order of falling diagonals, with the steps of `nearest`."""
-    return _fit(all_of, bits, lambda matrix, steps: round_weights(matrix.weight, steps, matrix.factor, NO_RATE))
+    return fit(
+        all_of, bits, _deviations, lambda matrix, steps: round_weights(matrix.weight, steps, matrix.factor, NO_RATE)
+    )
 
 
 def nearest_int8(all_of: list[Matrix]) -> Quantized:
@@ -121,6 +123,29 @@ def gptq_int4(all_of: list[Matrix]) -> Quantized:
     return Quantized(weights, 4 + (16 + 4) * groups / sum(matrix.weight.numel() for matrix in all_of))
 
 
+def fit(
+    all_of: Sequence[M],
+    bits: float,
+    relative: Callable[[M], Tensor],
+    rounded: Callable[[M, Tensor], Tensor],
+    factor: float = 0.3,
+) -> Quantized:
+    """Steps `relative` float32 [n] times a factor, which makes the codec store `bits` bits a weight, to 0.01.
+
+    rounded: integers [n, k] of a matrix for steps [n]. factor: the first to try.
+    """
+    for _ in range(6):
+
+        def steps(matrix: M, factor: float = factor) -> Tensor:
+            return torch.maximum(factor * relative(matrix), _int8_steps(matrix))
+
+        result = _apply(all_of, steps, rounded)
+        if abs(result.bits - bits) < 0.01:
+            break
+        factor *= 2.0 ** (result.bits - bits)
+    return result
+
+
 def _with_feedback(
     matrix: Matrix,
     columns: Tensor,
@@ -152,9 +177,7 @@ def _int8_steps(matrix: Matrix) -> Tensor:
     return (matrix.weight.abs().amax(dim=1) / 127).clamp(min=1e-12)
 
 
-def _apply(
-    all_of: list[Matrix], steps_of: Callable[[Matrix], Tensor], rounded: Callable[[Matrix, Tensor], Tensor]
-) -> Quantized:
+def _apply(all_of: Sequence[M], steps_of: Callable[[M], Tensor], rounded: Callable[[M, Tensor], Tensor]) -> Quantized:
     weights: dict[str, Tensor] = {}
     stored = count = 0
     for matrix in all_of:
@@ -166,15 +189,5 @@ def _apply(
     return Quantized(weights, 8 * stored / count)
 
 
-def _fit(all_of: list[Matrix], bits: float, rounded: Callable[[Matrix, Tensor], Tensor]) -> Quantized:
-    factor = 0.3
-    for _ in range(6):
-
-        def steps(matrix: Matrix, factor: float = factor) -> Tensor:
-            return torch.maximum(factor * matrix.weight.std(dim=1), _int8_steps(matrix))
-
-        result = _apply(all_of, steps, rounded)
-        if abs(result.bits - bits) < 0.01:
-            break
-        factor *= 2.0 ** (result.bits - bits)
-    return result
+def _deviations(matrix: Matrix) -> Tensor:
+    return matrix.weight.std(dim=1)
