@@ -106,8 +106,8 @@ def logits_file(cache: Path, model: Path, text: str, tokens: int) -> Path:
 def divergence(cache: Path, model: Path, kind: str, text: str, tokens: int) -> tuple[float, int]:
     """KL divergence of `kind` from float16, in nats, and over how many tokens: as llama-perplexity measures them.
 
-    It cuts the text into chunks of 512 tokens and scores the predictions of the last 255 of each, of as many chunks as
-    give `tokens` predictions, or as the text has.
+    It cuts the text into chunks of 512 tokens and scores the predictions of the last 255 of each: of `tokens` tokens of
+    text, which our windows of 512 score all of, less than half of the predictions are scored.
     """
     program = [build(cache) / "llama-perplexity", "-c", str(CHUNK), "--chunks", str(_chunks(tokens))]
     quantized(cache, model, kind)
@@ -142,7 +142,7 @@ def scored_tokens(logits: Path) -> int:
 
 
 def _chunks(tokens: int) -> int:
-    return -(-tokens // SCORED)
+    return -(-tokens // (CHUNK - 1))
 
 
 def speed(cache: Path, model: Path, kind: str, *, prompt: int, new: int, threads: int, repeats: int) -> dict[str, Any]:

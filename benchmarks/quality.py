@@ -4,7 +4,7 @@
 
 Makes what is missing under the cache: SmolLM2-135M-Instruct, the evaluation text, quantized directories and, with
 --llama, llama.cpp (some 15 minutes on two cores), its GGUF files and, until all its rows are measured, the float
-model's logits (10 GB for 100 thousand tokens). Results are kept by model, text and number of tokens: an interrupted run
+model's logits (5 GB for 100 thousand tokens). Results are kept by model, text and number of tokens: an interrupted run
 goes on where it was, and --again measures anew. Directories are kept by model and options, not by tilepress's version:
 start with an empty cache after a change of it. A row takes some 10 minutes on two cores; what the rows "weights",
 "ablation" and "activations" share takes 9 GB of memory.
