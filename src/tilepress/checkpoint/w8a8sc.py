@@ -97,11 +97,11 @@ class W8A8SCCheckpoint:
             return shares[0]
         if group.axis == "columns":
             with naming_damage(self.path, prefix):
-                weight = codec.join_columns([share.weight for share in shares])
+                weight = codec.gather_columns([(share.weight, 0, share.weight.k) for share in shares]).weight
             return replace(shares[0], weight=weight, weight_sums=_added(shares))
         spans = [piece for member in group.members for piece in pieces(self.shape, group, member, self.tp)]
         with naming_damage(self.path, prefix):
-            weight = codec.gather_rows([(shares[rank].weight, start, stop) for rank, start, stop in spans])
+            weight = codec.gather_rows([(shares[rank].weight, start, stop) for rank, start, stop in spans]).weight
         return replace(
             shares[0],
             weight=weight,
@@ -118,7 +118,7 @@ class W8A8SCCheckpoint:
         if self.tp == 1:
             return shares[0]
         with naming_damage(self.path, EMBEDDING):
-            weight = codec.gather_rows([(share.weight, 0, share.weight.n) for share in shares])
+            weight = codec.gather_rows([(share.weight, 0, share.weight.n) for share in shares]).weight
         return CompressedEmbedding(weight, torch.cat([share.weight_scale for share in shares]))
 
     def float_names(self) -> list[str]:
