@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from tilepress.checkpoint import GROUPS, ModelShape, architecture_of
+from tilepress.checkpoint import GROUPS, FusedGroup, ModelShape, architecture_of
 from tilepress.checkpoint.architecture import HEAD, float_tensors, fused_groups, group_of
-from tilepress.checkpoint.split import check_tp, member_rows, pieces
+from tilepress.checkpoint.split import check_tp, columns, held_rows, member_rows, spans
 from tilepress.errors import CheckpointError
 
 CONFIG: dict[str, Any] = {
@@ -104,15 +104,35 @@ def test_every_query_head_meets_its_kv_head(tp: int) -> None:
 
 
 @pytest.mark.parametrize("tp", [1, 2, 16])
-def test_pieces_cover_each_row_once(tp: int) -> None:
+def test_parts_hold_each_row(tp: int) -> None:
     shape, group = ModelShape.from_config(CONFIG), GROUPS[0]
     for member in group.members:
         rows = []
-        for rank, start, stop in pieces(shape, group, member, tp):
+        for rank, start, stop in held_rows(shape, group, member, tp, (0, shape.linear(member)[0])):
             first, last = member_rows(shape, member, tp, rank)
             assert stop - start == last - first
             rows += list(range(first, last))
         assert rows == list(range(shape.linear(member)[0]))
+
+
+def rows_of_part(shape: ModelShape, group: FusedGroup, tp: int, rank: int) -> list[tuple[str, int]]:
+    """Member and row of each row of a fused part, or the columns of a column split."""
+    if group.axis == "columns":
+        return [("", column) for column in range(*columns(shape, group, tp, rank))]
+    return [(member, row) for member in group.members for row in range(*member_rows(shape, member, tp, rank))]
+
+
+@pytest.mark.parametrize("group", [*GROUPS, HEAD], ids=lambda group: group.name)
+@pytest.mark.parametrize("held", [1, 2, 4, 16, 32])
+@pytest.mark.parametrize("tp", [1, 2, 8, 16, 32])
+def test_spans_of_parts_are_the_part_of_any_other_size(group: FusedGroup, held: int, tp: int) -> None:
+    shape = ModelShape.from_config(CONFIG)
+    for rank in range(tp):
+        found = spans(shape, group, held, rank=rank, tp=tp)
+        rows = [row for part, start, stop in found for row in rows_of_part(shape, group, held, part)[start:stop]]
+        assert rows == rows_of_part(shape, group, tp, rank)
+        if held == tp:
+            assert found == [(rank, 0, len(rows))]
 
 
 def test_sizes_that_do_not_divide() -> None:

@@ -30,6 +30,9 @@ from tilepress.errors import TilepressError
         ("quant -m {float} -o {float}", "exists"),
         ("quant -m {out}/none -o {out}", "none"),
         ("compress -m {float} -o {out}", "tilepress quant"),
+        ("reshard {float} --tp 2 -o {out}", "is not compressed; give a W8A8SC directory"),
+        ("reshard {out} --tp 2 -o {out}", "no such directory"),
+        ("reshard {out} --tp 2 -o {float}", "exists already"),
         ("run -m {float} --temperature -1", "--temperature -1"),
         ("run -m {float} --device npu:0", "install torch_npu"),
         ("run -m {float} --dtype int8", "--dtype int8"),
@@ -59,14 +62,24 @@ def test_debug_shows_where_the_error_came_from(tmp_path: Path) -> None:
         main(["inspect", str(tmp_path / "none"), "--debug"])
 
 
-@pytest.mark.parametrize("words", [["quant"], ["nonsense"], ["run", "--nonsense"], ["quant", "--bits", "many"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["quant"],
+        ["reshard", "c", "--tp", "0", "-o", "d"],
+        ["nonsense"],
+        ["run", "--nonsense"],
+        ["quant", "--bits", "many"],
+    ],
+)
 def test_an_unusable_command_line_explains_itself(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 2
     assert "Usage" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    "command", ["quant", "compress", "run", "chat", "eval", "inspect", "bench kernel", "bench codec", "bench model"]
+    "command",
+    ["quant", "compress", "reshard", "run", "chat", "eval", "inspect", "bench kernel", "bench codec", "bench model"],
 )
 def test_help_has_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*command.split(), "--help"]) == 0

@@ -80,6 +80,35 @@ def test_torchrun_makes_the_same_bytes_as_one_process(road: dict[str, Path], tmp
         assert (out / weights).read_bytes() == (road["w8a8sc"] / weights).read_bytes()
 
 
+def test_reshard_makes_what_compress_would_have(
+    road: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = "quant_model_weight_w8a8sc.safetensors"
+    one, back = tmp_path / "one", tmp_path / "back"
+    assert main(f"reshard {road['w8a8sc']} --tp 1 --save_directory {one} --json".split()) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert (made["before"], made["tp"], made["save_directory"]) == (2, 1, str(one))
+    assert 0 < made["encoded"] <= made["tiles"]  # the tiny model is smaller than a tile
+    assert made["bytes"] == (one / "part0-of-1" / weights).stat().st_size
+    assert main(f"reshard {one} --tp 2 --save-directory {back}".split()) == 0
+    shown = capsys.readouterr().out
+    assert "2 of 1" in shown
+    assert "encoded again" in shown
+    for part in ("part0-of-2", "part1-of-2"):
+        assert (back / part / weights).read_bytes() == (road["w8a8sc"] / part / weights).read_bytes()
+    assert main(["inspect", "--verify", str(road["w8a8s"]), str(one)]) == 0
+
+
+def test_reshard_names_the_sizes_that_work(
+    road: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(f"reshard {road['w8a8sc']} --tp 3 --save_directory {tmp_path / 'c'}".split()) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].endswith("choose one of 1, 2, 4, 8")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_inspect_describes_every_kind(road: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     for kind, path in road.items():
         assert main(["inspect", str(path), "--json"]) == 0

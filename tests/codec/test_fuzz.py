@@ -65,6 +65,27 @@ def test_flipped_bits_of_headers(original, places):
         assert np.array_equal(native, expected)
 
 
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(ORIGINALS), flips, st.sampled_from(["weight", "index", "info"]), st.data())
+def test_cutting_what_is_damaged(original, places, part, data):
+    """As far as opening a directory does not refuse it: tiles move unseen, and what has to be decoded is checked."""
+    parts = {name: getattr(original, name) for name in ("weight", "index", "info")}
+    damaged = Compressed(**(parts | {part: flip(parts[part], places)}))
+    if outcome(lambda c: codec.check_index(c) is None, damaged) is None:
+        return
+    axis, gather = data.draw(st.sampled_from([(0, codec.gather_rows), (1, codec.gather_columns)]))
+    start = data.draw(st.integers(0, damaged.shape[axis] - 1))
+    stop = data.draw(st.integers(start + 1, damaged.shape[axis]))
+    gathered = outcome(lambda c: gather([(c, start, stop)]), damaged)
+    if gathered is not None:
+        codec.check_index(gathered.weight)
+        assert gathered.weight.shape[axis] == stop - start
+        assert gathered.weight.shape[1 - axis] == damaged.shape[1 - axis]
+        whole, cut = outcome(codec.decode, damaged), outcome(codec.decode, gathered.weight)
+        if whole is not None:
+            assert np.array_equal(cut, whole[start:stop] if axis == 0 else whole[:, start:stop])
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_random_bytes(seed):
     """A sound index over noise: whatever the widths, decoding ends in a matrix or in a BitstreamError."""

@@ -14,6 +14,7 @@ from tilepress.checkpoint.compressed_linear import CompressedLinear
 from tilepress.checkpoint.embedding import EMBEDDING, CompressedEmbedding, QuantizedEmbedding
 from tilepress.checkpoint.float_checkpoint import FloatCheckpoint
 from tilepress.checkpoint.quantized_linear import QuantizedLinear, round_input_scale
+from tilepress.checkpoint.rank import Rank
 from tilepress.checkpoint.source import Checkpoint, open_checkpoint
 from tilepress.checkpoint.summary import Summary, summarize
 from tilepress.checkpoint.w8a8s import W8A8SCheckpoint
@@ -32,6 +33,7 @@ __all__ = [
     "ModelShape",
     "QuantizedEmbedding",
     "QuantizedLinear",
+    "Rank",
     "Summary",
     "W8A8SCCheckpoint",
     "W8A8SCheckpoint",

@@ -7,11 +7,20 @@ there are more ranks than kv heads, neighbouring ranks hold a copy of the same k
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 from tilepress.checkpoint.architecture import FusedGroup, ModelShape
 from tilepress.errors import CheckpointError
 
 _KV = ("self_attn.k_proj", "self_attn.v_proj")
+
+
+class Span(NamedTuple):
+    """Rows or columns [start, stop) of what rank `rank` holds of a fused group."""
+
+    rank: int
+    start: int
+    stop: int
 
 
 def check_tp(shape: ModelShape, tp: int, path: Path) -> None:
@@ -47,18 +56,53 @@ def part_shape(shape: ModelShape, group: FusedGroup, tp: int) -> tuple[int, int]
     return sum(stop - start for start, stop in spans), k
 
 
-def pieces(shape: ModelShape, group: FusedGroup, member: str, tp: int) -> list[tuple[int, int, int]]:
-    """Where the parts hold the rows of `member`, in order: (rank, first row, row after the last) of the fused matrix.
+def held_rows(
+    shape: ModelShape, group: FusedGroup, member: str, tp: int, rows: tuple[int, int], near: int = 0
+) -> list[Span]:
+    """Where parts made for `tp` ranks hold rows [first, last) of `member`, in order, as rows of their fused matrices.
 
-    Each row comes once; copies of kv heads are left out.
+    near: of the ranks that hold a copy of the same kv head the nearest to this one is taken.
     """
-    start = 0
+    above = 0
     for before in group.members[: group.members.index(member)]:
         first, last = member_rows(shape, before, tp, 0)
-        start += last - first
-    first, last = member_rows(shape, member, tp, 0)
+        above += last - first
     owners = _owners(shape, member, tp)
-    return [(owner * tp // owners, start, start + last - first) for owner in range(owners)]
+    each, copies = shape.linear(member)[0] // owners, tp // owners
+    return [
+        Span(min(max(near, owner * copies), (owner + 1) * copies - 1), above + start, above + stop)
+        for owner, start, stop in _overlaps(each, rows)
+    ]
+
+
+def spans(shape: ModelShape, group: FusedGroup, held: int, *, rank: int, tp: int) -> list[Span]:
+    """Rows or columns of a fused group in parts made for `held` ranks that, put together, are those of a rank of `tp`.
+
+    Those that follow one another in one part are one span, so that a part made for `tp` ranks is taken as a whole.
+    """
+    if group.axis == "columns":
+        each = shape.group(group)[1] // held
+        found = [Span(*overlap) for overlap in _overlaps(each, columns(shape, group, tp, rank))]
+    else:
+        found = [
+            span
+            for member in group.members
+            for span in held_rows(shape, group, member, held, member_rows(shape, member, tp, rank), rank * held // tp)
+        ]
+    joined = found[:1]
+    for span in found[1:]:
+        last = joined[-1]
+        if (span.rank, span.start) == (last.rank, last.stop):
+            joined[-1] = last._replace(stop=span.stop)
+        else:
+            joined.append(span)
+    return joined
+
+
+def _overlaps(each: int, wanted: tuple[int, int]) -> list[tuple[int, int, int]]:
+    """(number, start, stop) of each of the ranges [0, each), [each, 2 each) ... that [first, last) touches."""
+    first, last = wanted
+    return [(i, max(first - i * each, 0), min(last - i * each, each)) for i in range(first // each, -(-last // each))]
 
 
 def _owners(shape: ModelShape, member: str, tp: int) -> int:

@@ -10,8 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tilepress import codec
-from tilepress.checkpoint.activations import has_own_scales, mode_of, row_sums
+from tilepress.checkpoint.activations import mode_of
 from tilepress.checkpoint.architecture import (
     HEAD,
     ModelShape,
@@ -23,6 +22,7 @@ from tilepress.checkpoint.architecture import (
 )
 from tilepress.checkpoint.auxiliary import auxiliary_files
 from tilepress.checkpoint.compressed_linear import CompressedLinear
+from tilepress.checkpoint.compressing import CompressingRank
 from tilepress.checkpoint.config_file import flavour
 from tilepress.checkpoint.descriptions import (
     FLOAT,
@@ -50,6 +50,7 @@ from tilepress.checkpoint.quantized_linear import (
     unpack_input_offset,
     unpack_input_scale,
 )
+from tilepress.checkpoint.rank import Rank
 from tilepress.checkpoint.tensor_files import Stored, TensorFiles, find_weights
 from tilepress.errors import CheckpointError
 
@@ -125,19 +126,13 @@ class W8A8SCheckpoint:
         """Prefixes of the groups whose linears are quantized, such as "model.layers.0.self_attn.query_key_value"."""
         return [prefix for prefix in fused_groups(self.shape) if self.is_quantized(_members(prefix)[0])]
 
+    def rank(self, rank: int, tp: int, *, threads: int | None = None) -> Rank:
+        """What rank `rank` of `tp` loads, compressed now: see Rank."""
+        return CompressingRank(self, rank, tp, threads)
+
     def compressed_linear(self, prefix: str) -> CompressedLinear:
         """The fused group `prefix`, compressed now."""
-        members = [self.linear(member) for member in _members(prefix)]
-        weight = torch.cat([member.weight for member in members])
-        return CompressedLinear(
-            weight=codec.encode(weight.numpy()),
-            input_scale=members[0].input_scale,
-            input_offset=members[0].input_offset,
-            deq_scale=torch.cat([member.deq_scale for member in members]),
-            quant_bias=torch.cat([member.quant_bias for member in members]),
-            weight_sums=row_sums(weight) if has_own_scales(self.activations, members[0].kind) else None,
-            kind=members[0].kind,
-        )
+        return self.rank(0, 1).compressed_linear(prefix)
 
     def embedding(self) -> QuantizedEmbedding:
         """The quantized embedding; its weight is a view of the mapped file."""
@@ -152,8 +147,7 @@ class W8A8SCheckpoint:
 
     def compressed_embedding(self) -> CompressedEmbedding:
         """The quantized embedding, compressed now."""
-        plain = self.embedding()
-        return CompressedEmbedding(codec.encode(plain.weight.numpy()), plain.weight_scale)
+        return self.rank(0, 1).compressed_embedding()
 
     def float_names(self) -> list[str]:
         """Names of all float tensors: embedding, head, norms, linears left float, and the biases of the latter two."""

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tilepress import codec
 from tilepress.checkpoint.architecture import (
     GROUPS,
     HEAD,
@@ -21,12 +20,14 @@ from tilepress.checkpoint.architecture import (
     group_of,
 )
 from tilepress.checkpoint.auxiliary import auxiliary_files
-from tilepress.checkpoint.compressed_linear import CompressedLinear, naming_damage
+from tilepress.checkpoint.compressed_linear import CompressedLinear
 from tilepress.checkpoint.config_file import flavour
 from tilepress.checkpoint.embedding import EMBEDDING, CompressedEmbedding
 from tilepress.checkpoint.json_files import read_object
 from tilepress.checkpoint.part import Part
-from tilepress.checkpoint.split import check_tp, pieces
+from tilepress.checkpoint.rank import Rank
+from tilepress.checkpoint.resharding import ReshardedRank
+from tilepress.checkpoint.split import check_tp, held_rows
 from tilepress.checkpoint.tensor_files import Stored
 from tilepress.errors import CheckpointError
 
@@ -36,9 +37,9 @@ _PART = re.compile(r"part(0|[1-9]\d{0,5})-of-([1-9]\d{0,5})")
 class W8A8SCCheckpoint:
     """config.json and the directories part0-of-N ... Weights are mapped, and read when they are used.
 
-    Made for `tp` ranks, but read as one model: whole tiles of the parts are put together without being decoded where
-    the split lies on tile borders. shares_table: the embedding is the head's integers. Raises CheckpointError, and
-    BitstreamError for the closed bitstream of the vendor.
+    Made for `tp` ranks, but read as one model or for any other number of ranks: whole tiles of the parts are put
+    together without being decoded where the split lies on tile borders. shares_table: the embedding is the head's
+    integers. Raises CheckpointError, and BitstreamError for the closed bitstream of the vendor.
     """
 
     kind: Literal["w8a8sc"] = "w8a8sc"
@@ -88,38 +89,17 @@ class W8A8SCCheckpoint:
         """Prefixes of the compressed linears, such as "model.layers.0.self_attn.query_key_value"."""
         return [prefix for prefix in fused_groups(self.shape) if self.parts[0].is_quantized(prefix)]
 
+    def rank(self, rank: int, tp: int, *, threads: int | None = None) -> Rank:
+        """What rank `rank` of `tp` loads, whatever number of ranks the directory was made for: see Rank."""
+        return ReshardedRank(self, rank, tp, threads)
+
     def compressed_linear(self, prefix: str) -> CompressedLinear:
-        """The whole fused linear; views of the mapped file where there is one part."""
-        _, group = group_of(prefix)
-        shares = [part.compressed_linear(prefix) for part in self.parts]
-        self._check_scales(prefix, group, shares)
-        if self.tp == 1:
-            return shares[0]
-        if group.axis == "columns":
-            with naming_damage(self.path, prefix):
-                weight = codec.join_columns([share.weight for share in shares])
-            return replace(shares[0], weight=weight, weight_sums=_added(shares))
-        spans = [piece for member in group.members for piece in pieces(self.shape, group, member, self.tp)]
-        with naming_damage(self.path, prefix):
-            weight = codec.gather_rows([(shares[rank].weight, start, stop) for rank, start, stop in spans])
-        return replace(
-            shares[0],
-            weight=weight,
-            deq_scale=torch.cat([shares[rank].deq_scale[start:stop] for rank, start, stop in spans]),
-            quant_bias=torch.cat([shares[rank].quant_bias[start:stop] for rank, start, stop in spans]),
-            weight_sums=_gathered(shares, spans),
-        )
+        """The whole fused linear; views of the mapped file where there is one part. Errors as of Rank."""
+        return self.rank(0, 1).compressed_linear(prefix)
 
     def compressed_embedding(self) -> CompressedEmbedding:
         """The whole embedding; views of the mapped file where there is one part."""
-        if self.shares_table:
-            return CompressedEmbedding.of_head(self.compressed_linear(HEAD.name))
-        shares = [part.compressed_embedding() for part in self.parts]
-        if self.tp == 1:
-            return shares[0]
-        with naming_damage(self.path, EMBEDDING):
-            weight = codec.gather_rows([(share.weight, 0, share.weight.n) for share in shares])
-        return CompressedEmbedding(weight, torch.cat([share.weight_scale for share in shares]))
+        return self.rank(0, 1).compressed_embedding()
 
     def float_names(self) -> list[str]:
         """Hugging Face names of all float tensors, with those of linears left float un-fused."""
@@ -138,18 +118,18 @@ class W8A8SCCheckpoint:
 
     def float_tensor(self, name: str) -> Tensor:
         """The whole float tensor in its stored dtype; a view of the mapped file where there is one part."""
-        if name == f"{EMBEDDING}.weight":
-            return _joined([part.float_tensor(name) for part in self.parts], 0)
         prefix, _, leaf = name.rpartition(".")
         try:
             scope, group, member = _member_of(prefix)
         except KeyError:
-            return self.parts[0].float_tensor(name)
-        shares = [part.float_tensor(f"{scope}{group.name}.{leaf}") for part in self.parts]
-        if group.axis == "columns":
-            return _joined(shares, 1) if leaf == "weight" else shares[0]
-        spans = pieces(self.shape, group, member, self.tp)
-        return _joined([shares[rank][start:stop] for rank, start, stop in spans], 0)
+            return self.rank(0, 1).float_tensor(name)
+        fused = f"{scope}{group.name}.{leaf}"
+        if len(group.members) == 1:
+            return self.rank(0, 1).float_tensor(fused)
+        shares = [part.float_tensor(fused) for part in self.parts]
+        held = held_rows(self.shape, group, member, self.tp, (0, self.shape.linear(member)[0]))
+        rows = [shares[rank][start:stop] for rank, start, stop in held]
+        return rows[0] if len(rows) == 1 else torch.cat(rows)
 
     def inventory(self) -> list[tuple[str, Stored]]:
         """Type and header of each tensor of each part."""
@@ -161,20 +141,6 @@ class W8A8SCCheckpoint:
 
     def auxiliary_files(self) -> list[Path]:
         return auxiliary_files(self.path)
-
-    def _check_scales(self, prefix: str, group: FusedGroup, shares: list[CompressedLinear]) -> None:
-        """What the ranks have in common has to agree, and of a column split only rank 0 may carry a bias."""
-        first = shares[0]
-        for part, share in zip(self.parts[1:], shares[1:], strict=True):
-            odd = None
-            if (share.input_scale, share.input_offset) != (first.input_scale, first.input_offset):
-                odd = f"input_scale or input_offset differs from {self.parts[0].path.name}"
-            elif group.axis == "columns" and not torch.equal(share.deq_scale, first.deq_scale):
-                odd = f"deq_scale differs from {self.parts[0].path.name}"
-            elif group.axis == "columns" and bool(share.quant_bias.any()):
-                odd = f"quant_bias is not 0, but {self.parts[0].path.name} carries it"
-            if odd:
-                raise CheckpointError(f"{part.path}: {prefix}: {odd}; compress the model again")
 
 
 def part_directories(path: Path) -> list[Path]:
@@ -200,19 +166,3 @@ def _member_of(prefix: str) -> tuple[str, FusedGroup, str]:
                 scope, _ = group_of(f"{prefix.removesuffix(member)}{group.name}")
                 return scope, group, member
     raise KeyError(prefix)
-
-
-def _joined(tensors: list[Tensor], dimension: int) -> Tensor:
-    return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dimension)
-
-
-def _added(shares: list[CompressedLinear]) -> Tensor | None:
-    """The sums over whole rows from those over each part's columns."""
-    sums = [share.weight_sums for share in shares if share.weight_sums is not None]
-    return torch.stack(sums).sum(dim=0, dtype=torch.int32) if sums else None
-
-
-def _gathered(shares: list[CompressedLinear], spans: list[tuple[int, int, int]]) -> Tensor | None:
-    """The sums over the rows that `spans` take from the parts."""
-    sums = [share.weight_sums for share in shares if share.weight_sums is not None]
-    return torch.cat([sums[rank][start:stop] for rank, start, stop in spans]) if sums else None

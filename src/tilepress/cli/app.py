@@ -17,6 +17,7 @@ from tilepress.cli.console import print_error
 from tilepress.cli.eval import evaluate
 from tilepress.cli.inspect import inspect
 from tilepress.cli.quant import quant
+from tilepress.cli.reshard import reshard
 from tilepress.cli.run import run
 from tilepress.errors import TilepressError, UsageError
 
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 app.command()(quant)
 app.command()(compress)
+app.command()(reshard)
 app.command()(run)
 app.command()(chat)
 app.command("eval")(evaluate)

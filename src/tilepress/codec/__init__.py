@@ -2,17 +2,18 @@
 
 from tilepress.codec.coding import check_index, core_count, decode, encode, entropy, validate
 from tilepress.codec.compressed import BITSTREAM_V1, Compressed
-from tilepress.codec.joining import gather_rows, join_columns
+from tilepress.codec.joining import Gathered, gather_columns, gather_rows
 
 __all__ = [
     "BITSTREAM_V1",
     "Compressed",
+    "Gathered",
     "check_index",
     "core_count",
     "decode",
     "encode",
     "entropy",
+    "gather_columns",
     "gather_rows",
-    "join_columns",
     "validate",
 ]

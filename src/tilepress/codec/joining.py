@@ -6,112 +6,119 @@ The result is the very one that `encode` gives for the plain matrix, as long as 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tilepress.codec.coding import decode, encode_tiled
-from tilepress.codec.compressed import FRACTAL_COLUMNS, FRACTAL_ROWS, Compressed, Int8Array, make_info
+from tilepress.codec.coding import encode_tiled
+from tilepress.codec.compressed import Compressed
+from tilepress.codec.tiles import Run, Tiles, assemble
 
-_OFFSET_BITS = np.uint64(48)
+_ROWS, _COLUMNS = 0, 1
 
-# Tiles that follow one another: their bytes, and their index entries with offsets counted from the first of them.
-_Run = tuple[Int8Array, NDArray[np.uint64]]
+# Rows or columns [start, stop) of a compressed matrix.
+Piece = tuple[Compressed, int, int]
+_Span = tuple[Tiles, int, int]
 
 
-def gather_rows(sources: Sequence[tuple[Compressed, int, int]]) -> Compressed:
-    """Stacks rows [start, stop) of each source (compressed, start, stop), all of the same k.
+@dataclass(frozen=True)
+class Gathered:
+    """A matrix put together from pieces of others. encoded: its tiles that were encoded anew; the others moved."""
 
-    A row of tiles moves as bytes where it is a whole one on both sides; the others are decoded and encoded.
-    Sources must have passed `check_index`. Raises ValueError for rows that do not exist and for unequal k,
-    BitstreamError for damage in tiles that have to be decoded.
+    weight: Compressed
+    encoded: int = 0
+
+    @property
+    def tiles(self) -> int:
+        """How many tiles it has."""
+        return self.weight.n_index * self.weight.k_index
+
+
+def gather_rows(pieces: Sequence[Piece], *, threads: int | None = None) -> Gathered:
+    """Stacks rows [start, stop) of each piece (compressed, start, stop), all of the same k.
+
+    A row of tiles moves as bytes where it is a whole one of a piece's matrix; the others are decoded and encoded. A
+    single piece that is a whole matrix is that matrix. The result is tiled as the first piece. threads: of the codec,
+    all cores if None.
+    Matrices must have passed `check_index`. Raises ValueError for rows that do not exist, for unequal k and where there
+    are no rows; BitstreamError for damage in tiles that have to be decoded.
     """
-    for c, start, stop in sources:
-        if not 0 <= start <= stop <= c.n:
-            raise ValueError(f"no rows {start} to {stop} in a matrix of {c.n} rows")
-        if c.k != sources[0][0].k:
-            raise ValueError(f"rows of {c.k} columns cannot stand below rows of {sources[0][0].k}")
-    n = sum(stop - start for _, start, stop in sources)
-    if n == 0:
-        raise ValueError("no rows to gather")
-    first = sources[0][0]
-    if len(sources) == 1 and n == first.n:
-        return first
-    height = _tile_height(first)
-    runs = [_tile_row(_spans(sources, top, min(top + height, n)), first) for top in range(0, n, height)]
-    return _assemble(runs, n, first.k, first)
+    return _gather(pieces, _ROWS, threads)
 
 
-def join_columns(parts: Sequence[Compressed]) -> Compressed:
-    """Stands matrices of the same n side by side.
+def gather_columns(pieces: Sequence[Piece], *, threads: int | None = None) -> Gathered:
+    """`gather_rows` across: stands columns [start, stop) of each piece side by side, all of the same n."""
+    return _gather(pieces, _COLUMNS, threads)
 
-    Tiles move as bytes if all parts but the last are whole tiles wide; else everything is decoded and encoded.
-    Parts must have passed `check_index`. Raises ValueError for unequal n or no parts, BitstreamError for damage in
-    tiles that have to be decoded.
-    """
-    if not parts:
-        raise ValueError("no columns to join")
-    first = parts[0]
-    for part in parts:
-        if part.n != first.n:
-            raise ValueError(f"columns of {part.n} rows cannot stand beside columns of {first.n}")
-    if len(parts) == 1:
-        return first
-    width = FRACTAL_COLUMNS * first.tiling_k
-    if any(_tiling(part) != _tiling(first) for part in parts) or any(part.k % width for part in parts[:-1]):
-        return encode_tiled(np.concatenate([decode(part) for part in parts], axis=1), *_tiling(first), None)
-    runs = [_run(part, i, i + 1) for i in range(first.n_index) for part in parts]
-    return _assemble(runs, first.n, sum(part.k for part in parts), first)
+
+def _gather(pieces: Sequence[Piece], axis: int, threads: int | None) -> Gathered:
+    what, other = ("rows", "columns") if axis == _ROWS else ("columns", "rows")
+    for c, start, stop in pieces:
+        if not 0 <= start <= stop <= c.shape[axis]:
+            raise ValueError(f"no {what} {start} to {stop} in a matrix of {c.shape[axis]} {what}")
+        if c.shape[1 - axis] != pieces[0][0].shape[1 - axis]:
+            raise ValueError(
+                f"{what} of {c.shape[1 - axis]} {other} cannot be put to {what} of {pieces[0][0].shape[1 - axis]}"
+            )
+    size = sum(stop - start for _, start, stop in pieces)
+    if size == 0:
+        raise ValueError(f"no {what} to gather")
+    first = pieces[0][0]
+    if len(pieces) == 1 and size == first.shape[axis]:
+        return Gathered(first)
+    spans = [(Tiles(c), start, stop) for c, start, stop in pieces]
+    step = (spans[0][0].height, spans[0][0].width)[axis]
+    lines, encoded = [], 0
+    for begin in range(0, size, step):
+        inside = _between(spans, begin, min(begin + step, size))
+        line = _moved(inside, first, axis)
+        if line is None:
+            line = _encoded(inside, first, axis, threads)
+            encoded += sum(len(run.entries) for run in line)
+        lines.append(line)
+    # Columns of tiles are one run for each row of tiles; the index wants row by row.
+    ordered = lines if axis == _ROWS else zip(*lines, strict=True)
+    n, k = (size, first.k) if axis == _ROWS else (first.n, size)
+    return Gathered(assemble((run for line in ordered for run in line), n, k, first), encoded)
+
+
+def _between(spans: Sequence[_Span], begin: int, end: int) -> list[_Span]:
+    """Where rows or columns [begin, end) of all `spans` put together come from."""
+    found, before = [], 0
+    for tiles, start, stop in spans:
+        low, high = max(start, start + begin - before), min(stop, start + end - before)
+        if low < high:
+            found.append((tiles, low, high))
+        before += stop - start
+    return found
+
+
+def _moved(spans: Sequence[_Span], like: Compressed, axis: int) -> list[Run] | None:
+    """The row or column of tiles that `spans` are all of, in one run or in one for each row; None without one."""
+    tiles, start, stop = spans[0]
+    c, step = tiles.matrix, (tiles.height, tiles.width)[axis]
+    whole = len(spans) == 1 and start % step == 0 and (stop == start + step or stop == c.shape[axis])
+    if not whole or _tiling(c) != _tiling(like):
+        return None
+    return _line(tiles, start // step, axis)
+
+
+def _encoded(spans: Sequence[_Span], like: Compressed, axis: int, threads: int | None) -> list[Run]:
+    """The same, encoded from what `spans` hold."""
+    plain = [
+        tiles.decoded((start, stop), (0, tiles.matrix.k), threads)
+        if axis == _ROWS
+        else tiles.decoded((0, tiles.matrix.n), (start, stop), threads)
+        for tiles, start, stop in spans
+    ]
+    return _line(Tiles(encode_tiled(np.concatenate(plain, axis=axis), *_tiling(like), threads)), 0, axis)
+
+
+def _line(tiles: Tiles, at: int, axis: int) -> list[Run]:
+    if axis == _ROWS:
+        return [tiles.run(at, 0, tiles.matrix.k_index)]
+    return [tiles.run(i, at, at + 1) for i in range(tiles.matrix.n_index)]
 
 
 def _tiling(c: Compressed) -> tuple[int, int]:
     return c.tiling_n, c.tiling_k
-
-
-def _tile_height(c: Compressed) -> int:
-    return FRACTAL_ROWS * c.tiling_n
-
-
-def _run(c: Compressed, first: int, last: int) -> _Run:
-    """Rows of tiles [first, last)."""
-    entries = c.entries()
-    ends = np.append(entries & ((np.uint64(1) << _OFFSET_BITS) - np.uint64(1)), np.uint64(len(c.weight)))
-    begin, end = ends[first * c.k_index], ends[last * c.k_index]
-    return c.weight[int(begin) : int(end)], entries[first * c.k_index : last * c.k_index] - begin
-
-
-def _assemble(runs: Sequence[_Run], n: int, k: int, like: Compressed) -> Compressed:
-    """A matrix [n, k] of all its tiles in index order, tiled as `like`."""
-    offsets = np.cumsum([0, *(len(weight) for weight, _ in runs[:-1])]).astype(np.uint64)
-    entries = np.concatenate([own + offset for (_, own), offset in zip(runs, offsets, strict=True)])
-    weight = np.concatenate([weight for weight, _ in runs])
-    return Compressed(weight, np.frombuffer(entries.astype("<u8").tobytes(), np.int8), make_info(n, k, *_tiling(like)))
-
-
-def _spans(sources: Sequence[tuple[Compressed, int, int]], top: int, bottom: int) -> list[tuple[Compressed, int, int]]:
-    """The parts of `sources` that rows [top, bottom) of their stack come from."""
-    spans, above = [], 0
-    for c, start, stop in sources:
-        begin, end = max(start, start + top - above), min(stop, start + bottom - above)
-        if begin < end:
-            spans.append((c, begin, end))
-        above += stop - start
-    return spans
-
-
-def _tile_row(spans: Sequence[tuple[Compressed, int, int]], like: Compressed) -> _Run:
-    """One row of tiles that holds the rows of `spans`."""
-    c, start, stop = spans[0]
-    height = _tile_height(like)
-    if len(spans) == 1 and _tiling(c) == _tiling(like) and start % height == 0 and (stop % height == 0 or stop == c.n):
-        return _run(c, start // height, start // height + 1)
-    rows = np.concatenate([_decode_rows(*span) for span in spans])
-    return _run(encode_tiled(rows, *_tiling(like), None), 0, 1)
-
-
-def _decode_rows(c: Compressed, start: int, stop: int) -> Int8Array:
-    """Rows [start, stop) as int8, of which only the tiles concerned are decoded."""
-    height = _tile_height(c)
-    first, last = start // height, -(-stop // height)
-    tiles = _assemble([_run(c, first, last)], min(c.n, last * height) - first * height, c.k, c)
-    return decode(tiles)[start - first * height : stop - first * height]

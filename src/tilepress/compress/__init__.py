@@ -1,4 +1,4 @@
-"""Compressing a W8A8S directory without loss into a W8A8SC directory, and back.
+"""Compressing a W8A8S directory without loss into a W8A8SC directory, for other numbers of ranks, and back.
 
 `python -m tilepress.compress` does it from the command line, one part a process under torchrun.
 """
@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from tilepress.compress.decompress import decompress_directory
 from tilepress.compress.directory import compress_directory
+from tilepress.compress.reshard import Resharding, reshard_directory
 from tilepress.compress.torchrun import compress_under_torchrun, launched_by_torchrun
 from tilepress.compress.verify import Verification, verify
 
 __all__ = [
+    "Resharding",
     "Verification",
     "compress_directory",
     "compress_under_torchrun",
     "decompress_directory",
     "launched_by_torchrun",
+    "reshard_directory",
     "verify",
 ]

@@ -34,7 +34,8 @@ def compress_directory(
     step = Steps(len(checkpoint.fused_groups()) * tp, progress)
     with staged(out) as staging:
         for rank in range(tp):
-            write_part(checkpoint, staging, tp=tp, rank=rank, threads=threads, step=step)
+            share = checkpoint.rank(rank, tp, threads=threads)
+            write_part(share, staging, description=checkpoint.description.extra, step=step)
         write_common_files(checkpoint, staging)
 
 
@@ -62,7 +63,7 @@ def open_w8a8s(source: str | Path, out: Path, tp: int) -> W8A8SCheckpoint:
     return checkpoint
 
 
-def write_common_files(source: W8A8SCheckpoint, staging: Path) -> None:
+def write_common_files(source: W8A8SCheckpoint | W8A8SCCheckpoint, staging: Path) -> None:
     """config.json and the auxiliary files, and a check that the directory now reads as a checkpoint."""
     with writing(staging, sum(file.stat().st_size for file in auxiliary_files(source.path))):
         config = quantized_config(source.config, kind="w8a8sc", tied=source.shape.tied or source.shares_table)

@@ -45,7 +45,9 @@ def compress_under_torchrun(
         checkpoint = _together(lambda: open_w8a8s(source, out, world))
         with _shared_staging(out, rank) as staging:
             step = Steps(len(checkpoint.fused_groups()), progress if rank == 0 else None)
-            _together(lambda: write_part(checkpoint, staging, tp=world, rank=rank, threads=threads, step=step))
+            share = checkpoint.rank(rank, world, threads=threads)
+            extra = checkpoint.description.extra
+            _together(lambda: write_part(share, staging, description=extra, step=step))
             _together(lambda: _finish(checkpoint, staging, out) if rank == 0 else None)
 
 

@@ -1,0 +1,74 @@
+"""A W8A8SC directory made anew for another number of tensor-parallel ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tilepress import codec
+from tilepress.checkpoint.compressed_linear import naming_damage
+from tilepress.checkpoint.embedding import EMBEDDING
+from tilepress.checkpoint.source import open_checkpoint
+from tilepress.checkpoint.split import check_tp
+from tilepress.checkpoint.staging import refuse_existing, staged
+from tilepress.checkpoint.w8a8sc import W8A8SCCheckpoint
+from tilepress.compress.directory import Steps, write_common_files
+from tilepress.compress.part_writer import write_part
+from tilepress.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Resharding:
+    """before, tp: number of parts of the source and of what was made of it.
+
+    tiles: of all parts made; encoded: those that a cut went through or shifted. The others moved as bytes.
+    """
+
+    before: int
+    tp: int
+    tiles: int
+    encoded: int
+
+
+def reshard_directory(
+    source: str | Path,
+    out: Path,
+    *,
+    tp: int,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Resharding:
+    """Make of the W8A8SC directory `source` the directory `out` of `tp` parts: what compressing for `tp` gives.
+
+    threads: of the codec, all cores if None. progress: called with the linears done and their number. `out` appears
+    whole or not at all. Raises CheckpointError, and BitstreamError where `source` is damaged.
+    """
+    refuse_existing(out)
+    checkpoint = open_checkpoint(source)
+    if not isinstance(checkpoint, W8A8SCCheckpoint):
+        raise CheckpointError(
+            f"{source}: is not compressed; give a W8A8SC directory, or make one with `tilepress compress --tp {tp}`"
+        )
+    check_tp(checkpoint.shape, tp, checkpoint.path)
+    _check_tiles(checkpoint)
+    step = Steps(len(checkpoint.fused_groups()) * tp, progress)
+    tiles = encoded = 0
+    with staged(out) as staging:
+        for rank in range(tp):
+            share = checkpoint.rank(rank, tp, threads=threads)
+            write_part(share, staging, description=checkpoint.description.extra, step=step)
+            tiles, encoded = tiles + share.tiles, encoded + share.encoded
+        write_common_files(checkpoint, staging)
+    return Resharding(checkpoint.tp, tp, tiles, encoded)
+
+
+def _check_tiles(checkpoint: W8A8SCCheckpoint) -> None:
+    """Raises BitstreamError for a damaged header of a tile: tiles that move as bytes are not looked at any more."""
+    for part in checkpoint.parts:
+        weights = {prefix: part.compressed_linear(prefix).weight for prefix in checkpoint.fused_groups()}
+        if part.is_quantized(EMBEDDING):
+            weights[EMBEDDING] = part.compressed_embedding().weight
+        for prefix, weight in weights.items():
+            with naming_damage(part.path, prefix):
+                codec.validate(weight)
