@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from tilepress import codec
+from tilepress.checkpoint.feeds import FEEDS
 from tilepress.quantize.decoder import LayerwiseDecoder
 from tilepress.quantize.hessian import HessianFactor, factorize
 from tilepress.quantize.rounding import round_weights
-from tilepress.quantize.statistics import READERS, StatisticsCollector
+from tilepress.quantize.statistics import StatisticsCollector
 
 DAMPING = 0.01
 NO_RATE = torch.zeros(128)
@@ -56,10 +57,11 @@ def matrices(decoder: LayerwiseDecoder, tokens: Tensor, sequences: int) -> list[
             with StatisticsCollector(layer, 1, torch.Generator().manual_seed(0)) as collector:
                 for part in hidden.split(sequences):
                     part.copy_(layer(part, **arguments[index]))
-            for group, seen in collector.result().items():
-                weights = [layer.get_submodule(reader).weight.clone() for reader in READERS[group]]
-                names = tuple(f"model.layers.{index}.{reader}.weight" for reader in READERS[group])
-                factor = factorize(seen.hessian, DAMPING, names[0])
+            statistics = collector.result()
+            for feed in FEEDS:
+                weights = [layer.get_submodule(reader).weight.clone() for reader in feed.readers]
+                names = tuple(f"model.layers.{index}.{reader}.weight" for reader in feed.readers)
+                factor = factorize(statistics[feed.name].hessian, DAMPING, names[0])
                 result.append(Matrix(names, tuple(map(len, weights)), torch.cat(weights), factor))
     return result
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from tilepress.checkpoint import FloatCheckpoint
+from tilepress.checkpoint.feeds import FEEDS
 from tilepress.quantize.decoder import LayerwiseDecoder
 from tilepress.quantize.folding import fold, mix_scales
 from tilepress.quantize.smoothing import column_scales, limit_reach, representable_scales, share_over_query_heads
-from tilepress.quantize.statistics import READERS, StatisticsCollector
+from tilepress.quantize.statistics import StatisticsCollector
 from tiny_models import make_tiny_llama, make_tiny_qwen2, make_tiny_qwen3
 
 MODELS = {
@@ -51,7 +52,7 @@ def test_a_folded_layer_computes_what_the_layer_did(name: str, dtype: torch.dtyp
         if "layernorm" in name_in_layer:
             assert torch.equal(tensor, tensor.to(dtype).float()), "a stored norm gain must not be rounded afterwards"
     assert any(float((scale - 1).abs().max()) > 0.1 for scale in scales.values())
-    assert set(scales) == set(READERS)
+    assert set(scales) == {feed.name for feed in FEEDS}
 
 
 def test_scales_are_the_geometric_mean_of_both_needs() -> None:
