@@ -40,12 +40,12 @@ from quality_plot import plot
 from quality_results import Result
 from quality_text import evaluation_text
 from tilepress.checkpoint import open_checkpoint
+from tilepress.checkpoint.feeds import LINEARS
 from tilepress.evaluate.divergence import divergence_on_windows
 from tilepress.evaluate.windows import final_states, token_windows
 from tilepress.quantize import Recipe
 from tilepress.quantize.calibration import token_sequences
 from tilepress.quantize.calibration_text import default_documents
-from tilepress.quantize.sensitivity import LINEARS
 
 HERE = Path(__file__).parent
 SAMPLES, LENGTH = 64, 512

@@ -14,7 +14,6 @@ from tilepress.quantize.hessian import HessianFactor
 from tilepress.quantize.layer import LinearGroup
 from tilepress.quantize.rate import LARGEST
 from tilepress.quantize.rounding import round_weights
-from tilepress.quantize.statistics import READERS
 from tilepress.quantize.steps import WeightSample, fit_scale
 
 
@@ -73,7 +72,7 @@ def _sampled(layer: Layer, group: LinearGroup, ingredients: Ingredients, generat
     if not ingredients.rate:
         sample = replace(sample, rate=torch.zeros_like(sample.rate))
     factor = group.factor if ingredients.feedback else _without_feedback(group.factor)
-    names = tuple(layer.name(f"{reader}.weight") for reader in READERS[group.name])
+    names = tuple(layer.name(f"{reader}.weight") for reader in group.feed.readers)
     return _Sampled(names, group.rows, group.weight, factor, sample)
 
 

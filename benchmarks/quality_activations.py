@@ -11,7 +11,6 @@ from transformers import PreTrainedModel
 from quality_layers import DTYPE, Layer
 from tilepress.quantize.layer import activation_range
 from tilepress.quantize.ranges import ActivationRange
-from tilepress.quantize.statistics import READERS
 
 
 class Overflowing:
@@ -41,7 +40,7 @@ def quantized_inputs(model: PreTrainedModel, layers: Sequence[Layer], mode: str)
         module = model.model.layers[layer.index]
         for group in layer.groups:
             inputs = activation_range(group, mode, DTYPE, layer.name(group.name))
-            for position, reader in enumerate(READERS[group.name]):
+            for position, reader in enumerate(group.feed.readers):
                 counter = seen if position == 0 else None  # they all read the same rows
                 handles.append(module.get_submodule(reader).register_forward_pre_hook(_rounds(inputs, counter)))
     try:

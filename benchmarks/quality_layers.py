@@ -58,7 +58,7 @@ class Observed:
     @cached_property
     @torch.no_grad()
     def statistics(self) -> list[dict[str, InputStatistics]]:
-        """Of each layer, by the keys of READERS."""
+        """Of each layer, by the names of FEEDS."""
         hidden = self.decoder.embed(self._tokens)
         arguments = self.decoder.layer_arguments(hidden.shape[1])
         sequences = max(1, TOKENS_A_PASS // hidden.shape[1])

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from tilepress import codec
+from tilepress.checkpoint.feeds import FEEDS
 from tilepress.quantize.decoder import LayerwiseDecoder
 from tilepress.quantize.hessian import HessianFactor, factorize
 from tilepress.quantize.rounding import round_weights
-from tilepress.quantize.statistics import READERS, InputStatistics
+from tilepress.quantize.statistics import InputStatistics
 
 DAMPING = 0.01
 NO_RATE = torch.zeros(128)
@@ -50,14 +51,14 @@ class Quantized:
 
 
 def matrices(decoder: LayerwiseDecoder, statistics: Sequence[Mapping[str, InputStatistics]]) -> list[Matrix]:
-    """Of every layer, with the statistics of its inputs by the keys of READERS."""
+    """Of every layer, with the statistics of its inputs by the names of FEEDS."""
     result = []
     for index, inputs in enumerate(statistics):
         with decoder.layer(index) as layer:
-            for group, seen in inputs.items():
-                weights = [layer.get_submodule(reader).weight.clone() for reader in READERS[group]]
-                names = tuple(f"model.layers.{index}.{reader}.weight" for reader in READERS[group])
-                factor = factorize(seen.hessian, DAMPING, names[0])
+            for feed in FEEDS:
+                weights = [layer.get_submodule(reader).weight.clone() for reader in feed.readers]
+                names = tuple(f"model.layers.{index}.{reader}.weight" for reader in feed.readers)
+                factor = factorize(inputs[feed.name].hessian, DAMPING, names[0])
                 result.append(Matrix(names, tuple(map(len, weights)), torch.cat(weights), factor))
     return result
 

@@ -62,7 +62,9 @@ def _save(
     intermediate: int = 128,
     seed: int = 0,
     sharded: bool = False,
+    **config: object,
 ) -> Path:
+    """`config`: further settings of config.json, such as attention_bias."""
     shape: dict[str, object] = {
         "vocab_size": VOCABULARY,
         "hidden_size": hidden,
@@ -75,6 +77,7 @@ def _save(
         "bos_token_id": 256,
         "eos_token_id": 257,
         "pad_token_id": 258,
+        **config,
     }
     if config_class is Qwen2Config:
         assert head_dim * heads == hidden, "Qwen2 has no head_dim of its own"

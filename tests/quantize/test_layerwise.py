@@ -10,11 +10,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from tilepress.checkpoint import FloatCheckpoint
+from tilepress.checkpoint.feeds import FEEDS, LINEARS
 from tilepress.errors import QuantizationError
 from tilepress.quantize import sensitivity as sensitivity_module
 from tilepress.quantize.decoder import LayerwiseDecoder
-from tilepress.quantize.sensitivity import LINEARS, layer_sensitivities
-from tilepress.quantize.statistics import READERS, StatisticsCollector
+from tilepress.quantize.sensitivity import layer_sensitivities
+from tilepress.quantize.statistics import StatisticsCollector
 from tiny_models import make_tiny_llama, make_tiny_qwen2, make_tiny_qwen3
 
 TOKENS = torch.randint(0, 256, (3, 40), generator=torch.Generator().manual_seed(0))
@@ -94,7 +95,7 @@ def test_statistics_are_those_of_all_tokens(tiny_qwen3: Path) -> None:
 
     statistics = collector.result()
 
-    assert set(statistics) == set(READERS)
+    assert set(statistics) == {feed.name for feed in FEEDS}
     qkv = statistics["qkv"]
     torch.testing.assert_close(qkv.hessian, sum(torch.outer(token, token) for token in x) / len(x))
     torch.testing.assert_close(qkv.mean, x.mean(dim=0))

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tilepress.checkpoint import FloatCheckpoint, QuantizedLinear, W8A8SCheckpoint
+from tilepress.checkpoint.feeds import GATE_UP, LINEARS, QKV
 from tilepress.errors import CheckpointError, QuantizationError, TilepressError, UsageError
 from tilepress.quantize import Progress, Recipe, quantize_checkpoint
 from tilepress.quantize.layer import pack
@@ -16,15 +17,6 @@ from tiny_models import make_tiny_llama, make_tiny_qwen2, make_tiny_qwen3
 
 QUICK = Recipe(samples=6, sequence_length=64)
 MAKERS = {"qwen3": make_tiny_qwen3, "qwen2": make_tiny_qwen2, "llama": make_tiny_llama}
-LINEARS = (
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.o_proj",
-    "mlp.gate_proj",
-    "mlp.up_proj",
-    "mlp.down_proj",
-)
 
 
 def apply(linear: QuantizedLinear, x: torch.Tensor) -> torch.Tensor:
@@ -76,7 +68,7 @@ def test_linears_that_read_one_input_share_its_range(tiny_qwen3: Path, calibrati
     quantize_checkpoint(FloatCheckpoint(tiny_qwen3), tmp_path / "out", QUICK, calibration=calibration)
 
     made = W8A8SCheckpoint(tmp_path / "out")
-    for names in (LINEARS[:3], LINEARS[4:6]):
+    for names in (QKV.readers, GATE_UP.readers):
         linears = [made.linear(f"model.layers.0.{name}") for name in names]
         assert len({(linear.input_scale, linear.input_offset) for linear in linears}) == 1
 

@@ -1,31 +1,25 @@
-"""Column scales and their folds: the layer computes the same function."""
+"""Column scales, and the statistics of the inputs that they level."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from tilepress.checkpoint import FloatCheckpoint
+from tilepress.checkpoint.feeds import FEEDS
 from tilepress.quantize.decoder import LayerwiseDecoder
 from tilepress.quantize.folding import fold, mix_scales
 from tilepress.quantize.smoothing import column_scales, limit_reach, representable_scales, share_over_query_heads
-from tilepress.quantize.statistics import READERS, StatisticsCollector
+from tilepress.quantize.statistics import StatisticsCollector
 from tiny_models import make_tiny_llama, make_tiny_qwen2, make_tiny_qwen3
 
-MODELS = {
-    "qwen3": (make_tiny_qwen3, {}),
-    "qwen2-with-biases": (make_tiny_qwen2, {"head_dim": 16, "heads": 4, "kv_heads": 2, "hidden": 64}),
-    "llama": (make_tiny_llama, {}),
-}
 
-
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_a_folded_layer_computes_what_the_layer_did(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
-    make, options = MODELS[name]
-    source = FloatCheckpoint(make(tmp_path / "model", **options))
+@pytest.mark.parametrize("make", [make_tiny_qwen3, make_tiny_qwen2, make_tiny_llama])
+def test_the_statistics_of_scaled_inputs_are_foretold(make: Callable[..., Path], tmp_path: Path) -> None:
+    source = FloatCheckpoint(make(tmp_path / "model", heads=4, kv_heads=2))
     heads = {"heads": source.shape.heads, "kv_heads": source.shape.kv_heads}
     decoder = LayerwiseDecoder(source, torch.device("cpu"))
     arguments = decoder.layer_arguments(24)[0]
@@ -34,24 +28,19 @@ def test_a_folded_layer_computes_what_the_layer_did(name: str, dtype: torch.dtyp
     hidden[:, 0, 5] *= 50.0  # a massive activation
     with decoder.layer(0) as layer, torch.no_grad():
         with StatisticsCollector(layer, 8, generator) as collector:
-            before = layer(hidden, **arguments)
+            layer(hidden, **arguments)
         statistics = collector.result()
         scales = mix_scales(statistics, 0.01, "here", **heads)
-        folded = fold(layer.state_dict(), statistics, scales, dtype, **heads)
+        folded = fold(layer.state_dict(), statistics, scales, torch.float16, **heads)
         layer.load_state_dict(folded.tensors)
         with StatisticsCollector(layer, 8, torch.Generator().manual_seed(0)) as collector:
-            after = layer(hidden, **arguments)
+            layer(hidden, **arguments)
 
-    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
+    assert set(scales) == {feed.name for feed in FEEDS}
     for input_name, seen in collector.result().items():
         foretold = folded.statistics[input_name]
         torch.testing.assert_close(seen.hessian, foretold.hessian, rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(seen.largest(), foretold.largest(), rtol=1e-3, atol=1e-4)
-    for name_in_layer, tensor in folded.tensors.items():
-        if "layernorm" in name_in_layer:
-            assert torch.equal(tensor, tensor.to(dtype).float()), "a stored norm gain must not be rounded afterwards"
-    assert any(float((scale - 1).abs().max()) > 0.1 for scale in scales.values())
-    assert set(scales) == set(READERS)
 
 
 def test_scales_are_the_geometric_mean_of_both_needs() -> None:

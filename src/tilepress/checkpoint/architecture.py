@@ -7,18 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from tilepress.checkpoint import feeds
+from tilepress.checkpoint.feeds import DOWN, FINAL_NORM, GATE_UP, HEAD_NORMS, LAYER_NORMS, LINEARS, O_PROJ, QKV, Feed
 from tilepress.errors import CheckpointError
 
-LINEARS = (
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.o_proj",
-    "mlp.gate_proj",
-    "mlp.up_proj",
-    "mlp.down_proj",
-)
-_QKV, _O, _MLP = frozenset(LINEARS[:3]), frozenset(LINEARS[3:4]), frozenset(LINEARS[4:])
+_QKV, _O, _MLP = frozenset(QKV.readers), frozenset(O_PROJ.readers), frozenset(GATE_UP.readers + DOWN.readers)
 
 # By class name: has q_norm and k_norm; always biased linears; those that config.json switches by a key of its own.
 _KNOWN: dict[str, tuple[bool, frozenset[str], dict[str, frozenset[str]]]] = {
@@ -42,23 +35,28 @@ class Architecture:
 
 @dataclass(frozen=True)
 class FusedGroup:
-    """Linears that read the same input and are stored as one in a W8A8SC directory.
-
-    axis: what tensor parallelism splits, "rows" (output channels) or "columns" (input channels).
-    """
+    """Linears that read the same input, `feed`, and are stored as one in a W8A8SC directory."""
 
     name: str
-    members: tuple[str, ...]
-    axis: Literal["rows", "columns"]
+    feed: Feed
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        return self.feed.readers
+
+    @property
+    def axis(self) -> Literal["rows", "columns"]:
+        """What tensor parallelism splits, "rows" (output channels) or "columns" (input channels)."""
+        return self.feed.axis
 
 
 GROUPS = (
-    FusedGroup("self_attn.query_key_value", LINEARS[:3], "rows"),
-    FusedGroup("self_attn.o_proj", LINEARS[3:4], "columns"),
-    FusedGroup("mlp.gate_up_proj", LINEARS[4:6], "rows"),
-    FusedGroup("mlp.down_proj", LINEARS[6:], "columns"),
+    FusedGroup("self_attn.query_key_value", QKV),
+    FusedGroup("self_attn.o_proj", O_PROJ),
+    FusedGroup("mlp.gate_up_proj", GATE_UP),
+    FusedGroup("mlp.down_proj", DOWN),
 )
-HEAD = FusedGroup("lm_head", ("lm_head",), "rows")
+HEAD = FusedGroup("lm_head", feeds.HEAD)
 
 
 def layer_prefix(layer: int) -> str:
@@ -158,14 +156,12 @@ class ModelShape:
 
 def norm_shapes(architecture: Architecture, shape: ModelShape) -> dict[str, tuple[int, ...]]:
     """Name without `.weight` -> shape, of every norm of the model."""
-    norms: dict[str, tuple[int, ...]] = {"model.norm": (shape.hidden,)}
+    norms: dict[str, tuple[int, ...]] = {FINAL_NORM.name: (shape.hidden,)}
     for layer in range(shape.layers):
         prefix = layer_prefix(layer)
-        norms[f"{prefix}.input_layernorm"] = (shape.hidden,)
-        norms[f"{prefix}.post_attention_layernorm"] = (shape.hidden,)
+        norms |= {f"{prefix}.{norm.name}": (shape.hidden,) for norm in LAYER_NORMS}
         if architecture.qk_norm:
-            norms[f"{prefix}.self_attn.q_norm"] = (shape.head_dim,)
-            norms[f"{prefix}.self_attn.k_norm"] = (shape.head_dim,)
+            norms |= {f"{prefix}.{norm.name}": (shape.head_dim,) for norm in HEAD_NORMS}
     return norms
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tilepress.checkpoint import ModelShape
+from tilepress.checkpoint.feeds import FEEDS, LINEARS
 from tilepress.quantize.machine import Machine
 from tilepress.quantize.recipe import Recipe
-from tilepress.quantize.statistics import READERS
 
 SAMPLES, LENGTH = 128, 2048
 # Where work or memory allow fewer tokens, sequences become shorter first, down to SHORTEST, so that there stay MANY of
@@ -82,7 +82,7 @@ def calibration_size(recipe: Recipe, shape: ModelShape, context: int, machine: M
 
 def statistics_work(shape: ModelShape, length: int) -> float:
     """Floating-point operations a token of one forward pass over the layers with its Hessians."""
-    hessians = sum(2 * shape.linear(readers[0])[1] ** 2 for readers in READERS.values())
+    hessians = sum(2 * shape.linear(feed.readers[0])[1] ** 2 for feed in FEEDS)
     return shape.layers * hessians + _forward(shape, length)
 
 
@@ -93,7 +93,7 @@ def sensitivity_work(shape: ModelShape, length: int) -> float:
 
 
 def _forward(shape: ModelShape, length: int) -> float:
-    linears = [shape.linear(reader) for readers in READERS.values() for reader in readers]
+    linears = [shape.linear(name) for name in LINEARS]
     # Scores and values of each query head, over the half of the sequence that a token sees on average.
     attention = 2 * length * shape.heads * shape.head_dim
     return shape.layers * (sum(2.0 * n * k for n, k in linears) + attention)

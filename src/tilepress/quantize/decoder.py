@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tilepress.checkpoint import ModelShape
+from tilepress.checkpoint.feeds import FINAL_NORM
 from tilepress.errors import QuantizationError
 
 # Logits are made of so many positions at a time: 512 of a vocabulary of 152 thousand take 311 MB, softmaxes as much.
@@ -101,7 +102,7 @@ class LayerwiseDecoder:
 
     def norm(self) -> Callable[[Tensor], Tensor]:
         """The final norm: hidden states [..., hidden] to what the head reads."""
-        gain = self.load("model.norm.weight")
+        gain = self.load(FINAL_NORM.gain)
         return lambda hidden: nn.functional.rms_norm(hidden, hidden.shape[-1:], gain, self.eps)
 
     def head_weight(self, start: int, stop: int) -> Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tilepress.checkpoint.feeds import FEEDS, Norm, Projection
 from tilepress.quantize.hessian import factorize
 from tilepress.quantize.smoothing import (
     column_scales,
@@ -16,11 +17,7 @@ from tilepress.quantize.smoothing import (
     rows_of_value_heads,
     share_over_query_heads,
 )
-from tilepress.quantize.statistics import READERS, InputStatistics
-
-# The norm whose gain produces an input, and the projection whose rows do.
-NORM_BEFORE = {"qkv": "input_layernorm", "gate_up": "post_attention_layernorm"}
-PROJECTION_BEFORE = {"o": "self_attn.v_proj", "down": "mlp.up_proj"}
+from tilepress.quantize.statistics import InputStatistics
 
 
 @dataclass(frozen=True)
@@ -37,13 +34,17 @@ class FoldedLayer:
 def mix_scales(
     statistics: Mapping[str, InputStatistics], damping: float, where: str, *, heads: int, kv_heads: int
 ) -> dict[str, Tensor]:
-    """The column scales of the four inputs; those of o_proj's input shared over the query heads of a kv head."""
+    """The column scales of each input [k] by its name, such that `fold` can be exact."""
     scales = {}
-    for name, seen in statistics.items():
-        cost = factorize(seen.hessian, damping, f"{where}.{name}").cost_by_column()
-        scales[name] = column_scales(cost, seen.largest())
-    scales["down"] = limit_reach(scales["down"], statistics["down"].largest())
-    scales["o"] = share_over_query_heads(scales["o"], heads, kv_heads)
+    for feed in FEEDS:
+        seen = statistics[feed.name]
+        cost = factorize(seen.hessian, damping, f"{where}.{feed.name}").cost_by_column()
+        mixed = column_scales(cost, seen.largest())
+        if feed.massive:
+            mixed = limit_reach(mixed, seen.largest())
+        if isinstance(feed.source, Projection) and feed.source.by_kv_head:
+            mixed = share_over_query_heads(mixed, heads, kv_heads)
+        scales[feed.name] = mixed
     return scales
 
 
@@ -58,22 +59,21 @@ def fold(
 ) -> FoldedLayer:
     """Divide each input by its scales and multiply the columns of the linears that read it.
 
-    norm -> q, k, v; v -> o; norm -> gate, up; up -> down. Norm gains come out exact in `dtype`.
-    `tensors` is left as it is.
+    The division is folded into each input's source. Norm gains come out exact in `dtype`. `tensors` is left as it is.
     """
     folded = {name: tensor.clone() for name, tensor in tensors.items()}
     applied = dict(scales)
     row_scales = {}
-    for name, norm in NORM_BEFORE.items():
-        gain = f"{norm}.weight"
-        folded[gain], applied[name] = representable_scales(folded[gain], scales[name], dtype)
-    for name, projection in PROJECTION_BEFORE.items():
-        rows = rows_of_value_heads(scales[name], heads, kv_heads) if name == "o" else scales[name]
-        row_scales[projection] = rows
-        folded[f"{projection}.weight"] /= rows[:, None]
-        if f"{projection}.bias" in folded:
-            folded[f"{projection}.bias"] /= rows
-    for name, readers in READERS.items():
-        for reader in readers:
+    for feed in FEEDS:
+        name, source = feed.name, feed.source
+        if isinstance(source, Norm):
+            folded[source.gain], applied[name] = representable_scales(folded[source.gain], scales[name], dtype)
+        else:
+            rows = rows_of_value_heads(scales[name], heads, kv_heads) if source.by_kv_head else scales[name]
+            row_scales[source.name] = rows
+            folded[f"{source.name}.weight"] /= rows[:, None]
+            if f"{source.name}.bias" in folded:
+                folded[f"{source.name}.bias"] /= rows
+        for reader in feed.readers:
             folded[f"{reader}.weight"] *= applied[name]
     return FoldedLayer(folded, {name: seen.divided(applied[name]) for name, seen in statistics.items()}, row_scales)

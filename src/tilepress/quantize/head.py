@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tilepress.checkpoint import QuantizedLinear
+from tilepress.checkpoint.feeds import FINAL_NORM
 from tilepress.quantize.decoder import POSITIONS, LayerwiseDecoder
 from tilepress.quantize.hessian import HessianFactor, factorize
 from tilepress.quantize.layer import fitted_range, pack
@@ -21,7 +22,6 @@ from tilepress.quantize.steps import WeightSample, refit_scale, relative_steps, 
 from tilepress.quantize.tile_rate import coded_bits
 
 NAME = "lm_head"
-NORM_BEFORE = "model.norm.weight"
 ROWS = 64 * TILE_ROWS
 
 # This share of the mean sensitivity is added to every token's. A token that the calibration text never asks for may be
@@ -88,7 +88,7 @@ def fold_head(
     shared: the head's integers are to be the embedding too, which has no norm behind it: all scales are 1.
     """
     floored = sensitivity + FLOOR * sensitivity.mean()
-    gain = decoder.load(NORM_BEFORE)
+    gain = decoder.load(FINAL_NORM.gain)
     scales = torch.ones_like(gain)
     if not shared:
         scales = column_scales(factorize(seen.hessian, damping, NAME).cost_by_column(), seen.largest())

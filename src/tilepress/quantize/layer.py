@@ -11,6 +11,7 @@ from torch import Tensor
 from tilepress.checkpoint import QuantizedLinear
 from tilepress.checkpoint.activations import OVERFLOW, PER_TOKEN
 from tilepress.checkpoint.descriptions import W8A8S, W8A8S_DYNAMIC
+from tilepress.checkpoint.feeds import FEEDS, Feed
 from tilepress.errors import QuantizationError
 from tilepress.quantize.folding import FoldedLayer
 from tilepress.quantize.hessian import HessianFactor, factorize
@@ -18,19 +19,19 @@ from tilepress.quantize.overflow import overflow_range, per_token_range
 from tilepress.quantize.ranges import ActivationRange, clipped_range, range_of
 from tilepress.quantize.report import LinearReport
 from tilepress.quantize.rounding import round_weights
-from tilepress.quantize.statistics import READERS, InputStatistics
+from tilepress.quantize.statistics import InputStatistics
 from tilepress.quantize.steps import WeightSample, relative_steps, sample_weights
 from tilepress.quantize.tile_rate import coded_bits
 
 
 @dataclass(frozen=True)
 class LinearGroup:
-    """The linears that read one input, as one matrix: rows in the order of READERS[name], the order they are fused in.
+    """The linears that read one input, as one matrix: rows in the order of `feed.readers`, in which they are fused.
 
     weight float32 [n, k]; sensitivity float32 [n]; rows: how many belong to each reader.
     """
 
-    name: str
+    feed: Feed
     weight: Tensor
     sensitivity: Tensor
     rows: tuple[int, ...]
@@ -48,17 +49,17 @@ def linear_groups(
 ) -> list[LinearGroup]:
     """The four groups of a layer. `sensitivity`: G_o by linear, of the layer before the folds."""
     groups = []
-    for name, readers in READERS.items():
-        weights = [folded.tensors[f"{reader}.weight"] for reader in readers]
+    for feed in FEEDS:
+        weights = [folded.tensors[f"{reader}.weight"] for reader in feed.readers]
         # An output divided by s has a gradient s times as large.
         scaled = [
             sensitivity[reader] * folded.row_scales.get(reader, torch.ones(()).to(weights[0].device)) ** 2
-            for reader in readers
+            for reader in feed.readers
         ]
-        statistics = folded.statistics[name]
-        factor = factorize(statistics.hessian, damping, f"{where}.{name}")
+        statistics = folded.statistics[feed.name]
+        factor = factorize(statistics.hessian, damping, f"{where}.{feed.name}")
         groups.append(
-            LinearGroup(name, torch.cat(weights), torch.cat(scaled), tuple(len(w) for w in weights), factor, statistics)
+            LinearGroup(feed, torch.cat(weights), torch.cat(scaled), tuple(len(w) for w in weights), factor, statistics)
         )
     return groups
 
@@ -66,13 +67,12 @@ def linear_groups(
 def activation_range(group: LinearGroup, activations: str, dtype: torch.dtype, where: str) -> ActivationRange:
     """The range of a group's input. activations: as in Recipe.
 
-    Static ranges are clipped where it pays, but never on down_proj: there a few tokens carry massive values that the
-    model depends on.
+    Static ranges are clipped where it pays, but never where an input carries massive activations.
     """
     seen = group.statistics
-    if group.name == "down" and activations == PER_TOKEN:
+    if group.feed.massive and activations == PER_TOKEN:
         return per_token_range(seen.rows, dtype, where)
-    if group.name == "down" and activations != OVERFLOW:
+    if group.feed.massive and activations != OVERFLOW:
         return range_of(float(seen.low.min()), float(seen.high.max()), dtype, where)
     importance = (group.sensitivity[:, None] * group.weight.square()).sum(dim=0)
     return fitted_range(seen, importance, activations, dtype, where)
@@ -106,7 +106,7 @@ def quantize_group(
     overflows = float(inputs.leaves(group.statistics.rows).float().mean())
     result = []
     start = 0
-    for reader, count in zip(READERS[group.name], group.rows, strict=True):
+    for reader, count in zip(group.feed.readers, group.rows, strict=True):
         part = slice(start, start + count)
         start += count
         q = integers[part]

@@ -15,6 +15,7 @@ from transformers import AutoTokenizer
 from tilepress import codec
 from tilepress.checkpoint import EMBEDDING, FloatCheckpoint, W8A8SWriter
 from tilepress.checkpoint.activations import KEY
+from tilepress.checkpoint.feeds import FINAL_NORM
 from tilepress.errors import UsageError
 from tilepress.quantize.budget import Budget
 from tilepress.quantize.calibration import token_sequences
@@ -26,7 +27,6 @@ from tilepress.quantize.distillation import distil
 from tilepress.quantize.embedding import EmbeddingTable, embedding_table, quantize_embedding
 from tilepress.quantize.folding import FoldedLayer, fold, mix_scales
 from tilepress.quantize.head import NAME as HEAD
-from tilepress.quantize.head import NORM_BEFORE as NORM_BEFORE_HEAD
 from tilepress.quantize.head import Head, fold_head, head_statistics, logit_sensitivity, quantize_head
 from tilepress.quantize.layer import LinearGroup, activation_range, linear_groups, quantize_group
 from tilepress.quantize.layer_inputs import layer_inputs
@@ -82,7 +82,7 @@ def quantize_checkpoint(
             tokenizer, documents, samples=size.samples, length=size.length, vocabulary=source.shape.vocab
         )
         report = Quantizer(source, recipe, size, tokens, torch.device(device), progress).run(writer)
-        written = {NORM_BEFORE_HEAD} if recipe.head or recipe.distill_steps else set()
+        written = {FINAL_NORM.gain} if recipe.head or recipe.distill_steps else set()
         for name in source.names():
             if not name.startswith("model.layers.") and stays_float(name, recipe) and name not in written:
                 writer.add_float(name, source.tensor(name))
@@ -131,8 +131,8 @@ class Quantizer:
         else:
             collected = CollectedModel(self._recipe.activations, self._shared)
             report, final = self._quantize_layers(collected, clock)
-            if NORM_BEFORE_HEAD not in collected.gains:
-                collected.add_float(NORM_BEFORE_HEAD, self._decoder.load(NORM_BEFORE_HEAD).cpu())
+            if FINAL_NORM.gain not in collected.gains:
+                collected.add_float(FINAL_NORM.gain, self._decoder.load(FINAL_NORM.gain).cpu())
             distilled, report.distillation = distil(
                 self._decoder,
                 collected,
@@ -174,7 +174,7 @@ class Quantizer:
                 aimed *= aimed / _taken([linear.weight])
                 linear, of_head = quantize_head(head, aimed, self._recipe.activations, self._dtype, self._generator)
             self._spend(plan.budget, HEAD, aimed, [linear.weight])
-            sink.add_float(NORM_BEFORE_HEAD, head.gain.cpu())
+            sink.add_float(FINAL_NORM.gain, head.gain.cpu())
             sink.add_linear(HEAD, linear)
             report.linears.append(of_head)
             clock.tick()
@@ -208,7 +208,7 @@ class Quantizer:
             where = f"model.layers.{seen.index}"
             folded = self._fold(seen.layer, seen.statistics, where)
             for group in linear_groups(folded, seen.gradients, self._recipe.damping, where):
-                samples[f"{where}.{group.name}"] = group.sample(self._generator)
+                samples[f"{where}.{group.feed.name}"] = group.sample(self._generator)
             gradients.insert(0, seen.gradients)
             if seen.index == 0 and self._own_embedding:
                 table = embedding_table(self._decoder, self._tokens, seen.of_input)
@@ -246,7 +246,7 @@ class Quantizer:
     def _quantize(
         self, group: LinearGroup, folded: FoldedLayer, budget: Budget, sink: Sink, where: str
     ) -> list[LinearReport]:
-        name = f"{where}.{group.name}"
+        name = f"{where}.{group.feed.name}"
         sample = group.sample(self._generator)
         aimed = budget.bits(name)
         scale = refit_scale(sample, aimed)

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from tilepress.checkpoint.feeds import LINEARS
 from tilepress.quantize.decoder import POSITIONS, LayerwiseDecoder
-from tilepress.quantize.statistics import READERS, InputStatistics, StatisticsCollector
-
-LINEARS = tuple(reader for readers in READERS.values() for reader in readers)
+from tilepress.quantize.statistics import InputStatistics, StatisticsCollector
 
 
 @dataclass(frozen=True)

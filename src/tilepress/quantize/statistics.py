@@ -7,13 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-# The four distinct inputs of a decoder layer, the linears that read each, and so share its statistics and its range.
-READERS = {
-    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    "o": ("self_attn.o_proj",),
-    "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
-    "down": ("mlp.down_proj",),
-}
+from tilepress.checkpoint.feeds import FEEDS
 
 FEWER = 512
 
@@ -65,10 +59,10 @@ class StatisticsCollector:
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def __enter__(self) -> StatisticsCollector:
-        for name, readers in READERS.items():
-            self._sums[name] = InputSums()
-            module = self._layer.get_submodule(readers[0])
-            self._handles.append(module.register_forward_pre_hook(self._hook(name)))
+        for feed in FEEDS:
+            self._sums[feed.name] = InputSums()
+            module = self._layer.get_submodule(feed.readers[0])
+            self._handles.append(module.register_forward_pre_hook(self._hook(feed.name)))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -84,7 +78,7 @@ class StatisticsCollector:
         return observe
 
     def result(self) -> dict[str, InputStatistics]:
-        """Statistics by the keys of READERS, after at least one forward pass."""
+        """Statistics by the names of FEEDS, after at least one forward pass."""
         return {name: sums.statistics() for name, sums in self._sums.items()}
 
 

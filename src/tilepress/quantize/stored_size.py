@@ -6,11 +6,11 @@ import math
 
 from tilepress.checkpoint import EMBEDDING
 from tilepress.checkpoint.activations import PER_TOKEN, has_own_scales
-from tilepress.checkpoint.architecture import HEAD, fused_groups
+from tilepress.checkpoint.architecture import HEAD, fused_groups, group_of
 from tilepress.checkpoint.descriptions import W8A8S, W8A8S_DYNAMIC
+from tilepress.checkpoint.feeds import LINEARS
 from tilepress.quantize.decoder import TensorSource
 from tilepress.quantize.recipe import Recipe
-from tilepress.quantize.sensitivity import LINEARS
 
 # Rows and columns of a tile.
 TILE = (128, 256)
@@ -29,7 +29,7 @@ def fixed_size(source: TensorSource, recipe: Recipe) -> int:
     deq_scale = 8 if recipe.dtype == "float16" else 4
     total = 0
     for prefix, (n, k) in quantized.items():
-        dynamic = recipe.activations == PER_TOKEN and prefix.endswith("down_proj")
+        dynamic = recipe.activations == PER_TOKEN and group_of(prefix)[1].feed.massive
         has_sums = has_own_scales(recipe.activations, W8A8S_DYNAMIC if dynamic else W8A8S)
         a_row, tensors = (deq_scale + 8, 8) if has_sums else (deq_scale + 4, 7)
         total += n * a_row + 3 + _tables(n, k) + tensors * (len(prefix) + HEADER_ENTRY)

@@ -12,10 +12,10 @@ from torch.utils.checkpoint import checkpoint
 
 from tilepress.checkpoint import QuantizedEmbedding, QuantizedLinear
 from tilepress.checkpoint.activations import has_own_scales
+from tilepress.checkpoint.feeds import FINAL_NORM
 from tilepress.quantize.collected import CollectedModel
 from tilepress.quantize.decoder import LayerwiseDecoder
 from tilepress.quantize.head import NAME as HEAD
-from tilepress.quantize.head import NORM_BEFORE as NORM_BEFORE_HEAD
 from tilepress.quantize.layer import pack
 from tilepress.quantize.ranges import ActivationRange
 
@@ -109,7 +109,7 @@ class Student(nn.Module):
                 self._layers.set_submodule(name.removeprefix("model.layers."), module)
         if collected.shared:  # what the embedding reads is not trained
             self._linears[HEAD].log_scale.requires_grad_(False)
-        self._norm, self._head = modules[NORM_BEFORE_HEAD.removesuffix(".weight")], modules.get(HEAD)
+        self._norm, self._head = modules[FINAL_NORM.name], modules.get(HEAD)
         if self._head is None:
             self._head_weight = decoder.head_weight(0, decoder.vocabulary)
 
