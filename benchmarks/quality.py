@@ -43,9 +43,9 @@ from tilepress.checkpoint import open_checkpoint
 from tilepress.checkpoint.feeds import LINEARS
 from tilepress.evaluate.divergence import divergence_on_windows
 from tilepress.evaluate.windows import final_states, token_windows
-from tilepress.quantize import Recipe
 from tilepress.quantize.calibration import token_sequences
 from tilepress.quantize.calibration_text import default_documents
+from tilepress.quantize.distillation_steps import STEPS
 
 HERE = Path(__file__).parent
 SAMPLES, LENGTH = 64, 512
@@ -53,9 +53,9 @@ WINDOW = 512
 LLAMA_KINDS = ("Q8_0", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q4_0", "Q2_K")
 MODES = ("overflow", "static", "per-token")
 MIDDLE_BITS = 3.5
-DISTILL_STEPS = 45
-# Rows of weights alone compare roundings. Without options that change nothing they share a directory with "both".
-UNDISTILLED = () if Recipe().distill_steps == 0 else ("--distill-steps", "0")
+# What `tilepress quant` does unasked where the machine allows it; said, so that all machines make the same. Rows of
+# weights alone compare roundings.
+DISTILLED, UNDISTILLED = ("--distill-steps", str(STEPS)), ("--distill-steps", "0")
 # Below 0.8 times the bytes of llama.cpp's Q5_K_M, Q4_K_M, Q3_K_M and Q2_K.
 SIZES = ("89.6MB", "84.3MB", "74.7MB", "70.5MB")
 
@@ -85,11 +85,11 @@ class Bench:
             self.rows[f"activations: {mode}"] = partial(self._activations, mode)
         for mode in MODES:
             options = ("--bits", str(MIDDLE_BITS), "--activations", mode)
-            distilled = (*options, "--distill-steps", str(DISTILL_STEPS))
-            self.rows[f"both: tilepress, {MIDDLE_BITS} bits, {mode}"] = partial(self._engine, *options)
-            self.rows[f"both: tilepress, {MIDDLE_BITS} bits, {mode}, distilled"] = partial(self._engine, *distilled)
+            name = f"both: tilepress, {MIDDLE_BITS} bits, {mode}"
+            self.rows[name] = partial(self._engine, *options, *DISTILLED)
+            self.rows[f"{name}, undistilled"] = partial(self._engine, *options, *UNDISTILLED)
         for size in SIZES:
-            options = ("--size", size, "--head", "--embeddings")
+            options = ("--size", size, "--head", "--embeddings", *DISTILLED)
             self.rows[f"whole: tilepress, {size}"] = partial(self._engine, *options)
         for kind in LLAMA_KINDS:
             self.rows[f"whole: llama.cpp {kind}"] = partial(self._llama, kind)
@@ -226,8 +226,9 @@ def main() -> None:
         if options.again or row not in known:
             started = time.monotonic()
             known[row] = bench.rows[row]()
-            quality_results.write(bench.kept, known)
+            quality_results.add(bench.kept, row, known[row])
             print(f"{row}: KL {known[row].kl:.4f}, {time.monotonic() - started:.0f} s", file=sys.stderr)
+    known = quality_results.read(bench.kept)
     if all(row in known for row in bench.rows if "llama" in row):
         bench.drop_logits()
     results = {row: known[row] for row in chosen}

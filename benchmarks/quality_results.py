@@ -35,8 +35,10 @@ def read(kept: Path) -> dict[str, Result]:
     return {row: Result(**found) for row, found in json.loads(kept.read_text()).items()}
 
 
-def write(kept: Path, results: Mapping[str, Result]) -> None:
-    kept.write_text(json.dumps({row: asdict(result) for row, result in results.items()}, indent=1))
+def add(kept: Path, row: str, result: Result) -> None:
+    """To those that the file holds by now: other rows may be measured at the same time."""
+    results = read(kept) | {row: result}
+    kept.write_text(json.dumps({name: asdict(found) for name, found in results.items()}, indent=1))
 
 
 def show(results: Mapping[str, Result]) -> None:

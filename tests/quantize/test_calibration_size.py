@@ -8,14 +8,9 @@ import pytest
 
 from tilepress.checkpoint import FloatCheckpoint, ModelShape
 from tilepress.quantize import Recipe, quantize_checkpoint
-from tilepress.quantize.calibration_size import (
-    FEWEST_TOKENS,
-    WORK_A_CORE,
-    calibration_size,
-    sensitivity_work,
-    statistics_work,
-)
+from tilepress.quantize.calibration_size import FEWEST_TOKENS, calibration_size
 from tilepress.quantize.machine import Machine
+from tilepress.quantize.work import WORK_A_CORE, sensitivity_work, statistics_work
 
 GB = 10**9
 SMOLLM2 = ModelShape(layers=30, hidden=576, intermediate=1536, heads=9, kv_heads=3, head_dim=64, vocab=49152, tied=True)

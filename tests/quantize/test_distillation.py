@@ -39,8 +39,9 @@ def test_the_loss_goes_down_and_the_integers_stay(
     name: str, options: dict[str, object], calibration: Path, tmp_path: Path
 ) -> None:
     source = MAKERS[name](tmp_path / "float", heads=4, kv_heads=2)
-    # With less text or fewer steps it does not always help: from .76 to .93 of the loss was left over two seeds.
-    options = options | {"samples": 12, "bits": 2.0}
+    # Random weights lose little at more bits, and training them gains little: here from .69 to .90 of the loss was left
+    # over two seeds.
+    options = options | {"samples": 12, "bits": 1.5}
     quantize(source, tmp_path / "plain", calibration, 0, **options)
 
     report = quantize(source, tmp_path / "distilled", calibration, 24, **options)

@@ -58,12 +58,14 @@ def quant(
     ] = None,
     dtype: Annotated[str, typer.Option("--dtype", help="Stored float type: float16 or bfloat16.")] = "float16",
     distill_steps: Annotated[
-        int,
+        int | None,
         typer.Option(
             "--distill-steps",
-            help="Train scales, norm gains and biases against the float model for so many steps of one sequence.",
+            help="Train scales, norm gains and biases against the float model for so many steps of one sequence; "
+            "0 for none.",
+            show_default="45, or what is feasible",
         ),
-    ] = 0,
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the calibration text's order and the samples.")] = 0,
     trust_remote_code: TrustRemoteCode = False,
     json: Json = False,

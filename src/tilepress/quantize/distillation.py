@@ -42,13 +42,13 @@ def distil(
             "the calibration text fills only one sequence, and distillation needs one more to check itself on; "
             "give more text or shorter sequences, or use --distill-steps 0"
         )
-    held_back = max(1, len(tokens) // HELD_BACK)
+    spared = held_back(len(tokens))
     teacher, embedded = decoder.head(), embed(decoder, collected, tokens)
 
     def loss_on_held_back(model: CollectedModel) -> float:
         student = Student(decoder, model)
-        losses = [_loss(student, teacher, embedded[s : s + 1], final[s : s + 1]) for s in range(held_back)]
-        return sum(losses) / held_back
+        losses = [_loss(student, teacher, embedded[s : s + 1], final[s : s + 1]) for s in range(spared)]
+        return sum(losses) / spared
 
     before = loss_on_held_back(collected)
     student = Student(decoder, collected)
@@ -56,7 +56,7 @@ def distil(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, steps))
     order: list[int] = []
     for _ in range(steps):
-        order = order or torch.randperm(len(tokens) - held_back, generator=generator).add(held_back).tolist()
+        order = order or torch.randperm(len(tokens) - spared, generator=generator).add(spared).tolist()
         s = order.pop()
         optimizer.zero_grad()
         with torch.enable_grad():
@@ -68,6 +68,11 @@ def distil(
     after = loss_on_held_back(distilled)
     kept = after < before
     return distilled if kept else collected, DistillationReport(steps, before, after, kept)
+
+
+def held_back(samples: int) -> int:
+    """How many of the sequences, the first ones, the result is checked on instead of being trained on."""
+    return max(1, samples // HELD_BACK)
 
 
 def learning_rate(step: int, steps: int) -> float:

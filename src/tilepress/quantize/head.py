@@ -110,10 +110,9 @@ def head_statistics(
 
 
 def quantize_head(
-    head: Head, bits: float, activations: str, dtype: torch.dtype, generator: torch.Generator
+    head: Head, sample: WeightSample, bits: float, activations: str, dtype: torch.dtype
 ) -> tuple[QuantizedLinear, LinearReport]:
-    """Fit the steps to `bits` bits a weight, round, and pack as layers do. activations: as in Recipe."""
-    sample = head.sample(generator)
+    """Fit the steps of `head.sample` to `bits` bits a weight, round, pack as layers do. activations: as in Recipe."""
     scale = refit_scale(sample, bits)
     steps, lengths = sample.steps(scale), sample.rate_at(scale)[1]
     importance = torch.zeros_like(head.scales)

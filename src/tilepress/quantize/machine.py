@@ -10,6 +10,9 @@ import torch
 
 from tilepress.codec import core_count
 
+# Of the memory, that hidden states may take.
+MEMORY_SHARE = 0.25
+
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 

@@ -24,6 +24,7 @@ from tilepress.quantize.calibration_text import default_documents, read_document
 from tilepress.quantize.collected import CollectedModel, Sink
 from tilepress.quantize.decoder import LayerwiseDecoder, TensorSource
 from tilepress.quantize.distillation import distil
+from tilepress.quantize.distillation_steps import distillation_steps
 from tilepress.quantize.embedding import EmbeddingTable, embedding_table, quantize_embedding
 from tilepress.quantize.folding import FoldedLayer, fold, mix_scales
 from tilepress.quantize.head import NAME as HEAD
@@ -42,6 +43,8 @@ from tilepress.quantize.targets import fit_target, loss_curve
 
 SAMPLED_ROWS = 2048
 TOKENS_A_PASS = 2048
+# Share by which the head may miss its bits: rounding it again takes as long as some layers.
+HEAD_TOLERANCE = 0.002
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def quantize_checkpoint(
             tokenizer, documents, samples=size.samples, length=size.length, vocabulary=source.shape.vocab
         )
         report = Quantizer(source, recipe, size, tokens, torch.device(device), progress).run(writer)
-        written = {FINAL_NORM.gain} if recipe.head or recipe.distill_steps else set()
+        written = {FINAL_NORM.gain} if recipe.head or report.distillation is not None else set()
         for name in source.names():
             if not name.startswith("model.layers.") and stays_float(name, recipe) and name not in written:
                 writer.add_float(name, source.tensor(name))
@@ -106,6 +109,7 @@ class Quantizer:
         progress: Callable[[Progress], None] | None = None,
     ) -> None:
         self._source, self._recipe, self._size = source, recipe, size
+        self._exact = recipe.loss is None
         self._tokens = tokens
         # A tied model keeps one table: the head's integers are its embedding too.
         self._shared = source.shape.tied and recipe.embeddings
@@ -116,6 +120,8 @@ class Quantizer:
         self._heads = int(source.shape.heads)
         self._kv_heads = int(source.shape.kv_heads)
         self._generator = torch.Generator().manual_seed(recipe.seed)
+        samples, length = tokens.shape
+        self._distill_steps = distillation_steps(recipe, source.shape, samples, length, machine_of(device))
         self._progress = progress
 
     @torch.no_grad()
@@ -125,8 +131,8 @@ class Quantizer:
         With distillation everything is collected first, the final norm with it, and handed on at the end.
         """
         visits = 3 * self._decoder.layers + 2 * self._recipe.head + self._own_embedding
-        clock = _Clock(visits + self._recipe.distill_steps, self._progress)
-        if self._recipe.distill_steps == 0:
+        clock = _Clock(visits + self._distill_steps, self._progress)
+        if self._distill_steps == 0:
             report, _ = self._quantize_layers(sink, clock)
         else:
             collected = CollectedModel(self._recipe.activations, self._shared)
@@ -138,7 +144,7 @@ class Quantizer:
                 collected,
                 self._tokens,
                 final,
-                self._recipe.distill_steps,
+                self._distill_steps,
                 dtype=self._dtype,
                 generator=self._generator,
                 tick=clock.tick,
@@ -167,16 +173,7 @@ class Quantizer:
                     sink.add_float(f"{where}.{name}", tensor.cpu())
             clock.tick()
         if plan.logits is not None:
-            head = self._fold_head(hidden, plan.logits)
-            aimed = plan.budget.bits(HEAD)
-            linear, of_head = quantize_head(head, aimed, self._recipe.activations, self._dtype, self._generator)
-            if self._recipe.size is not None:  # nothing comes after the head that could make up for it
-                aimed *= aimed / _taken([linear.weight])
-                linear, of_head = quantize_head(head, aimed, self._recipe.activations, self._dtype, self._generator)
-            self._spend(plan.budget, HEAD, aimed, [linear.weight])
-            sink.add_float(FINAL_NORM.gain, head.gain.cpu())
-            sink.add_linear(HEAD, linear)
-            report.linears.append(of_head)
+            report.linears.append(self._quantize_head(self._fold_head(hidden, plan.logits), plan.budget, sink))
             clock.tick()
         if plan.table is not None:
             embedding, of_embedding = quantize_embedding(plan.table, plan.budget.bits(EMBEDDING), self._generator)
@@ -218,7 +215,7 @@ class Quantizer:
         factor = fit_target(list(samples.values()), self._recipe, fixed)
         bits = {name: foretell_bits([sample], factor) for name, sample in samples.items()}
         weights = {name: sample.weights for name, sample in samples.items()}
-        budget = Budget(bits, weights, exact=self._recipe.size is not None)
+        budget = Budget(bits, weights, exact=self._exact)
         return _Plan(gradients, logits, table, budget, loss_curve(list(samples.values()), factor, fixed))
 
     def _report(self, plan: _Plan) -> QuantizationReport:
@@ -261,9 +258,22 @@ class Quantizer:
         self._spend(budget, name, aimed, integers)
         return reports
 
+    def _quantize_head(self, head: Head, budget: Budget, sink: Sink) -> LinearReport:
+        """Twice where the first try takes more or fewer bits than it should: few groups come after it, or none."""
+        sample = head.sample(self._generator)
+        aimed = budget.bits(HEAD)
+        linear, report = quantize_head(head, sample, aimed, self._recipe.activations, self._dtype)
+        if self._exact and abs(longer := _taken([linear.weight]) / aimed - 1.0) > HEAD_TOLERANCE:
+            corrected = aimed / (1.0 + longer)
+            linear, report = quantize_head(head, sample, corrected, self._recipe.activations, self._dtype)
+        self._spend(budget, HEAD, aimed, [linear.weight])
+        sink.add_float(FINAL_NORM.gain, head.gain.cpu())
+        sink.add_linear(HEAD, linear)
+        return report
+
     def _spend(self, budget: Budget, name: str, aimed: float, integers: list[Tensor]) -> None:
-        """Only a size needs to know what the codec makes of a group."""
-        if self._recipe.size is not None:
+        """Only bits and sizes have to come out."""
+        if self._exact:
             budget.spend(name, aimed, _taken(integers))
 
 

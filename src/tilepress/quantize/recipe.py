@@ -26,7 +26,8 @@ class Recipe:
     samples, sequence_length: calibration sequences and their length in tokens (capped by the model's context); None:
     128 and 2048, or what model and machine allow (`calibration_size`).
     seed: of the order of the calibration text, the sampled rows and the sampled labels.
-    distill_steps: steps of distillation after the rounding, a calibration sequence each; 0 for none.
+    distill_steps: steps of distillation after the rounding, a calibration sequence each; 0 for none, None: 45, or none
+    where model and machine make it long (`distillation_steps`).
     damping: share of the mean diagonal added to each Hessian's diagonal (GPTQ's "percdamp").
     """
 
@@ -40,7 +41,7 @@ class Recipe:
     samples: int | None = None
     sequence_length: int | None = None
     seed: int = 0
-    distill_steps: int = 0
+    distill_steps: int | None = None
     damping: float = 0.01
 
     def __post_init__(self) -> None:
@@ -62,7 +63,7 @@ class Recipe:
             raise UsageError(f"samples is {self.samples}; at least 1 calibration sequence is needed")
         if self.sequence_length is not None and self.sequence_length < 8:
             raise UsageError(f"sequence_length is {self.sequence_length}; choose at least 8 tokens")
-        if self.distill_steps < 0:
+        if self.distill_steps is not None and self.distill_steps < 0:
             raise UsageError(f"distill_steps is {self.distill_steps}; choose 0 for no distillation, or more")
         if not 0.0 < self.damping <= 1.0:
             raise UsageError(f"damping is {self.damping}; choose a share above 0 and up to 1 (0.01 is usual)")
