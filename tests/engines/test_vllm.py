@@ -146,6 +146,7 @@ def test_a_vocabulary_that_is_no_multiple_of_64(shared: bool, tmp_path: Path, mo
     assert agreement(quantized, answers(quantized)) > 0.98
 
 
+@pytest.mark.slow
 def test_compiled_by_vllm_it_answers_the_same(w8a8sc: Path) -> None:
     assert agreement(w8a8sc, answers(w8a8sc, enforce_eager=False)) > 0.98
 
@@ -160,7 +161,9 @@ def test_tensor_parallel_ranks_load_parts_of_another_size(tp: int, w8a8s: Path, 
 
 
 def test_a_pipeline_stage_loads_its_layers(w8a8sc: Path) -> None:
-    assert agreement(w8a8sc, answers(w8a8sc, pipeline_parallel_size=2)) > 0.98
+    # Traced, since on the CPU vLLM 0.32 makes the second stage's buffers in the warm-up that enforce_eager leaves out.
+    traced = {"enforce_eager": False, "compilation_config": {"mode": 2, "backend": "eager"}}
+    assert agreement(w8a8sc, answers(w8a8sc, pipeline_parallel_size=2, **traced)) > 0.98
 
 
 def test_linears_stay_compressed(float_qwen3: Path, tmp_path: Path) -> None:

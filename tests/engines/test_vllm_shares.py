@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tilepress import CheckpointError
 from tilepress.checkpoint import EMBEDDING
 from tilepress.compress import compress_directory
 from tilepress.engines.operands import embedding_operands, linear_operands
+from tilepress.engines.vllm import register
 from tilepress.engines.vllm.share import Share, open_share
 from tiny_models import make_tiny_llama, make_tiny_qwen2, make_tiny_qwen3
 
@@ -71,3 +73,12 @@ def test_sizes_that_do_not_divide_the_model_are_refused(tiny_w8a8s: Path) -> Non
 def test_a_float_directory_is_no_share(tiny_qwen3: Path) -> None:
     with pytest.raises(CheckpointError, match="the tensors are float"):
         open_share(tiny_qwen3, tp=1, rank=0)
+
+
+def test_a_vllm_of_another_interface_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delattr("tilepress.engines.vllm.loader", raising=False)
+    monkeypatch.setitem(sys.modules, "tilepress.engines.vllm.loader", None)
+    register()
+    assert "cannot be loaded by this version of vLLM" in caplog.text
