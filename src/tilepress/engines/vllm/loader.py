@@ -12,7 +12,7 @@ from vllm.model_executor.model_loader import DefaultModelLoader, register_model_
 
 from tilepress.checkpoint import open_checkpoint
 from tilepress.engines.vllm.placing import place
-from tilepress.engines.vllm.quantization import TilepressConfig
+from tilepress.engines.vllm.quantization import METHOD, TilepressConfig
 from tilepress.engines.vllm.share import Share, open_share
 from tilepress.errors import UsageError
 
@@ -48,6 +48,7 @@ class TilepressLoader(DefaultModelLoader):
                 model_config.model,
                 tp=get_tensor_model_parallel_world_size(),
                 rank=get_tensor_model_parallel_rank(),
+                revision=model_config.revision,
             )
             quantization.share = self._share
             # config.json may call a model tied that stores a head of its own, which then counts (docs/formats.md).
@@ -62,7 +63,7 @@ class TilepressLoader(DefaultModelLoader):
             place(model, self._share)
 
     def download_model(self, model_config: ModelConfig) -> None:
-        if model_config.quantization == "tilepress":
+        if model_config.quantization == METHOD:
             open_checkpoint(model_config.model, revision=model_config.revision)
         else:
             super().download_model(model_config)

@@ -62,12 +62,12 @@ class Share(Protocol):
         """The rank's share of one of them, in its stored dtype."""
 
 
-def open_share(path: str | Path, *, tp: int, rank: int) -> Share:
-    """The share of rank `rank` of `tp` in the W8A8S or W8A8SC directory, or hub id, `path`.
+def open_share(path: str | Path, *, tp: int, rank: int, revision: str | None = None) -> Share:
+    """The share of rank `rank` of `tp` in the W8A8S or W8A8SC directory, or hub id and its revision, `path`.
 
     Raises CheckpointError for any other directory, and where `tp` does not divide the model.
     """
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_checkpoint(path, revision=revision)
     if isinstance(checkpoint, FloatCheckpoint):
         raise CheckpointError(f"{path}: config.json says tilepress, but the tensors are float; get the model again")
     check_tp(checkpoint.shape, tp, checkpoint.path)
