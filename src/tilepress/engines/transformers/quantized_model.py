@@ -12,6 +12,7 @@ from tilepress.checkpoint import EMBEDDING, W8A8SCCheckpoint, W8A8SCheckpoint
 from tilepress.checkpoint import CompressedEmbedding as StoredTable
 from tilepress.checkpoint import CompressedLinear as StoredLinear
 from tilepress.checkpoint.architecture import HEAD, group_of
+from tilepress.engines.float_types import converted
 from tilepress.engines.transformers.biased_norm import BiasedNorm
 from tilepress.engines.transformers.compressed_embedding import CompressedEmbedding
 from tilepress.engines.transformers.compressed_linear import CompressedLinear
@@ -114,10 +115,7 @@ def _converted(checkpoint: QuantizedCheckpoint, name: str, dtype: torch.dtype) -
     stored = checkpoint.float_tensor(name)
     if name in TABLES and stored.itemsize < dtype.itemsize:
         return stored
-    tensor = stored.to(dtype)
-    if dtype == torch.float16 and stored.dtype != dtype and bool(tensor.isinf().any()):
-        raise UsageError(f"{checkpoint.path}: {name} has values beyond the range of float16; use bfloat16 or float32")
-    return tensor
+    return converted(stored, dtype, f"{checkpoint.path}: {name}")
 
 
 def _add_bias(model: PreTrainedModel, checkpoint: QuantizedCheckpoint, name: str, bias: Tensor) -> None:

@@ -1,0 +1,68 @@
+"""vLLM's linears and head on compressed weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from vllm.model_executor.layers.linear import LinearMethodBase
+
+import tilepress.kernels  # noqa: F401 (registers torch.ops.tilepress)
+from tilepress.engines.vllm.parameters import placeholder
+
+
+class CompressedLinearMethod(LinearMethodBase):
+    """y = torch.ops.tilepress.linear(x, ...): tiles are decoded while they are multiplied with.
+
+    Parameters of the layer, with n and k those of the rank: weight int8 [bytes], index int8 [8 * tiles],
+    info int64 [5], input_scale float32 [1], input_offset int32 [1], deq_scale float32 [n], quant_bias int32 [n],
+    and weight_sums int32 [n], or [0] for a linear whose tokens are clamped. They are empty until `place` fills them.
+    A bias is in quant_bias.
+    """
+
+    def create_weights(
+        self,
+        layer: Any,
+        input_size_per_partition: int,
+        output_partition_sizes: list[int],
+        input_size: int,
+        output_size: int,
+        params_dtype: torch.dtype,
+        **extra_weight_attrs: Any,
+    ) -> None:
+        layer.compressed_shape = (sum(output_partition_sizes), input_size_per_partition)
+        for name in ("weight", "index"):
+            layer.register_parameter(name, placeholder(torch.int8))
+        layer.register_parameter("info", placeholder(torch.int64))
+        for name in ("input_scale", "deq_scale"):
+            layer.register_parameter(name, placeholder(torch.float32))
+        for name in ("input_offset", "quant_bias", "weight_sums"):
+            layer.register_parameter(name, placeholder(torch.int32))
+
+    def apply(self, layer: Any, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        y: Tensor = torch.ops.tilepress.linear.default(
+            x,
+            layer.weight,
+            layer.index,
+            layer.info,
+            layer.input_scale,
+            layer.input_offset,
+            layer.deq_scale,
+            layer.quant_bias,
+            layer.weight_sums,
+        )
+        return y if bias is None else y + bias
+
+
+class CompressedHeadMethod(CompressedLinearMethod):
+    """The same for the head, whose rows vLLM pads to a multiple of 64: logits of rows that are not there are 0."""
+
+    def apply(self, layer: Any, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        logits = super().apply(layer, x, bias)
+        missing = layer.compressed_shape[0] - logits.shape[-1]
+        return logits if missing == 0 else nn.functional.pad(logits, (0, missing))
+
+    def tie_weights(self, layer: nn.Module, embed_tokens: nn.Module) -> nn.Module:
+        """Nothing: `place` gives both the same memory."""
+        return layer

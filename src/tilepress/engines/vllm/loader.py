@@ -1,0 +1,69 @@
+"""How vLLM loads a tilepress directory: from the shares of its ranks, not from one list of whole tensors."""
+
+from __future__ import annotations
+
+import logging
+
+from torch import nn
+from vllm.config import ModelConfig, VllmConfig
+from vllm.config.load import LoadConfig
+from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
+from vllm.model_executor.model_loader import DefaultModelLoader, register_model_loader
+
+from tilepress.checkpoint import open_checkpoint
+from tilepress.engines.vllm.placing import place
+from tilepress.engines.vllm.quantization import METHOD, TilepressConfig
+from tilepress.engines.vllm.share import Share, open_share
+from tilepress.errors import UsageError
+
+
+def register() -> None:
+    """Stand in for vLLM's loader of --load-format auto, the default, so that no flag is needed."""
+    log = logging.getLogger("vllm.model_executor.model_loader")
+    log.disabled = True  # it would warn at each start, for models that are none of ours too
+    try:
+        register_model_loader("auto")(TilepressLoader)
+    finally:
+        log.disabled = False
+
+
+class TilepressLoader(DefaultModelLoader):
+    """Loads tilepress directories; all other models as vLLM's own loader does."""
+
+    def __init__(self, load_config: LoadConfig) -> None:
+        super().__init__(load_config)
+        self._share: Share | None = None
+
+    def load_model(self, vllm_config: VllmConfig, model_config: ModelConfig, prefix: str = "") -> nn.Module:
+        """The rank's model. Raises CheckpointError, BitstreamError and UsageError as `open_share` and `place` do."""
+        quantization = vllm_config.quant_config
+        if isinstance(quantization, TilepressConfig):
+            device = vllm_config.device_config.device_type
+            if device != "cpu":
+                raise UsageError(
+                    f"{model_config.model} is quantized, and this version multiplies compressed weights on the cpu "
+                    f"only, not on {device}; use a vLLM built for the cpu, or the float model"
+                )
+            self._share = open_share(
+                model_config.model,
+                tp=get_tensor_model_parallel_world_size(),
+                rank=get_tensor_model_parallel_rank(),
+                revision=model_config.revision,
+            )
+            quantization.share = self._share
+            # config.json may call a model tied that stores a head of its own, which then counts (docs/formats.md).
+            model_config.hf_config.tie_word_embeddings = self._share.tied
+        model: nn.Module = super().load_model(vllm_config, model_config, prefix)
+        return model
+
+    def load_weights(self, model: nn.Module, model_config: ModelConfig) -> None:
+        if self._share is None:
+            super().load_weights(model, model_config)
+        else:
+            place(model, self._share)
+
+    def download_model(self, model_config: ModelConfig) -> None:
+        if model_config.quantization == METHOD:
+            open_checkpoint(model_config.model, revision=model_config.revision)
+        else:
+            super().download_model(model_config)
