@@ -26,13 +26,15 @@ MIXED = {
 
 def contents(share: Share) -> dict[str, torch.Tensor]:
     """Everything that the engine can ask for, by name."""
-    tensors = {name: share.float_tensor(name) for name in share.float_names()}
-    for prefix in share.fused_groups():
-        assert share.is_quantized(prefix)
-        operands = linear_operands(share.compressed_linear(prefix))
-        tensors |= {f"{prefix}.{name}": tensor for name, tensor in operands.items()}
-    if share.shares_table or share.is_quantized(EMBEDDING):
-        operands = embedding_operands(share.compressed_embedding())
+    tensors: dict[str, torch.Tensor] = {}
+    for module in share.rank.modules():
+        if not share.rank.is_quantized(module):
+            tensors |= {entry.name: entry.tensor for entry in share.rank.entries(module)}
+        elif module != EMBEDDING:
+            operands = linear_operands(share.rank.compressed_linear(module))
+            tensors |= {f"{module}.{name}": tensor for name, tensor in operands.items()}
+    if share.shares_table or share.rank.is_quantized(EMBEDDING):
+        operands = embedding_operands(share.rank.compressed_embedding())
         tensors |= {f"{EMBEDDING}.{name}": tensor for name, tensor in operands.items()}
     return tensors
 

@@ -16,15 +16,17 @@ from tilepress.engines.vllm.quantization import METHOD, TilepressConfig
 from tilepress.engines.vllm.share import Share, open_share
 from tilepress.errors import UsageError
 
+log = logging.getLogger(__name__)
+
 
 def register() -> None:
     """Stand in for vLLM's loader of --load-format auto, the default, so that no flag is needed."""
-    log = logging.getLogger("vllm.model_executor.model_loader")
-    log.disabled = True  # it would warn at each start, for models that are none of ours too
+    theirs = logging.getLogger("vllm.model_executor.model_loader")
+    theirs.disabled = True  # it would warn at each start, for models that are none of ours too
     try:
         register_model_loader("auto")(TilepressLoader)
     finally:
-        log.disabled = False
+        theirs.disabled = False
 
 
 class TilepressLoader(DefaultModelLoader):
@@ -61,6 +63,16 @@ class TilepressLoader(DefaultModelLoader):
             super().load_weights(model, model_config)
         else:
             place(model, self._share)
+            rank = self._share.rank
+            if rank.encoded:
+                log.info(
+                    "tilepress: %d of %d tiles encoded for rank %d of %d; `tilepress reshard --tp %d` saves that",
+                    rank.encoded,
+                    rank.tiles,
+                    rank.rank,
+                    rank.tp,
+                    rank.tp,
+                )
 
     def download_model(self, model_config: ModelConfig) -> None:
         if model_config.quantization == METHOD:

@@ -27,14 +27,17 @@ def place(model: nn.Module, share: Share) -> None:
     for a vocabulary that vLLM splits in another way.
     """
     placing = _Placing(model, share)
-    for prefix in share.fused_groups():
-        if placing.is_here(prefix):
-            placing.linear(prefix)
-    if (share.shares_table or share.is_quantized(EMBEDDING)) and f"{EMBEDDING}.weight" in placing.missing:
-        placing.embedding(share.compressed_embedding())
-    for name in share.float_names():
-        if placing.is_here(name.rpartition(".")[0]):
-            placing.float_tensor(name)
+    rank = share.rank
+    for module in filter(placing.is_here, rank.modules()):
+        if not rank.is_quantized(module):
+            for entry in rank.entries(module):
+                placing.float_tensor(entry.name, entry.tensor)
+        elif module == EMBEDDING:
+            placing.embedding(rank.compressed_embedding())
+        else:
+            placing.linear(module)
+    if share.shares_table and f"{EMBEDDING}.weight" in placing.missing:  # the head is in another pipeline stage
+        placing.embedding(rank.compressed_embedding())
     if placing.missing:
         raise CheckpointError(f"{share.path}: tensor {min(placing.missing)} is missing; get the whole directory again")
 
@@ -55,7 +58,7 @@ class _Placing:
 
     def linear(self, prefix: str) -> None:
         """Fill a compressed linear, and the embedding with it where that has the same table."""
-        stored = self._share.compressed_linear(prefix)
+        stored = self._share.rank.compressed_linear(prefix)
         name = vllm_name(prefix)
         layer = self._compressed(prefix, stored.weight.shape)
         layer.bias = None  # where vLLM has made room for one: it is in quant_bias
@@ -67,7 +70,7 @@ class _Placing:
     def embedding(self, stored: CompressedEmbedding) -> None:
         self._assign(EMBEDDING, self._compressed(EMBEDDING, stored.weight.shape), embedding_operands(stored))
 
-    def float_tensor(self, name: str) -> None:
+    def float_tensor(self, name: str, stored: Tensor) -> None:
         """Fill a parameter, or add it where it is a bias that the architecture does not have."""
         owner, _, leaf = vllm_name(name).rpartition(".")
         layer = self._modules.get(owner)
@@ -75,7 +78,7 @@ class _Placing:
         if layer is None or (leaf not in parameters and (leaf != "bias" or "weight" not in parameters)):
             raise self._no_place(name)
         like = parameters.get(leaf, parameters["weight"])
-        tensor = converted(self._share.float_tensor(name), like.dtype, f"{self._share.path}: {name}")
+        tensor = converted(stored, like.dtype, f"{self._share.path}: {name}")
         if isinstance(layer, VocabParallelEmbedding):
             tensor = self._padded(layer, name, tensor)
         self._check_shape(name, tensor.shape, like.shape if leaf in parameters else like.shape[:1])

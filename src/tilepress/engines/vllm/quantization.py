@@ -65,10 +65,10 @@ class TilepressConfig(QuantizationConfig):
         if self.share is None:
             raise UsageError("a tilepress directory needs vLLM's --load-format auto, which is the default")
         if isinstance(layer, LinearBase):
-            compressed = self.share.is_quantized(stored_name(prefix))
+            compressed = self.share.rank.is_quantized(stored_name(prefix))
             return CompressedLinearMethod() if compressed else UnquantizedLinearMethod()
         if isinstance(layer, ParallelLMHead):
-            compressed = self.share.shares_table or (not self.share.tied and self.share.is_quantized(HEAD.name))
+            compressed = self.share.shares_table or (not self.share.tied and self.share.rank.is_quantized(HEAD.name))
             return CompressedHeadMethod() if compressed else UnquantizedEmbeddingMethod()
-        compressed = self.share.shares_table or self.share.is_quantized(EMBEDDING)
+        compressed = self.share.shares_table or self.share.rank.is_quantized(EMBEDDING)
         return CompressedEmbeddingMethod() if compressed else UnquantizedEmbeddingMethod()
