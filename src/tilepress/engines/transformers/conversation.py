@@ -71,9 +71,8 @@ class Conversation:
         """Drop what the cache holds beyond the common prefix with `tokens`; one of them at least has to be computed."""
         most = min(len(self._tokens), len(tokens) - 1)
         common = next((i for i in range(most) if self._tokens[i] != tokens[i]), most)
-        if common < len(self._tokens):
-            self._cache.crop(common - len(self._tokens))
-            del self._tokens[common:]
+        self._cache.keep(common)
+        del self._tokens[common:]
 
     def _forget(self) -> None:
         self._cache = GrowingCache()

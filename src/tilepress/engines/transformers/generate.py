@@ -24,7 +24,8 @@ class Generation:
 
     tokens: the new ones, with the end token where the model gave one. prompt_tokens: of the whole prompt; of these,
     cached_tokens were known from an earlier turn and not computed again. first_token_seconds: from the call to the
-    first token. tokens_per_second: of the tokens after the first; None where there are none.
+    first token. tokens_per_second: of the tokens after the first; None where there are none. Of the drafted tokens, in
+    prompt lookup, the accepted ones are in the answer.
     """
 
     text: str
@@ -33,6 +34,8 @@ class Generation:
     cached_tokens: int
     first_token_seconds: float
     tokens_per_second: float | None
+    drafted: int = 0
+    accepted: int = 0
 
     @property
     def new_tokens(self) -> int:
@@ -46,6 +49,8 @@ class Generation:
             "new_tokens": self.new_tokens,
             "first_token_seconds": self.first_token_seconds,
             "tokens_per_second": self.tokens_per_second,
+            "drafted": self.drafted,
+            "accepted": self.accepted,
         }
 
 
@@ -58,21 +63,31 @@ def generate(
     max_new_tokens: int = 512,
     on_text: Callable[[str], None] | None = None,
     template_variables: Mapping[str, Any] | None = None,
+    prompt_lookup_num_tokens: int = 0,
     **sampling: Any,
 ) -> Generation:
     """Answer `prompt` through the model's chat template; a model without one continues it as it stands.
 
     on_text: called with each piece of text as soon as it is final. template_variables: for the chat template, such as
-    {"enable_thinking": False}. sampling: for transformers' `generate`, such as do_sample=True, temperature=0.7; what is
-    not given comes from the model's generation_config.json. Raises UsageError for an empty prompt, for one that fills
-    the model's context, and for one that the template refuses.
+    {"enable_thinking": False}. prompt_lookup_num_tokens: tokens drafted at a time from earlier text that ended alike,
+    which changes the speed and no token; 0 for none. sampling: for transformers' `generate`, such as do_sample=True,
+    temperature=0.7; what is not given comes from the model's generation_config.json. Raises UsageError for an empty
+    prompt, for one that fills the model's context, for one that the template refuses, and for drafts with beams.
     """
     if tokenizer.chat_template is None:
         tokens = list(tokenizer(f"{system}\n\n{prompt}" if system else prompt)["input_ids"])
     else:
         messages = [{"role": "system", "content": system}] if system else []
         tokens = render([*messages, {"role": "user", "content": prompt}], tokenizer, template_variables)
-    return complete(model, tokenizer, tokens, max_new_tokens=max_new_tokens, on_text=on_text, **sampling)
+    return complete(
+        model,
+        tokenizer,
+        tokens,
+        max_new_tokens=max_new_tokens,
+        on_text=on_text,
+        prompt_lookup_num_tokens=prompt_lookup_num_tokens,
+        **sampling,
+    )
 
 
 def render(
@@ -100,6 +115,7 @@ def complete(
     max_new_tokens: int,
     cache: GrowingCache | None = None,
     on_text: Callable[[str], None] | None = None,
+    prompt_lookup_num_tokens: int = 0,
     **sampling: Any,
 ) -> Generation:
     """Continue `tokens`. cache: keys and values of the first of these, extended in place; None for a new one."""
@@ -108,6 +124,8 @@ def complete(
         raise UsageError("the prompt is empty")
     if max_new_tokens < 1:
         raise UsageError(f"the number of new tokens is {max_new_tokens}; it has to be at least 1")
+    if prompt_lookup_num_tokens < 0:
+        raise UsageError(f"prompt_lookup_num_tokens is {prompt_lookup_num_tokens}; it has to be 0 or more")
     if len(tokens) >= context:
         raise UsageError(f"the prompt has {len(tokens)} tokens, the model's context is {context}; shorten it")
     if max(tokens) >= vocabulary:
@@ -115,9 +133,15 @@ def complete(
     cached = cache.get_seq_length() if cache is not None else 0
     stream = _Stream(tokenizer, on_text)
     prompt = torch.tensor([list(tokens)], device=model.device)
-    if is_plain(model, sampling) and DecodeStep.supports(model):
-        cache = GrowingCache() if cache is None else cache
-        sampling["custom_generate"] = Decoding(cache, stream)
+    decoding = Decoding(GrowingCache() if cache is None else cache, stream, prompt_lookup_num_tokens)
+    if is_plain(model, sampling):
+        if prompt_lookup_num_tokens or DecodeStep.supports(model):
+            sampling["custom_generate"], cache = decoding, decoding.cache
+    elif prompt_lookup_num_tokens:
+        raise UsageError(
+            "prompt lookup drafts tokens for greedy search and sampling of one sequence only; set "
+            "prompt_lookup_num_tokens=0, or leave out beams and other assistants"
+        )
     engine: Any = model  # its `generate` is typed for batches of every kind
     output = engine.generate(
         prompt,
@@ -136,6 +160,8 @@ def complete(
         cached_tokens=cached,
         first_token_seconds=stream.first - stream.start,
         tokens_per_second=(len(new) - 1) / (stream.last - stream.first) if stream.last > stream.first else None,
+        drafted=decoding.drafted,
+        accepted=decoding.accepted,
     )
 
 
