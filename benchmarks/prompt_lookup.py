@@ -32,10 +32,10 @@ def variance(values):
         total = total + (value - center) ** 2
     return total / len(values)
 """
-REPORT = """The lighthouse of Kap Arkona was built in 1827 by Karl Friedrich Schinkel. It stands on the northern tip of the
-island of Rügen, is 19 metres high, and was in use until 1905. A second lighthouse, 35 metres high, was built beside it
-in 1902 and is in use to this day. Both can be visited, and from the top of the second one the Danish island of Møn can
-be seen on clear days."""
+REPORT = """The lighthouse of Kap Arkona was built in 1827 by Karl Friedrich Schinkel. It stands on the northern tip of
+the island of Rügen, is 19 metres high, and was in use until 1905. A second lighthouse, 35 metres high, was built beside
+it in 1902 and is in use to this day. Both can be visited, and from the top of the second one the Danish island of Møn
+can be seen on clear days."""
 PROMPTS = {
     "code edit": f"Rename the variable total to amount in this code and give the whole code back:\n\n{CODE}",
     "summary": f"Summarize this text in three sentences:\n\n{REPORT}",
