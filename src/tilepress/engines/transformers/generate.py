@@ -127,7 +127,10 @@ def complete(
     if prompt_lookup_num_tokens < 0:
         raise UsageError(f"prompt_lookup_num_tokens is {prompt_lookup_num_tokens}; it has to be 0 or more")
     if len(tokens) >= context:
-        raise UsageError(f"the prompt has {len(tokens)} tokens, the model's context is {context}; shorten it")
+        raise UsageError(
+            f"the prompt has {len(tokens)} tokens, the model's context is {context}; shorten it, or load the model "
+            "with a longer --max-model-len (max_model_len in Python)"
+        )
     if max(tokens) >= vocabulary:
         raise UsageError(f"the tokenizer gives token {max(tokens)}, the model has {vocabulary}; they do not match")
     cached = cache.get_seq_length() if cache is not None else 0
