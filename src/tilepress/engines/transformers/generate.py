@@ -127,7 +127,7 @@ def render(
             add_generation_prompt=True,
             tokenize=True,
             return_dict=False,
-            tools=tools,
+            tools=None if tools is None else list(tools),
             **(variables or {}),
         )
     except Exception as error:  # templates raise what they like: jinja's errors, TypeError, their own

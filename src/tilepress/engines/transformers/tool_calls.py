@@ -39,7 +39,9 @@ def parse_tool_calls(text: str) -> ParsedAnswer:
     A last call may lack its end, as where the model's end token took its place. Never raises.
     """
     position = _behind_thoughts(text)
-    kept, calls, errors = [text[:position]], [], []
+    kept = [text[:position]]
+    calls: list[ToolCall] = []
+    errors: list[str] = []
     while (start := text.find(START, position)) >= 0:
         kept.append(text[position:start])
         try:
