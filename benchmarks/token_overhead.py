@@ -62,7 +62,7 @@ def measure(model: Any, tokenizer: Any, past: int) -> dict[str, float]:
                 lambda: [attend_in_torch(rows, angle, angle, b, past, queries) for b in buffers]
             ),
             "head": milliseconds(lambda: model.lm_head(hidden)),
-            "the step of tilepress": milliseconds(lambda: step(token, caches[0])),
+            "the step of tilepress": milliseconds(lambda: list(step(token, caches[0]))),
             "the model's own forward": milliseconds(lambda: model(token, past_key_values=caches[1])),
         }
 

@@ -37,7 +37,7 @@ def assert_same_steps(model: PreTrainedModel, steps: int = 40) -> None:
         for t in range(20, 20 + steps):
             token = ids[:, t : t + 1]
             expected = model(token, past_key_values=own).logits[:, -1]
-            torch.testing.assert_close(step(token, cache), expected, atol=0.02, rtol=0.02)
+            torch.testing.assert_close(next(step(token, cache)), expected, atol=0.02, rtol=0.02)
     assert own.get_seq_length() == cache.get_seq_length() == 20 + steps
 
 
@@ -59,13 +59,33 @@ def test_linears_left_float_and_norms_with_a_bias(tmp_path: Path) -> None:
     assert_same_steps(tilepress.load(make_w8a8s(source, tmp_path / "w8a8s", float_linears=kept, extra=bias))[0])
 
 
+@pytest.mark.parametrize("options", [{}, {"head": True}, {"activations": "per-token", "narrow": 0.5}], ids=str)
+def test_several_tokens_give_the_bits_of_one_at_a_time(
+    tiny_qwen3: Path, options: dict[str, object], tmp_path: Path
+) -> None:
+    model, _ = tilepress.load(make_w8a8s(tiny_qwen3, tmp_path / "w8a8s", **options))
+    ids = torch.randint(0, 256, (1, 40), generator=torch.Generator().manual_seed(1))
+    together, alone = GrowingCache(), GrowingCache()
+    with torch.inference_mode():
+        step = DecodeStep(model)
+        for cache in (together, alone):
+            model(ids[:, :20], past_key_values=cache)
+        for start, end in ((20, 25), (25, 26), (26, 40)):
+            logits = torch.cat(list(step(ids[:, start:end], together)))
+            expected = torch.cat([next(step(ids[:, t : t + 1], alone)) for t in range(start, end)])
+            assert torch.equal(logits, expected)
+    for one, other in zip(together.layers, alone.layers, strict=True):
+        assert torch.equal(one.keys, other.keys)
+        assert torch.equal(one.values, other.values)
+
+
 def test_a_float_model_differs_in_the_last_bits_only(tiny_qwen3: Path) -> None:
     model, _ = tilepress.load(tiny_qwen3)
     ids = torch.randint(0, 256, (1, 300), generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         cache = GrowingCache()
         model(ids[:, :-1], past_key_values=cache)
-        logits = DecodeStep(model)(ids[:, -1:], cache)
+        (logits,) = DecodeStep(model)(ids[:, -1:], cache)
         torch.testing.assert_close(logits, model(ids).logits[:, -1], atol=1e-4, rtol=1e-4)
 
 

@@ -78,13 +78,6 @@ def test_sampling_options_are_those_of_transformers(tiny: Loaded) -> None:
     assert sample(1) != sample(2)
 
 
-def test_drafts_from_the_prompt_do_not_change_the_answer(tiny: Loaded) -> None:
-    """transformers' prompt lookup: several draft tokens are checked by one call."""
-    plain = generate(*tiny, "abcabcabcabc", max_new_tokens=24)
-    drafted = generate(*tiny, "abcabcabcabc", max_new_tokens=24, prompt_lookup_num_tokens=4)
-    assert drafted.tokens == plain.tokens
-
-
 def test_generation_stops_at_the_end_of_the_context(tiny: Loaded) -> None:
     model, tokenizer = tiny
     around = len(tokenizer("<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\n")["input_ids"])

@@ -66,3 +66,14 @@ def test_a_cache_filled_in_inference_mode_can_be_extended_outside() -> None:
         cache.update(*states(4, 0), 0)
     cache.update(*states(1, 1), 0)
     assert cache.get_seq_length() == 5
+
+
+def test_keeping_the_first_tokens() -> None:
+    cache = GrowingCache()
+    cache.keep(0)
+    keys, _ = states(6, 0)
+    cache.update(*states(6, 0), 0)
+    for tokens in (6, 4, 4, 0):
+        cache.keep(tokens)
+        assert cache.get_seq_length() == tokens
+        assert torch.equal(cache.layers[0].keys, keys[:, :, :tokens])

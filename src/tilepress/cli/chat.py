@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from tilepress.cli.console import ERR
-from tilepress.cli.generation import print_text, print_timing, sampling_options
+from tilepress.cli.generation import draft_tokens, print_text, print_timing, sampling_options
 from tilepress.cli.loading import load_model
-from tilepress.cli.options import ComputeType, Device, MaxNewTokens, ModelPath, System, Temperature, TrustRemoteCode
+from tilepress.cli.options import (
+    ComputeType,
+    Device,
+    MaxModelLen,
+    MaxNewTokens,
+    ModelPath,
+    ParallelDecoding,
+    System,
+    Temperature,
+    Tools,
+    TrustRemoteCode,
+)
+from tilepress.cli.tools import read_tools
+
+if TYPE_CHECKING:
+    from tilepress.engines.transformers import ToolCall
 
 
 def chat(
     model_path: ModelPath,
     system: System = None,
+    tools: Tools = None,
     max_new_tokens: MaxNewTokens = 512,
+    max_model_len: MaxModelLen = None,
+    parallel_decoding: ParallelDecoding = False,
     temperature: Temperature = 0.0,
     device: Device = "cpu",
     dtype: ComputeType = None,
@@ -19,30 +41,45 @@ def chat(
 ) -> None:
     """Talk with a model over several turns; keys and values are kept between turns. End with Ctrl-D or /exit.
 
-    Example:
+    Where the model calls a tool, you are asked what it came to.
+
+    Examples:
 
         tilepress chat -m Qwen3-8B-w8a8sc --system "Answer in one sentence."
+
+        tilepress chat -m Qwen3-8B-w8a8sc --tools tools.json --parallel-decoding
     """
     from tilepress.engines.transformers import Conversation
 
-    sampling = sampling_options(temperature)
-    model, tokenizer = load_model(model_path, device, dtype, trust_remote_code)
-    conversation = Conversation(model, tokenizer, system=system)
-    while (text := _ask()) is not None:
-        if not text:
-            continue
+    sampling = sampling_options(temperature) | {"prompt_lookup_num_tokens": draft_tokens(parallel_decoding)}
+    schemas = read_tools(tools)
+    model, tokenizer = load_model(model_path, device, dtype, trust_remote_code, max_model_len)
+    conversation = Conversation(model, tokenizer, system=system, tools=schemas)
+    calls: Sequence[ToolCall] = ()
+    while (texts := _ask(calls)) is not None:
         try:
-            answer = conversation.say(text, max_new_tokens=max_new_tokens, on_text=print_text, **sampling)
+            if calls:
+                answer = conversation.tool_results(texts, max_new_tokens=max_new_tokens, on_text=print_text, **sampling)
+            else:
+                answer = conversation.say(texts[0], max_new_tokens=max_new_tokens, on_text=print_text, **sampling)
         except KeyboardInterrupt:
             ERR.print("\n[dim]stopped; this turn is forgotten[/]")
             continue
         print_timing(answer)
+        calls = answer.tool_calls
 
 
-def _ask() -> str | None:
-    """The next message; None at the end of the input."""
-    try:
-        text = input("> " if ERR.is_terminal else "").strip()
-    except EOFError:
-        return None
-    return None if text in ("/exit", "/quit") else text
+def _ask(calls: Sequence[ToolCall]) -> list[str] | None:
+    """The result of each call, or else the next message; None at the end of the input."""
+    prompts = [f"{call.name} {json.dumps(call.arguments, ensure_ascii=False)} = " for call in calls] or ["> "]
+    texts: list[str] = []
+    while len(texts) < len(prompts):
+        try:
+            text = input(prompts[len(texts)] if ERR.is_terminal else "").strip()
+        except EOFError:
+            return None
+        if text in ("/exit", "/quit"):
+            return None
+        if text:
+            texts.append(text)
+    return texts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,3 +25,23 @@ ComputeType = Annotated[
 System = Annotated[str | None, typer.Option("--system", help="System message.")]
 MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", help="Stop after so many tokens.")]
 Temperature = Annotated[float, typer.Option("--temperature", help="Of the sampling; 0 takes the likeliest token.")]
+ParallelDecoding = Annotated[
+    bool,
+    typer.Option(
+        "--parallel-decoding/--no-parallel-decoding",
+        help="Draft tokens from earlier text that ended alike and check several at once: faster where answers repeat "
+        "the prompt, and no other answer.",
+    ),
+]
+MaxModelLen = Annotated[
+    int | None,
+    typer.Option(
+        "--max-model-len",
+        help="Tokens of prompt and answer; more than the model was trained for switch YaRN on.",
+        show_default="the trained length",
+    ),
+]
+Tools = Annotated[
+    Path | None,
+    typer.Option("--tools", help="JSON file with a list of tools, as OpenAI describes them, that the model may call."),
+]

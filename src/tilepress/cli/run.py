@@ -1,31 +1,43 @@
-"""`tilepress run`: ask a model one question."""
+"""`tilepress run`: ask a model one question, or several."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tilepress.cli.console import print_json
-from tilepress.cli.generation import print_text, print_timing, sampling_options
+from tilepress.cli.generation import draft_tokens, print_text, print_timing, sampling_options
 from tilepress.cli.loading import load_model
 from tilepress.cli.options import (
     ComputeType,
     Device,
     Json,
+    MaxModelLen,
     MaxNewTokens,
     ModelPath,
+    ParallelDecoding,
     System,
     Temperature,
+    Tools,
     TrustRemoteCode,
 )
+from tilepress.cli.prompts import SEED, read_prompts
+from tilepress.cli.tools import read_tools
 
 
 def run(
     model_path: ModelPath,
-    prompt: Annotated[str, typer.Option("--prompt", "-p", help="What to ask.")] = "What's deep learning?",
+    prompt: Annotated[
+        list[str] | None, typer.Option("--prompt", "-p", help="What to ask; may be repeated.", show_default=SEED)
+    ] = None,
+    prompts: Annotated[Path | None, typer.Option("--prompts", help="UTF-8 file with a prompt a line.")] = None,
     system: System = None,
+    tools: Tools = None,
     max_new_tokens: MaxNewTokens = 256,
+    max_model_len: MaxModelLen = None,
+    parallel_decoding: ParallelDecoding = False,
     temperature: Temperature = 0.0,
     seed: Annotated[int, typer.Option("--seed", help="Of the sampling.")] = 0,
     device: Device = "cpu",
@@ -33,31 +45,49 @@ def run(
     trust_remote_code: TrustRemoteCode = False,
     json: Json = False,
 ) -> None:
-    """Answer a prompt from a float, W8A8S or W8A8SC directory; the text streams to standard output.
+    """Answer prompts from a float, W8A8S or W8A8SC directory; the text streams to standard output.
+
+    What several prompts have in common at their beginning, such as the system message, is computed once. With --json
+    they give a list.
 
     Examples:
 
         tilepress run -m Qwen3-8B-w8a8sc
 
         tilepress run -m Qwen3-8B-w8a8sc --prompt "Why is the sky blue?" --max-new-tokens 100
+
+        tilepress run -m Qwen3-8B-w8a8sc --system "Answer in one word." -p "Capital of France?" -p "Of Italy?"
+
+        tilepress run -m Qwen3-8B-w8a8sc --prompt "Weather in Paris?" --tools tools.json --json
+
+        tilepress run -m Qwen3-8B-w8a8sc --prompt "$(cat book.txt)" --max-model-len 131072 --parallel-decoding
     """
     import torch
 
-    from tilepress.engines.transformers import generate
+    from tilepress.engines.transformers import PrefixCache, generate
 
     sampling = sampling_options(temperature)
-    model, tokenizer = load_model(model_path, device, dtype, trust_remote_code)
+    questions = read_prompts(prompt, prompts)
+    schemas = read_tools(tools)
+    model, tokenizer = load_model(model_path, device, dtype, trust_remote_code, max_model_len)
     torch.manual_seed(seed)
-    answer = generate(
-        model,
-        tokenizer,
-        prompt,
-        system=system,
-        max_new_tokens=max_new_tokens,
-        on_text=None if json else print_text,
-        **sampling,
-    )
+    cache = PrefixCache()
+    answers = []
+    for question in questions:
+        answer = generate(
+            model,
+            tokenizer,
+            question,
+            system=system,
+            max_new_tokens=max_new_tokens,
+            on_text=None if json else print_text,
+            tools=schemas,
+            cache=cache,
+            prompt_lookup_num_tokens=draft_tokens(parallel_decoding),
+            **sampling,
+        )
+        answers.append(answer.as_dict())
+        if not json:
+            print_timing(answer)
     if json:
-        print_json(answer.as_dict())
-    else:
-        print_timing(answer)
+        print_json(answers if len(questions) > 1 else answers[0])

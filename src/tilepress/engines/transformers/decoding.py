@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -10,10 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
+from transformers.generation.candidate_generator import PromptLookupCandidateGenerator
 from transformers.generation.configuration_utils import GenerationMode
 
 from tilepress.engines.transformers.decode_step import DecodeStep
 from tilepress.engines.transformers.growing_cache import GrowingCache
+
+Step = Callable[[Tensor, GrowingCache], Iterator[Tensor]]
 
 # What this loop does not do, and the values with which it is not asked to.
 OTHER_LOOPS = {
@@ -41,12 +44,19 @@ def is_plain(model: PreTrainedModel, options: Mapping[str, Any]) -> bool:
     )
 
 
-@dataclass(frozen=True)
+@dataclass
 class Decoding:
-    """For `model.generate(custom_generate=...)`, which calls it with everything that it has prepared."""
+    """For `model.generate(custom_generate=...)`, which calls it with everything that it has prepared.
+
+    draft_tokens: so many tokens that followed an earlier occurrence of the last two, or else of the last one, are
+    computed with the next token, by one pass; those that the model chooses too are accepted. drafted, accepted: counts.
+    """
 
     cache: GrowingCache
     streamer: Any
+    draft_tokens: int = 0
+    drafted: int = 0
+    accepted: int = 0
 
     @torch.inference_mode()
     def __call__(
@@ -60,20 +70,51 @@ class Decoding:
     ) -> Tensor:
         """input_ids [1, prompt]; returns them with the new tokens behind, drawn as transformers draws them.
 
-        What the cache lacks of the prompt goes through the model's own forward pass.
+        What the cache lacks of the prompt goes through the model's own forward pass. Tokens are drawn one by one, each
+        from the logits behind those before it, so that drafts change neither the answer nor the random numbers.
         """
-        ids, step = input_ids, DecodeStep(model)
+        ids, step = input_ids, _step(model)
+        lookup = self._lookup(generation_config)
+        draft = ids[:, :0]
         prompt = ids[:, self.cache.get_seq_length() :]
-        logits = model(prompt, past_key_values=self.cache, logits_to_keep=1).logits[:, -1]
+        behind = iter([model(prompt, past_key_values=self.cache, logits_to_keep=1).logits[:, -1].float()])
         while True:
-            scores = logits_processor(ids, logits)
-            if generation_config.do_sample:
-                token = torch.multinomial(torch.softmax(scores, -1), 1)
-            else:
-                token = scores.argmax(-1, keepdim=True)
-            ids = torch.cat([ids, token], dim=-1)
-            self.streamer.put(token[0])
-            if stopping_criteria(ids, None).all():
-                self.streamer.end()
-                return ids
-            logits = step(token, self.cache)
+            for i, logits in enumerate(behind):
+                scores = logits_processor(ids, logits)
+                if generation_config.do_sample:
+                    token = torch.multinomial(torch.softmax(scores, -1), 1)
+                else:
+                    token = scores.argmax(-1, keepdim=True)
+                ids = torch.cat([ids, token], dim=-1)
+                self.streamer.put(token[0])
+                accepted = i < draft.shape[1] and bool(token == draft[:, i])
+                self.accepted += accepted
+                if stopping_criteria(ids, None).all():
+                    self.cache.keep(ids.shape[1] - 1)
+                    self.streamer.end()
+                    return ids
+                if not accepted:
+                    break
+            if lookup is not None:
+                self.cache.keep(ids.shape[1] - 1)
+                draft = lookup.get_candidates(ids)[0][:, ids.shape[1] : generation_config.max_length - 1]
+                self.drafted += draft.shape[1]
+            behind = step(torch.cat([token, draft], dim=-1), self.cache)
+
+    def _lookup(self, config: GenerationConfig) -> PromptLookupCandidateGenerator | None:
+        if not self.draft_tokens:
+            return None
+        return PromptLookupCandidateGenerator(
+            eos_token_id=config._eos_token_tensor,
+            num_output_tokens=self.draft_tokens,
+            max_matching_ngram_size=config.max_matching_ngram_size or 2,
+            max_length=config.max_length,
+        )
+
+
+def _step(model: PreTrainedModel) -> Step:
+    """`DecodeStep` where it can be had; else the model's own forward pass, to the same effect."""
+    if DecodeStep.supports(model):
+        return DecodeStep(model)
+    engine: Any = model
+    return lambda tokens, cache: iter(engine(tokens, past_key_values=cache).logits[0].float().split(1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,9 +13,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 from tilepress.engines.transformers.decode_step import DecodeStep
 from tilepress.engines.transformers.decoding import Decoding, is_plain
 from tilepress.engines.transformers.growing_cache import GrowingCache
+from tilepress.engines.transformers.prefix_cache import PrefixCache
+from tilepress.engines.transformers.tool_calls import ToolCall, parse_tool_calls
+from tilepress.engines.transformers.tools import Tool, check_template, tool_schemas
 from tilepress.errors import UsageError
 
-Message = Mapping[str, str]
+Message = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -23,8 +26,10 @@ class Generation:
     """What was generated and how fast.
 
     tokens: the new ones, with the end token where the model gave one. prompt_tokens: of the whole prompt; of these,
-    cached_tokens were known from an earlier turn and not computed again. first_token_seconds: from the call to the
-    first token. tokens_per_second: of the tokens after the first; None where there are none.
+    cached_tokens were known from an earlier turn or prompt and not computed again. first_token_seconds: from the call
+    to the first token. tokens_per_second: of the tokens after the first; None where there are none. Of the drafted
+    tokens, in prompt lookup, the accepted ones are in the answer. tool_calls: those in the text, where tools were
+    given; tool_errors: a message for each that cannot be read.
     """
 
     text: str
@@ -33,6 +38,10 @@ class Generation:
     cached_tokens: int
     first_token_seconds: float
     tokens_per_second: float | None
+    drafted: int = 0
+    accepted: int = 0
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_errors: tuple[str, ...] = ()
 
     @property
     def new_tokens(self) -> int:
@@ -46,6 +55,10 @@ class Generation:
             "new_tokens": self.new_tokens,
             "first_token_seconds": self.first_token_seconds,
             "tokens_per_second": self.tokens_per_second,
+            "drafted": self.drafted,
+            "accepted": self.accepted,
+            "tool_calls": [call.as_dict() for call in self.tool_calls],
+            "tool_errors": list(self.tool_errors),
         }
 
 
@@ -58,25 +71,54 @@ def generate(
     max_new_tokens: int = 512,
     on_text: Callable[[str], None] | None = None,
     template_variables: Mapping[str, Any] | None = None,
+    tools: Sequence[Tool] | None = None,
+    cache: PrefixCache | None = None,
+    prompt_lookup_num_tokens: int = 0,
     **sampling: Any,
 ) -> Generation:
     """Answer `prompt` through the model's chat template; a model without one continues it as it stands.
 
     on_text: called with each piece of text as soon as it is final. template_variables: for the chat template, such as
-    {"enable_thinking": False}. sampling: for transformers' `generate`, such as do_sample=True, temperature=0.7; what is
-    not given comes from the model's generation_config.json. Raises UsageError for an empty prompt, for one that fills
-    the model's context, and for one that the template refuses.
+    {"enable_thinking": False}. tools: that the model may call, as `tool_schemas` takes them. cache: the same one for
+    several prompts, which compute their common beginning once. prompt_lookup_num_tokens: tokens drafted at a time from
+    earlier text that ended alike, which changes the speed and no token; 0 for none. sampling: for transformers'
+    `generate`, such as do_sample=True, temperature=0.7; what is not given comes from the model's
+    generation_config.json.
+
+    Raises UsageError for an empty prompt, for one that fills the model's context, for one that the template refuses,
+    for tools that are none, and for drafts with beams.
     """
+    schemas = None if tools is None else tool_schemas(tools)
+    if schemas is not None:
+        check_template(tokenizer, schemas)
     if tokenizer.chat_template is None:
         tokens = list(tokenizer(f"{system}\n\n{prompt}" if system else prompt)["input_ids"])
     else:
         messages = [{"role": "system", "content": system}] if system else []
-        tokens = render([*messages, {"role": "user", "content": prompt}], tokenizer, template_variables)
-    return complete(model, tokenizer, tokens, max_new_tokens=max_new_tokens, on_text=on_text, **sampling)
+        tokens = render([*messages, {"role": "user", "content": prompt}], tokenizer, template_variables, schemas)
+    answer = complete(
+        model,
+        tokenizer,
+        tokens,
+        max_new_tokens=max_new_tokens,
+        cache=cache,
+        on_text=on_text,
+        prompt_lookup_num_tokens=prompt_lookup_num_tokens,
+        **sampling,
+    )
+    return answer if schemas is None else with_tool_calls(answer)
+
+
+def with_tool_calls(answer: Generation) -> Generation:
+    parsed = parse_tool_calls(answer.text)
+    return replace(answer, tool_calls=parsed.calls, tool_errors=parsed.errors)
 
 
 def render(
-    messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, variables: Mapping[str, Any] | None = None
+    messages: Sequence[Message],
+    tokenizer: PreTrainedTokenizerBase,
+    variables: Mapping[str, Any] | None = None,
+    tools: Sequence[Any] | None = None,
 ) -> list[int]:
     """The tokens of a conversation, up to where the assistant begins to answer."""
     try:
@@ -85,6 +127,7 @@ def render(
             add_generation_prompt=True,
             tokenize=True,
             return_dict=False,
+            tools=None if tools is None else list(tools),
             **(variables or {}),
         )
     except Exception as error:  # templates raise what they like: jinja's errors, TypeError, their own
@@ -98,37 +141,60 @@ def complete(
     tokens: Sequence[int],
     *,
     max_new_tokens: int,
-    cache: GrowingCache | None = None,
+    cache: PrefixCache | None = None,
     on_text: Callable[[str], None] | None = None,
+    prompt_lookup_num_tokens: int = 0,
     **sampling: Any,
 ) -> Generation:
-    """Continue `tokens`. cache: keys and values of the first of these, extended in place; None for a new one."""
+    """Continue `tokens`; arguments and errors as of `generate`. Where it raises, an interrupt included, cache is empty.
+
+    A refusal leaves it as it was.
+    """
     context, vocabulary = model.config.max_position_embeddings, model.config.vocab_size
     if not tokens:
         raise UsageError("the prompt is empty")
     if max_new_tokens < 1:
         raise UsageError(f"the number of new tokens is {max_new_tokens}; it has to be at least 1")
+    if prompt_lookup_num_tokens < 0:
+        raise UsageError(f"prompt_lookup_num_tokens is {prompt_lookup_num_tokens}; it has to be 0 or more")
     if len(tokens) >= context:
-        raise UsageError(f"the prompt has {len(tokens)} tokens, the model's context is {context}; shorten it")
+        raise UsageError(
+            f"the prompt has {len(tokens)} tokens, the model's context is {context}; shorten it, or load the model "
+            "with a longer --max-model-len (max_model_len in Python)"
+        )
     if max(tokens) >= vocabulary:
         raise UsageError(f"the tokenizer gives token {max(tokens)}, the model has {vocabulary}; they do not match")
-    cached = cache.get_seq_length() if cache is not None else 0
     stream = _Stream(tokenizer, on_text)
     prompt = torch.tensor([list(tokens)], device=model.device)
-    if is_plain(model, sampling) and DecodeStep.supports(model):
-        cache = GrowingCache() if cache is None else cache
-        sampling["custom_generate"] = Decoding(cache, stream)
+    plain = is_plain(model, sampling)
+    if prompt_lookup_num_tokens and not plain:
+        raise UsageError(
+            "prompt lookup drafts tokens for greedy search and sampling of one sequence only; set "
+            "prompt_lookup_num_tokens=0, or leave out beams and other assistants"
+        )
+    past = None if cache is None else cache.begin(model, tokens)
+    cached = 0 if past is None else past.get_seq_length()
+    decoding = Decoding(GrowingCache() if past is None else past, stream, prompt_lookup_num_tokens)
+    if plain and (prompt_lookup_num_tokens or DecodeStep.supports(model)):
+        sampling["custom_generate"], past = decoding, decoding.cache
     engine: Any = model  # its `generate` is typed for batches of every kind
-    output = engine.generate(
-        prompt,
-        attention_mask=torch.ones_like(prompt),
-        past_key_values=cache,
-        streamer=stream,
-        max_new_tokens=min(max_new_tokens, context - len(tokens)),
-        pad_token_id=_pad_token(model, tokenizer),
-        **sampling,
-    )
+    try:
+        output = engine.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            past_key_values=past,
+            streamer=stream,
+            max_new_tokens=min(max_new_tokens, context - len(tokens)),
+            pad_token_id=_pad_token(model, tokenizer),
+            **sampling,
+        )
+    except BaseException:
+        if cache is not None:
+            cache.clear()  # some layers may hold tokens that others do not
+        raise
     new = tuple(output[0, len(tokens) :].tolist())
+    if cache is not None:
+        cache.end([*tokens, *new])
     return Generation(
         text=str(tokenizer.decode(list(new), skip_special_tokens=True)),
         tokens=new,
@@ -136,6 +202,8 @@ def complete(
         cached_tokens=cached,
         first_token_seconds=stream.first - stream.start,
         tokens_per_second=(len(new) - 1) / (stream.last - stream.first) if stream.last > stream.first else None,
+        drafted=decoding.drafted,
+        accepted=decoding.accepted,
     )
 
 

@@ -72,3 +72,8 @@ class GrowingCache(Cache):
 
     def __init__(self) -> None:
         super().__init__(layer_class_to_replicate=GrowingLayer)
+
+    def keep(self, tokens: int) -> None:
+        """Drop all but the first `tokens`."""
+        if excess := self.get_seq_length() - tokens:
+            self.crop(-excess)

@@ -6,10 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from tilepress.checkpoint import open_checkpoint
 from tilepress.device import resolve_device
+from tilepress.engines.transformers.long_context import extend_context
 from tilepress.engines.transformers.quantized_model import build_quantized_model
 from tilepress.errors import CheckpointError, UsageError
 
@@ -27,6 +35,7 @@ def load(
     *,
     device: str = "cpu",
     dtype: str | torch.dtype | None = None,
+    max_model_len: int | None = None,
     trust_remote_code: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A model ready to generate, and its tokenizer, from a float, W8A8S or W8A8SC directory or a hub id.
@@ -34,17 +43,21 @@ def load(
     device: cpu, cuda[:i] or npu[:i]; quantized models run on the cpu only. dtype: of activations and float tensors,
     one of DTYPES or its name; by default float32 on the cpu and what the directory stores elsewhere. A W8A8S model is
     compressed in memory first and gives the same bits as its W8A8SC directory, whatever its tensor-parallel size.
+    max_model_len: tokens of prompt and answer; beyond what the model was trained for its positions are scaled by YaRN.
 
     Raises CheckpointError or BitstreamError for a directory that is incomplete, damaged or of another kind,
-    UsageError for a device or dtype that cannot be had.
+    UsageError for a device, dtype or length that cannot be had.
     """
     target = resolve_device(device)
     compute = _resolve_dtype(dtype)
     checkpoint = open_checkpoint(path)
     if checkpoint.kind == "float":
         default: Any = CPU_DTYPE if target.type == "cpu" else "auto"
+        source: Any = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+        config = AutoConfig.from_pretrained(checkpoint.path, **source)
+        extend_context(config, max_model_len)
         model: Any = AutoModelForCausalLM.from_pretrained(
-            checkpoint.path, dtype=compute or default, trust_remote_code=trust_remote_code, local_files_only=True
+            checkpoint.path, config=config, dtype=compute or default, **source
         )
         model = model.to(target).eval()
     elif target.type != "cpu":
@@ -53,9 +66,12 @@ def load(
             "cpu only; use --device cpu, or the float model"
         )
     else:
-        model = build_quantized_model(checkpoint, compute or CPU_DTYPE)
+        model = build_quantized_model(checkpoint, compute or CPU_DTYPE, max_model_len)
         model.generation_config = _generation_config(checkpoint.path, model)
-    return model, _tokenizer(checkpoint.path, trust_remote_code)
+    tokenizer = _tokenizer(checkpoint.path, trust_remote_code)
+    # From this length on it warns, once.
+    tokenizer.model_max_length = max(tokenizer.model_max_length, model.config.max_position_embeddings)
+    return model, tokenizer
 
 
 def _resolve_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:

@@ -17,6 +17,7 @@ from tilepress.engines.transformers.biased_norm import BiasedNorm
 from tilepress.engines.transformers.compressed_embedding import CompressedEmbedding
 from tilepress.engines.transformers.compressed_linear import CompressedLinear
 from tilepress.engines.transformers.fused_linear import FusedLinear
+from tilepress.engines.transformers.long_context import extend_context
 from tilepress.engines.transformers.vocabulary import StoredEmbedding, StoredHead
 from tilepress.errors import CheckpointError, UsageError
 
@@ -27,13 +28,17 @@ ADDED_KEYS = ("quantize", "quantization_config")
 TABLES = (f"{EMBEDDING}.weight", "lm_head.weight")
 
 
-def build_quantized_model(checkpoint: QuantizedCheckpoint, dtype: torch.dtype) -> PreTrainedModel:
+def build_quantized_model(
+    checkpoint: QuantizedCheckpoint, dtype: torch.dtype, max_model_len: int | None = None
+) -> PreTrainedModel:
     """The model on the CPU, in evaluation mode. dtype: of activations and of the tensors that are stored as floats.
+    max_model_len: see `extend_context`.
 
     Linears are compressed where the directory is not (W8A8S), and taken as they are where it is. Raises CheckpointError
     for a tensor that is missing, that the model has no place for, or that has another shape.
     """
     config = _model_config(checkpoint)
+    extend_context(config, max_model_len)
     with torch.device("meta"):
         model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
     for prefix in checkpoint.fused_groups():
