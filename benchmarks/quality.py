@@ -53,8 +53,7 @@ WINDOW = 512
 LLAMA_KINDS = ("Q8_0", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q4_0", "Q2_K")
 MODES = ("overflow", "static", "per-token")
 MIDDLE_BITS = 3.5
-# What `tilepress quant` does unasked where the machine allows it; said, so that all machines make the same. Rows of
-# weights alone compare roundings.
+# The former is what `tilepress quant` does unasked where the machine allows it: said, so that all machines do the same.
 DISTILLED, UNDISTILLED = ("--distill-steps", str(STEPS)), ("--distill-steps", "0")
 # Below 0.8 times the bytes of llama.cpp's Q5_K_M, Q4_K_M, Q3_K_M and Q2_K.
 SIZES = ("89.6MB", "84.3MB", "74.7MB", "70.5MB")
@@ -77,7 +76,8 @@ class Bench:
             self.rows |= {
                 f"weights: nearest, {bits} bits": self._peer(partial(quality_peers.nearest, bits=bits)),
                 f"weights: GPTQ, {bits} bits": self._peer(partial(quality_peers.gptq, bits=bits)),
-                f"weights: tilepress, {bits} bits": partial(self._weights, bits),
+                f"weights: tilepress, {bits} bits": partial(self._weights, bits, UNDISTILLED),
+                f"weights: tilepress, {bits} bits, distilled": partial(self._weights, bits, DISTILLED),
             }
         for name, ingredients in quality_ablation.VARIANTS.items():
             self.rows[f"ablation: tilepress, {MIDDLE_BITS} bits, {name}"] = partial(self._ablation, ingredients)
@@ -147,9 +147,9 @@ class Bench:
             llama_cpp.run(*program, "compress", "-m", quantized, "-o", compressed)
         return quantized, compressed
 
-    def _weights(self, bits: float) -> Result:
+    def _weights(self, bits: float, distillation: tuple[str, str]) -> Result:
         """Our weights in the float model, with its float activations: those of any mode, which rounds them alike."""
-        quantized, compressed = self._directories("--bits", str(bits), "--activations", "overflow", *UNDISTILLED)
+        quantized, compressed = self._directories("--bits", str(bits), "--activations", "overflow", *distillation)
         checkpoint = open_checkpoint(quantized)
         tensors = {name: checkpoint.float_tensor(name).float() for name in checkpoint.float_names()}
         for prefix in checkpoint.quantized_linears():
