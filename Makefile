@@ -21,7 +21,7 @@ help:
 	@echo "make test      the tests (a few minutes)"
 	@echo "make test-all  the tests and the slow ones"
 	@echo "make vllm      an environment with vLLM for the CPU, $(VLLM_VENV)/"
-	@echo "make test-vllm the tests of the vLLM engine, in that environment (2 minutes)"
+	@echo "make test-vllm the tests of the vLLM engine, in that environment (4 minutes)"
 	@echo "make lint      ruff, mypy, clang-format"
 	@echo "make format    let ruff and clang-format rewrite the sources"
 	@echo "make bench     the benchmarks behind docs/performance.md (an hour, on an idle machine)"
@@ -58,7 +58,7 @@ $(VLLM_READY): $(NATIVE) requirements-dev.txt
 vllm: $(VLLM_READY)
 
 test-vllm: $(VLLM_READY)
-	$(VLLM_BIN)/python -m pytest -m "slow or not slow" tests/engines/test_vllm.py
+	$(VLLM_BIN)/python -m pytest -m "slow or not slow" tests/engines/test_vllm.py tests/engines/test_vllm_serve.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

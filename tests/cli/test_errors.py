@@ -41,6 +41,13 @@ from tilepress.errors import TilepressError
         ("chat -m {float} --tools {out}/none.json", "none.json"),
         ("eval -m {float} --text {out}/none.txt", "none.txt"),
         ("eval -m {float} --window 100000", "context"),
+        ("serve {float} --dry-run --tp 3", "--tp 3 does not divide 8 heads, 4 kv heads"),
+        ("serve {float} --dry-run --parallel-decoding yes", "choose one of off, ngram, memory"),
+        ("serve {float} --dry-run --max-model-len 999999999", "give at most"),
+        ("serve {float} --dry-run --kv-cache much", "--kv-cache much: no size"),
+        ("serve {float} --dry-run --tools", "--tool-call-parser NAME"),
+        ("serve {float} --json", "--dry-run"),
+        ("serve {out} --dry-run", "no such directory"),
         ("inspect {out}", "tilepress-no-such"),
         ("inspect {float} {float}", "--verify compares two"),
         ("inspect --verify {float}", "--verify compares two directories"),
@@ -82,7 +89,19 @@ def test_an_unusable_command_line_explains_itself(words: list[str], capsys: pyte
 
 @pytest.mark.parametrize(
     "command",
-    ["quant", "compress", "reshard", "run", "chat", "eval", "inspect", "bench kernel", "bench codec", "bench model"],
+    [
+        "quant",
+        "compress",
+        "reshard",
+        "run",
+        "chat",
+        "serve",
+        "eval",
+        "inspect",
+        "bench kernel",
+        "bench codec",
+        "bench model",
+    ],
 )
 def test_help_has_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*command.split(), "--help"]) == 0

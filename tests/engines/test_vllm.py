@@ -25,6 +25,7 @@ from quantized_models import make_w8a8s
 from tilepress import BitstreamError, CheckpointError, UsageError
 from tilepress.compress import compress_directory
 from tilepress.engines.vllm import register
+from tilepress.engines.vllm.serving.stamp import VARIABLE
 from tiny_models import make_tiny_llama, make_tiny_qwen2, make_tiny_qwen3
 
 if importlib.util.find_spec("vllm") is None:
@@ -224,6 +225,16 @@ def test_a_damaged_index_is_refused(w8a8sc: Path) -> None:
     (file,) = w8a8sc.glob("part*/*.safetensors")
     edit_tensors(file, lambda tensors: tensors["model.layers.0.mlp.down_proj.index"].fill_(-1))
     with pytest.raises(BitstreamError, match=r"layers\.0\.mlp\.down_proj"), served(w8a8sc):
+        pass
+
+
+@pytest.mark.parametrize("kind", ["float", "w8a8sc"])
+def test_a_directory_that_changed_since_it_was_stamped_is_refused(
+    kind: str, float_qwen3: Path, w8a8sc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = float_qwen3 if kind == "float" else w8a8sc
+    monkeypatch.setenv(VARIABLE, f"another {directory.resolve()}")
+    with pytest.raises(CheckpointError, match="changed while the server was starting"), served(directory):
         pass
 
 

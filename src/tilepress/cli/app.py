@@ -19,6 +19,7 @@ from tilepress.cli.inspect import inspect
 from tilepress.cli.quant import quant
 from tilepress.cli.reshard import reshard
 from tilepress.cli.run import run
+from tilepress.cli.serve import serve
 from tilepress.errors import TilepressError, UsageError
 
 EPILOG = "Options may be spelled with - or _. --debug, anywhere, shows the traceback of an error."
@@ -42,6 +43,7 @@ app.command()(compress)
 app.command()(reshard)
 app.command()(run)
 app.command()(chat)
+app.command()(serve)
 app.command("eval")(evaluate)
 app.command()(inspect)
 app.add_typer(bench, name="bench")

@@ -13,6 +13,7 @@ from vllm.model_executor.model_loader import DefaultModelLoader, register_model_
 from tilepress.checkpoint import open_checkpoint
 from tilepress.engines.vllm.placing import place
 from tilepress.engines.vllm.quantization import METHOD, TilepressConfig
+from tilepress.engines.vllm.serving.stamp import check_unchanged
 from tilepress.engines.vllm.share import Share, open_share
 from tilepress.errors import UsageError
 
@@ -38,6 +39,7 @@ class TilepressLoader(DefaultModelLoader):
 
     def load_model(self, vllm_config: VllmConfig, model_config: ModelConfig, prefix: str = "") -> nn.Module:
         """The rank's model. Raises CheckpointError, BitstreamError and UsageError as `open_share` and `place` do."""
+        check_unchanged(model_config.model)
         quantization = vllm_config.quant_config
         if isinstance(quantization, TilepressConfig):
             device = vllm_config.device_config.device_type
@@ -56,6 +58,7 @@ class TilepressLoader(DefaultModelLoader):
             # config.json may call a model tied that stores a head of its own, which then counts (docs/formats.md).
             model_config.hf_config.tie_word_embeddings = self._share.tied
         model: nn.Module = super().load_model(vllm_config, model_config, prefix)
+        check_unchanged(model_config.model)
         return model
 
     def load_weights(self, model: nn.Module, model_config: ModelConfig) -> None:

@@ -1,0 +1,100 @@
+"""`tilepress serve`: an OpenAI-compatible server on vLLM."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Annotated
+
+import typer
+
+from tilepress.cli.byte_sizes import parse_bytes
+from tilepress.cli.console import print_json, print_note
+from tilepress.cli.options import ComputeType, Json
+from tilepress.errors import UsageError
+
+
+def serve(
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="Float, W8A8S or W8A8SC directory, or a hub id.")],
+    vllm_options: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- VLLM OPTIONS]", help="Everything after -- goes to vLLM.")
+    ] = None,
+    tp: Annotated[int, typer.Option("--tp", min=1, help="Tensor-parallel ranks.")] = 1,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0 is all of them.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535)] = 8000,
+    api_key: Annotated[
+        str | None, typer.Option("--api-key", envvar="VLLM_API_KEY", help="Clients have to send it.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="What clients call the model.", show_default="the directory's name")
+    ] = None,
+    max_model_len: Annotated[
+        int | None,
+        typer.Option(
+            "--max-model-len",
+            help="Tokens of prompt and answer; beyond the model's own number YaRN is switched on.",
+            show_default="the model's, or what memory allows",
+        ),
+    ] = None,
+    kv_cache: Annotated[
+        str | None,
+        typer.Option(
+            "--kv-cache", help="On the CPU: memory for keys and values, as 4GB.", show_default="from free memory"
+        ),
+    ] = None,
+    dtype: ComputeType = None,
+    parallel_decoding: Annotated[
+        str,
+        typer.Option(
+            "--parallel-decoding",
+            help="Drafts: ngram, from prompt and answer; memory, from earlier answers too; or off.",
+        ),
+    ] = "off",
+    prefix_cache: Annotated[
+        bool, typer.Option("--prefix-cache/--no-prefix-cache", help="Compute common beginnings of prompts once.")
+    ] = True,
+    tools: Annotated[
+        bool | None,
+        typer.Option("--tools/--no-tools", help="Parse tool calls.", show_default="where the parser is known"),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print command and environment only.")] = False,
+    json: Json = False,
+) -> None:
+    """Serve a model by vLLM, with the parsers, memory and threads that model and machine want.
+
+    Examples:
+
+        tilepress serve Qwen3-8B-w8a8sc
+
+        tilepress serve Qwen3-8B-w8a8sc --tp 2 --parallel-decoding ngram --max-model-len 131072
+
+        tilepress serve Qwen3-8B-w8a8sc --host 0.0.0.0 --api-key SECRET -- --max-num-seqs 32
+    """
+    from tilepress.engines.vllm.serving import ServeOptions, make_plan
+
+    if json and not dry_run:
+        raise UsageError("--json prints what --dry-run finds; give both")
+    options = ServeOptions(
+        tp=tp,
+        host=host,
+        port=port,
+        name=name,
+        max_model_len=max_model_len,
+        kv_cache=None if kv_cache is None else parse_bytes("--kv-cache", kv_cache),
+        dtype=dtype,
+        parallel_decoding=parallel_decoding,
+        prefix_cache=prefix_cache,
+        tools=tools,
+        api_key=api_key,
+        extra=tuple(vllm_options or ()),
+    )
+    plan = make_plan(directory, options)
+    if json:
+        print_json({"command": plan.command, "environment": plan.shown_environment(), "notes": plan.notes})
+        return
+    for note in plan.notes:
+        print_note(note)
+    if dry_run:
+        words = [f"{name}={shlex.quote(value)}" for name, value in plan.shown_environment().items()]
+        print(" ".join([*words, shlex.join(plan.command)]))
+    else:
+        plan.start(options)
