@@ -171,6 +171,12 @@ def test_pipeline_stages_load_their_layers(tmp_path: Path) -> None:
     assert agreement(quantized, answered) > 0.98
 
 
+def test_a_prompt_of_more_than_the_trained_length_is_refused(w8a8sc: Path) -> None:
+    sampling = SamplingParams(temperature=0, max_tokens=1)
+    with served(w8a8sc, max_model_len=None) as engine, pytest.raises(ValueError, match="maximum context length is 512"):
+        engine.generate([{"prompt_token_ids": [5] * 768}], sampling, use_tqdm=False)
+
+
 @pytest.mark.parametrize("flavour", ["float16", "bfloat16"])
 def test_the_stored_type_is_the_default(flavour: str, tmp_path: Path) -> None:
     source = make_tiny_qwen3(tmp_path / "float", dtype=getattr(torch, flavour), **SHAPE)

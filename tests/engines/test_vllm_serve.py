@@ -36,6 +36,7 @@ import httpx
 from openai import OpenAI
 
 KEY, MODEL = "secret", "tiny"
+TRAINED = 512  # tokens of the tiny models' context; the server is asked for 1024
 START_SECONDS = 600
 # As Qwen3's: tools as JSON lines, calls and results in tags.
 TEMPLATE = """\
@@ -82,6 +83,17 @@ class Server:
     def chat(self, content: str, **body: Any) -> httpx.Response:
         asked = {"messages": [{"role": "user", "content": content}], "max_tokens": 8, "temperature": 0} | PLAIN
         return self.post("/v1/chat/completions", **asked | body)
+
+    def drafts(self) -> float:
+        """Tokens drafted so far."""
+        return self._counted("draft_tokens")
+
+    def accepted_drafts(self) -> float:
+        return self._counted("accepted_tokens")
+
+    def _counted(self, what: str) -> float:
+        (count,) = re.findall(rf"^vllm:spec_decode_num_{what}_total\S* (\S+)", self.get("/metrics").text, re.M)
+        return float(count)
 
     def client(self) -> OpenAI:
         return OpenAI(base_url=f"{self.url}/v1", api_key=KEY, timeout=300)
@@ -179,15 +191,37 @@ def test_a_common_beginning_is_computed_once(server: Server) -> None:
     assert cached[1] >= 192
 
 
+def test_all_at_once(server: Server) -> None:
+    """A forced call, streamed, with drafts, behind 1.5 times the trained length of prompt whose beginning is known."""
+    options: dict[str, Any] = CALL | {"tools": [WEATHER], "tool_choice": "required", "max_tokens": 192}
+    beginning = "How is the weather? " * 23
+    first = server.chat(beginning + "In Rome?", **options).json()
+    assert first["usage"]["prompt_tokens"] > 1.5 * TRAINED
+    drafted = server.drafts()
+    stream = server.client().chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": beginning + "In Bonn?"}],
+        stream=True,
+        stream_options={"include_usage": True},
+        extra_body=PLAIN,
+        **options,
+    )
+    *chunks, last = stream
+    functions = [call.function for chunk in chunks for call in chunk.choices[0].delta.tool_calls or []]
+    assert functions[0].name == "weather"
+    assert json.loads("".join(function.arguments or "" for function in functions))["city"] in ("Bonn", "Rome")
+    assert last.usage.prompt_tokens_details.cached_tokens > TRAINED
+    assert server.drafts() > drafted
+
+
 def test_drafts_are_taken_and_change_no_greedy_token(server: Server, tmp_path: Path) -> None:
+    accepted = server.accepted_drafts()
     prompt = [256, *range(60, 80), *range(60, 80)]
     asked = {"prompt": prompt, "max_tokens": 96, "temperature": 0, "ignore_eos": True, "return_token_ids": True}
     (choice,) = server.post("/v1/completions", **asked).json()["choices"]
     tokens = choice["token_ids"]
     assert len(tokens) == 96
-    taken = re.search(r"^vllm:spec_decode_num_accepted_tokens_total\S* (\S+)", server.get("/metrics").text, re.M)
-    assert taken is not None
-    assert float(taken[1]) > 0
+    assert server.accepted_drafts() > accepted
     # The same model with the YaRN that a context of 1024 has switched on.
     yarn = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 512, "rope_theta": 10000.0}
     stretched = {"max_position_embeddings": 1024, "rope_parameters": yarn}
