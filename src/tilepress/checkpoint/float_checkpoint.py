@@ -80,5 +80,9 @@ class FloatCheckpoint:
         """The weight files."""
         return self._files.files()
 
+    def release(self) -> None:
+        """Give the memory of what was read of the weight files back: see `release_pages`."""
+        self._files.release()
+
     def auxiliary_files(self) -> list[Path]:
         return auxiliary_files(self.path)

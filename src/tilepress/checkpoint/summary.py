@@ -58,7 +58,10 @@ class Summary:
 
 
 def summarize(checkpoint: Checkpoint, *, progress: Callable[[int, int], None] | None = None) -> Summary:
-    """Reads every quantized weight once. Raises CheckpointError and BitstreamError for damaged ones."""
+    """Reads every quantized weight once and holds one at a time.
+
+    Raises CheckpointError and BitstreamError for damaged ones.
+    """
     types: dict[str, TensorCount] = {}
     for kind, stored in checkpoint.inventory():
         before = types.get(kind, TensorCount(0, 0))
@@ -72,6 +75,7 @@ def summarize(checkpoint: Checkpoint, *, progress: Callable[[int, int], None] | 
         zeros += matrix.size - int(np.count_nonzero(matrix))
         bits += codec.entropy(matrix) * matrix.size
         nbytes += size
+        checkpoint.release()
         if progress is not None:
             progress(done, len(matrices))
     linears = {prefix: n * k for prefix, (n, k) in linear_shapes(checkpoint.shape).items()}

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tilepress.checkpoint.json_files import read_object
+from tilepress.checkpoint.mapped_pages import release_pages
 from tilepress.errors import CheckpointError
 
 DTYPES = {
@@ -93,6 +94,10 @@ class TensorFiles:
         """The tensor, as a view of the mapped file: data is read when touched. Do not write to it."""
         tensor: Tensor = self._handles[self.stored(name).file].get_tensor(name)
         return tensor
+
+    def release(self) -> None:
+        """Give the memory of what was read of the files back: see `release_pages`."""
+        release_pages(self._handles)
 
     def expect(self, name: str, shape: tuple[int, ...], dtypes: tuple[torch.dtype, ...]) -> None:
         """Raises CheckpointError where the tensor is missing or has another shape or dtype."""

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tilepress.checkpoint.activations import mode_of
+from tilepress.checkpoint.activations import mode_of, row_sums
 from tilepress.checkpoint.architecture import (
     HEAD,
     ModelShape,
@@ -167,6 +167,10 @@ class W8A8SCheckpoint:
         """The weight files."""
         return self._files.files()
 
+    def release(self) -> None:
+        """Give the memory of what was read of the weight files back: see `release_pages`."""
+        self._files.release()
+
     def auxiliary_files(self) -> list[Path]:
         return auxiliary_files(self.path)
 
@@ -280,7 +284,7 @@ def _read_w8a8s_description(path: Path) -> Description:
 
 def _check_folded(file: Path, prefix: str, linear: QuantizedLinear, bias: Tensor) -> None:
     """A bias beside a quantized linear is not added again: make sure that quant_bias has it."""
-    sums = linear.weight.sum(dim=1, dtype=torch.int64)
+    sums = row_sums(linear.weight).long()
     folded = (linear.quant_bias + linear.input_offset * sums).double() * linear.deq_scale
     slack = linear.deq_scale + 1e-2 * bias.double().abs()
     if bool(((folded - bias.double()).abs() > slack).any()):

@@ -24,6 +24,7 @@ from tilepress.checkpoint.compressed_linear import CompressedLinear
 from tilepress.checkpoint.config_file import flavour
 from tilepress.checkpoint.embedding import EMBEDDING, CompressedEmbedding
 from tilepress.checkpoint.json_files import read_object
+from tilepress.checkpoint.mapped_pages import release_pages
 from tilepress.checkpoint.part import Part
 from tilepress.checkpoint.rank import Rank
 from tilepress.checkpoint.resharding import ReshardedRank
@@ -138,6 +139,10 @@ class W8A8SCCheckpoint:
     def files(self) -> list[Path]:
         """The weight files of all parts."""
         return [file for part in self.parts for file in part.files()]
+
+    def release(self) -> None:
+        """Give the memory of what was read of the weight files back: see `release_pages`."""
+        release_pages(self.files())
 
     def auxiliary_files(self) -> list[Path]:
         return auxiliary_files(self.path)

@@ -44,6 +44,7 @@ def decompress_directory(
         for done, prefix in enumerate(prefixes, 1):
             for name, linear in decompressed_linears(checkpoint, prefix, threads=threads).items():
                 writer.add_stored(pack(name, linear, checkpoint.dtype, wide_scale=True), linear.kind)
+            checkpoint.release()
             if progress is not None:
                 progress(done, len(prefixes))
 

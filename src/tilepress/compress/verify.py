@@ -60,6 +60,7 @@ def verify(
             found.add(name)
             if name not in linears or not _same_linear(source.linear(name), linear):
                 differing.append(name)
+        _release(source, made)
         if progress is not None:
             progress(done, len(prefixes))
     differing += sorted(set(linears) - found)
@@ -68,12 +69,19 @@ def verify(
         embedding and made.is_quantized(EMBEDDING) and not _same_embedding(source, made)
     ):
         differing.append(EMBEDDING)
+    _release(source, made)
     floats = sorted({*source.float_names(), *made.float_names()})
     both = set(source.float_names()) & set(made.float_names())
-    differing += [
-        name for name in floats if name not in both or not _same(source.float_tensor(name), made.float_tensor(name))
-    ]
+    for name in floats:
+        if name not in both or not _same(source.float_tensor(name), made.float_tensor(name)):
+            differing.append(name)
+        _release(source, made)
     return Verification(len(linears) + embedding, len(floats), differing)
+
+
+def _release(source: W8A8SCheckpoint, made: W8A8SCCheckpoint) -> None:
+    source.release()
+    made.release()
 
 
 def _same_embedding(source: W8A8SCheckpoint, made: W8A8SCCheckpoint) -> bool:

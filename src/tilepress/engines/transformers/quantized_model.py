@@ -46,6 +46,8 @@ def build_quantized_model(
         _place_compressed(model, checkpoint, prefix, stored)
         if prefix == HEAD.name and checkpoint.shares_table:
             model.model.embed_tokens = CompressedEmbedding(StoredTable.of_head(stored), dtype)
+        if isinstance(checkpoint, W8A8SCheckpoint):
+            checkpoint.release()  # of its integers nothing is needed any more
     if checkpoint.is_quantized(EMBEDDING):
         model.model.embed_tokens = CompressedEmbedding(checkpoint.compressed_embedding(), dtype)
     _place_floats(model, checkpoint, dtype)
