@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tilepress.compress import verify
+import pytest
+
+from tilepress.compress import kept_progress, verify
 
 
 def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -37,8 +39,8 @@ def test_a_process_that_fails_fails_the_job(tmp_path: Path, w8a8s: Path) -> None
         "from pathlib import Path\n"
         "from tilepress.compress import compress_under_torchrun, torchrun\n"
         "from tilepress.errors import CheckpointError\n"
-        "def write_part(source, out, **others):\n"
-        "    (out / f'written by {source.rank}').write_text('')\n"
+        "def write_part(source, work, job, **others):\n"
+        "    work.make_part(f'part{source.rank}')\n"
         "    if source.rank == 1:\n"
         "        raise ValueError('rank 1 stumbles')\n"
         "torchrun.write_part = write_part\n"
@@ -56,6 +58,39 @@ def test_a_process_that_fails_fails_the_job(tmp_path: Path, w8a8s: Path) -> None
     assert done.returncode != 0
     assert "0 CheckpointError rank 1: rank 1 stumbles" in done.stdout
     assert list(tmp_path.iterdir()) == [script]
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_job_and_the_same_command_goes_on(tmp_path: Path, w8a8s: Path, w8a8sc: Path) -> None:
+    script, out = tmp_path / "job.py", tmp_path / "c"
+    script.write_text(
+        "import os, signal, sys\n"
+        "from tilepress.checkpoint import streaming_file\n"
+        "from tilepress.cli import main\n"
+        "from tilepress.compress import part_writer\n"
+        "part_writer.BATCH = 0\n"
+        "genuine, writes = streaming_file.write_whole, []\n"
+        "def write_whole(file, data):\n"
+        "    writes.append(0)\n"
+        "    if os.environ['RANK'] == '1' and len(writes) == 40:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    genuine(file, data)\n"
+        "streaming_file.write_whole = write_whole\n"
+        "sys.exit(main(['compress', *sys.argv[1:]]))\n"
+    )
+    arguments = ["--model_path", str(w8a8s), "--save_directory", str(out)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+    killed = subprocess.run([*command, str(script), *arguments], capture_output=True, text=True, timeout=120)
+    assert killed.returncode != 0
+    assert not out.exists()
+    assert kept_progress(out) is not None
+
+    done = torchrun(*arguments)
+    assert done.returncode == 0, done.stderr
+    for part in ("part0-of-2", "part1-of-2"):
+        weights = f"{part}/quant_model_weight_w8a8sc.safetensors"
+        assert (out / weights).read_bytes() == (w8a8sc / weights).read_bytes()
+    assert sorted(tmp_path.iterdir()) == [out, script]
 
 
 def test_without_torchrun_it_makes_the_parts_by_itself(tmp_path: Path, w8a8s: Path, w8a8sc: Path) -> None:

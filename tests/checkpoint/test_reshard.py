@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from safetensors.torch import load_file
 
 from quantized_directories import edit_tensors, same_tensors, stored_tensors
 from quantized_models import make_w8a8s
-from tilepress.checkpoint import W8A8SCCheckpoint, staging
+from tilepress.checkpoint import W8A8SCCheckpoint
 from tilepress.compress import compress_directory, decompress_directory, reshard_directory, verify
 from tilepress.errors import BitstreamError, CheckpointError
 from tiny_models import make_tiny_qwen3
@@ -95,23 +94,9 @@ def test_a_damaged_tile_is_not_passed_on(w8a8sc_copy: Path, tmp_path: Path, tp: 
 
 def test_parts_that_disagree_are_refused(w8a8sc_copy: Path, tmp_path: Path) -> None:
     edit_tensors(w8a8sc_copy / "part1-of-2" / WEIGHTS, lambda tensors: tensors[f"{DOWN}.quant_bias"].fill_(7))
-    with pytest.raises(CheckpointError, match=rf"part1-of-2: {DOWN}: quant_bias is not 0"):
+    with pytest.raises(CheckpointError, match=rf"part1-of-2: {DOWN}: quant_bias is not 0.*; what is finished is kept"):
         reshard_directory(w8a8sc_copy, tmp_path / "c", tp=1)
-    assert list(tmp_path.iterdir()) == [w8a8sc_copy]
-
-
-def test_nothing_is_left_of_one_that_fails(w8a8sc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[object] = []
-
-    def save_file(*arguments: object, **_: object) -> None:
-        calls.append(arguments)
-        if len(calls) == 3:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(staging, "save_file", save_file)
-    with pytest.raises(CheckpointError, match="disk full"):
-        reshard_directory(w8a8sc, tmp_path / "c", tp=4)
-    assert list(tmp_path.iterdir()) == []
+    assert not (tmp_path / "c").exists()
 
 
 def test_global_keys_and_auxiliary_files_are_kept(source: Path, tmp_path: Path) -> None:

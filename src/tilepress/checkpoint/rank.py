@@ -10,13 +10,19 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from tilepress.checkpoint.architecture import HEAD, Architecture, ModelShape, fused_groups, norm_shapes
+from tilepress.checkpoint.architecture import HEAD, Architecture, ModelShape, fused_groups, group_of, norm_shapes
 from tilepress.checkpoint.compressed_linear import CompressedLinear
 from tilepress.checkpoint.descriptions import FLOAT, W8A8S, W8A8SC
 from tilepress.checkpoint.embedding import EMBEDDING, CompressedEmbedding
 from tilepress.checkpoint.quantized_linear import pack_scales
-from tilepress.checkpoint.split import check_tp
+from tilepress.checkpoint.split import check_tp, part_shape
 from tilepress.codec import Compressed
+
+# The last part of the names that tensors of a module have.
+_COMPRESSED = ("weight", "index", "info")
+_LINEAR = (*_COMPRESSED, "input_scale", "input_offset", "deq_scale", "quant_bias", "weight_sums")
+_TABLE = (*_COMPRESSED, "weight_scale")
+_FLOAT = ("weight", "bias")
 
 
 class Entry(NamedTuple):
@@ -39,6 +45,7 @@ class Source(Protocol):
     def dtype(self) -> str: ...
     def fused_groups(self) -> list[str]: ...
     def is_quantized(self, prefix: str) -> bool: ...
+    def release(self) -> None: ...
 
 
 class Rank(ABC):
@@ -86,7 +93,7 @@ class Rank(ABC):
     def entries(self, module: str) -> list[Entry]:
         """The tensors of one module; errors as of `tensors`."""
         if module not in self._quantized:
-            names = [f"{module}.{leaf}" for leaf in ("weight", "bias") if self._holds_float(f"{module}.{leaf}")]
+            names = [name for name in self.possible_names(module) if self._holds_float(name)]
             return [Entry(name, FLOAT, self.float_tensor(name).contiguous()) for name in names]
         if module == EMBEDDING:
             embedding = self.compressed_embedding()
@@ -98,6 +105,24 @@ class Rank(ABC):
             scales[f"{module}.weight_sums"] = linear.weight_sums
         plain = [Entry(name, linear.kind, tensor.contiguous()) for name, tensor in scales.items()]
         return [*_compressed(module, linear.weight), *plain]
+
+    def possible_names(self, module: str) -> list[str]:
+        """The names of its tensors, and those that it need not have."""
+        quantized = _TABLE if module == EMBEDDING else _LINEAR
+        return [f"{module}.{leaf}" for leaf in (quantized if module in self._quantized else _FLOAT)]
+
+    def plain_bytes(self, module: str) -> int:
+        """Of its weight as integers or 16-bit floats, before it is compressed; 0 of a norm, which is small."""
+        try:
+            group = HEAD if module == EMBEDDING else group_of(module)[1]
+        except KeyError:
+            return 0
+        n, k = part_shape(self._source.shape, group, self.tp)
+        return n * k if module in self._quantized else 2 * n * k
+
+    def release(self) -> None:
+        """Give the memory of what was read of the directory's files back: see `release_pages`."""
+        self._source.release()
 
     def compressed_embedding(self) -> CompressedEmbedding:
         """The rank's rows of a quantized embedding, or of the table that it shares with the head."""

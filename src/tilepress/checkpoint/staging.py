@@ -9,7 +9,7 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -47,14 +47,14 @@ def publish(staging: Path, out: Path) -> None:
         for name in names:
             file = Path(folder, name)
             file.chmod(mode)  # safetensors files are made for their owner alone
-            _sync(file)
-        _sync(Path(folder))
+            sync(file)
+        sync(Path(folder))
     refuse_existing(out)
     try:
         staging.rename(out)
     except OSError as error:
         raise CheckpointError(f"{out}: cannot be put in place ({error.strerror})") from None
-    _sync(out.absolute().parent)
+    sync(out.absolute().parent)
 
 
 def discard(staging: Path) -> None:
@@ -62,28 +62,20 @@ def discard(staging: Path) -> None:
 
 
 @contextmanager
-def staged(out: Path) -> Iterator[Path]:
-    """A directory to write into, which becomes `out` when the block ends, and is removed when it raises."""
-    staging = create_staging(out)
-    try:
-        yield staging
-        publish(staging, out)
-    except BaseException:
-        discard(staging)
-        raise
+def writing(path: Path, nbytes: int | Callable[[], int]) -> Iterator[None]:
+    """Around writing `nbytes` at `path`: a full disk becomes a CheckpointError that says how much was needed.
 
-
-@contextmanager
-def writing(path: Path, nbytes: int) -> Iterator[None]:
-    """Around writing `nbytes` at `path`: a full disk becomes a CheckpointError that says how much was needed."""
+    nbytes may be a function, which is asked then.
+    """
     try:
         yield
     except (OSError, SafetensorError) as error:
         if not _disk_full(error):
             raise
         folder = path if path.is_dir() else path.parent
+        needed = nbytes if isinstance(nbytes, int) else nbytes()
         raise CheckpointError(
-            f"{path}: disk full, {_size(nbytes)} needed and {_size(shutil.disk_usage(folder).free)} free; "
+            f"{path}: disk full, {_size(needed)} needed and {_size(shutil.disk_usage(folder).free)} free; "
             "free some space or write to another disk"
         ) from None
 
@@ -104,7 +96,8 @@ def _disk_full(error: Exception) -> bool:
     return any(f"(os error {code})" in str(error) for code in _FULL)  # how safetensors words it
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Come back when the file, or the names in the directory, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from tilepress.cli.console import human_bytes, human_seconds, print_json, print_note, print_table, progress_bar
-from tilepress.cli.options import Json, ModelPath, TrustRemoteCode
+from tilepress.cli.interruption import noting_progress
+from tilepress.cli.options import Json, ModelPath, Restart, TrustRemoteCode
 from tilepress.errors import UsageError
 
 
@@ -26,10 +27,13 @@ def compress(
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, help="Of the encoder.", show_default="all cores")
     ] = None,
+    restart: Restart = False,
     trust_remote_code: TrustRemoteCode = False,
     json: Json = False,
 ) -> None:
     """Compress a W8A8S directory without loss into a W8A8SC directory, one part for each tensor-parallel rank.
+
+    A run that was ended in whatever way is continued by the same command.
 
     Examples:
 
@@ -42,18 +46,20 @@ def compress(
     if trust_remote_code:
         print_note("compressing needs no remote code; none is run")
     started = time.monotonic()
-    with progress_bar("compress") as progress:
+    with noting_progress(save_directory), progress_bar("compress") as progress:
         if launched_by_torchrun():
             world = int(os.environ["WORLD_SIZE"])
             if tp not in (None, world):
                 raise UsageError(
                     f"--tp is {tp}, but torchrun started {world} processes; one makes one part, leave --tp out"
                 )
-            compress_under_torchrun(model_path, save_directory, threads=threads, progress=progress)
+            compress_under_torchrun(model_path, save_directory, threads=threads, restart=restart, progress=progress)
             if os.environ["RANK"] != "0":
                 return
         else:
-            compress_directory(model_path, save_directory, tp=tp or 1, threads=threads, progress=progress)
+            compress_directory(
+                model_path, save_directory, tp=tp or 1, threads=threads, restart=restart, progress=progress
+            )
     parts = sorted(save_directory.glob("part*-of-*/*.safetensors"))
     size, seconds = sum(part.stat().st_size for part in parts), time.monotonic() - started
     if json:

@@ -15,6 +15,9 @@ Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:N, npu or
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Let the checkpoint bring Python code of its own.")
 ]
+Restart = Annotated[
+    bool, typer.Option("--restart", help="Start over instead of going on with what an unfinished run has left.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 ComputeType = Annotated[
     str | None,

@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from tilepress.cli.console import human_bytes, human_seconds, print_json, print_table, progress_bar
-from tilepress.cli.options import Json
+from tilepress.cli.interruption import noting_progress
+from tilepress.cli.options import Json, Restart
 
 
 def reshard(
@@ -22,12 +23,14 @@ def reshard(
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, help="Of the codec.", show_default="all cores")
     ] = None,
+    restart: Restart = False,
     json: Json = False,
 ) -> None:
     """Make a W8A8SC directory anew for another number of tensor-parallel ranks, without loss.
 
     Whole tiles move as bytes; only those that a new cut goes through are encoded again. Engines load a directory of any
-    number of parts by themselves: this saves them the work at each start.
+    number of parts by themselves: this saves them the work at each start. A run that was ended in whatever way is
+    continued by the same command.
 
     Example:
 
@@ -36,8 +39,8 @@ def reshard(
     from tilepress.compress import reshard_directory
 
     started = time.monotonic()
-    with progress_bar("reshard") as progress:
-        made = reshard_directory(directory, save_directory, tp=tp, threads=threads, progress=progress)
+    with noting_progress(save_directory), progress_bar("reshard") as progress:
+        made = reshard_directory(directory, save_directory, tp=tp, threads=threads, restart=restart, progress=progress)
     parts = save_directory.glob("part*-of-*/*.safetensors")
     size, seconds = sum(part.stat().st_size for part in parts), time.monotonic() - started
     if json:

@@ -10,6 +10,7 @@ from tilepress.compress.directory import compress_directory
 from tilepress.compress.reshard import Resharding, reshard_directory
 from tilepress.compress.torchrun import compress_under_torchrun, launched_by_torchrun
 from tilepress.compress.verify import Verification, verify
+from tilepress.compress.work_directory import kept_progress
 
 __all__ = [
     "Resharding",
@@ -17,6 +18,7 @@ __all__ = [
     "compress_directory",
     "compress_under_torchrun",
     "decompress_directory",
+    "kept_progress",
     "launched_by_torchrun",
     "reshard_directory",
     "verify",

@@ -10,10 +10,12 @@ from tilepress.checkpoint.config_file import quantized_config
 from tilepress.checkpoint.json_files import write_object
 from tilepress.checkpoint.source import open_checkpoint
 from tilepress.checkpoint.split import check_tp
-from tilepress.checkpoint.staging import refuse_existing, staged, writing
+from tilepress.checkpoint.staging import refuse_existing, writing
 from tilepress.checkpoint.w8a8s import W8A8SCheckpoint
 from tilepress.checkpoint.w8a8sc import W8A8SCCheckpoint
-from tilepress.compress.part_writer import write_part
+from tilepress.compress.fingerprint import fingerprint
+from tilepress.compress.part_writer import Tiles, write_part
+from tilepress.compress.work_directory import work_directory
 from tilepress.errors import CheckpointError
 
 
@@ -23,20 +25,41 @@ def compress_directory(
     *,
     tp: int = 1,
     threads: int | None = None,
+    restart: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Compress the W8A8S directory `source` into the W8A8SC directory `out` of `tp` parts, one after the other.
 
     threads: of the encoder, all cores if None. progress: called with the linears done and their number. `out` appears
-    whole or not at all. Raises CheckpointError.
+    whole or not at all: what a run that fails or is killed has finished is kept beside it, and the next one with the
+    same source and `tp` goes on from there, unless `restart` is given. Memory: the tensors of one fused linear. Raises
+    CheckpointError, OtherJobError where the unfinished run had another source or `tp`.
     """
     checkpoint = open_w8a8s(source, out, tp)
+    make_parts(checkpoint, out, tp, threads=threads, restart=restart, progress=progress)
+
+
+def make_parts(
+    checkpoint: W8A8SCheckpoint | W8A8SCCheckpoint,
+    out: Path,
+    tp: int,
+    *,
+    threads: int | None,
+    restart: bool,
+    progress: Callable[[int, int], None] | None,
+) -> Tiles:
+    """The directory `out` of `tp` parts with what `checkpoint` holds: see `compress_directory`."""
+    job = fingerprint(checkpoint, tp)
     step = Steps(len(checkpoint.fused_groups()) * tp, progress)
-    with staged(out) as staging:
-        for rank in range(tp):
-            share = checkpoint.rank(rank, tp, threads=threads)
-            write_part(share, staging, description=checkpoint.description.extra, step=step)
-        write_common_files(checkpoint, staging)
+    extra = checkpoint.description.extra
+    with work_directory(out, restart=restart) as work:
+        made = [
+            write_part(checkpoint.rank(rank, tp, threads=threads), work, job, description=extra, step=step)
+            for rank in range(tp)
+        ]
+        write_common_files(checkpoint, work.directory)
+        work.publish(out)
+    return Tiles(sum(tiles.tiles for tiles in made), sum(tiles.encoded for tiles in made))
 
 
 class Steps:

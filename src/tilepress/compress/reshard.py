@@ -11,10 +11,9 @@ from tilepress.checkpoint.compressed_linear import naming_damage
 from tilepress.checkpoint.embedding import EMBEDDING
 from tilepress.checkpoint.source import open_checkpoint
 from tilepress.checkpoint.split import check_tp
-from tilepress.checkpoint.staging import refuse_existing, staged
+from tilepress.checkpoint.staging import refuse_existing
 from tilepress.checkpoint.w8a8sc import W8A8SCCheckpoint
-from tilepress.compress.directory import Steps, write_common_files
-from tilepress.compress.part_writer import write_part
+from tilepress.compress.directory import make_parts
 from tilepress.errors import CheckpointError
 
 
@@ -37,12 +36,14 @@ def reshard_directory(
     *,
     tp: int,
     threads: int | None = None,
+    restart: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Resharding:
     """Make of the W8A8SC directory `source` the directory `out` of `tp` parts: what compressing for `tp` gives.
 
     threads: of the codec, all cores if None. progress: called with the linears done and their number. `out` appears
-    whole or not at all. Raises CheckpointError, and BitstreamError where `source` is damaged.
+    whole or not at all, and an unfinished run is continued as by `compress_directory`, or forgotten with `restart`.
+    Raises CheckpointError, and BitstreamError where `source` is damaged.
     """
     refuse_existing(out)
     checkpoint = open_checkpoint(source)
@@ -52,15 +53,8 @@ def reshard_directory(
         )
     check_tp(checkpoint.shape, tp, checkpoint.path)
     _check_tiles(checkpoint)
-    step = Steps(len(checkpoint.fused_groups()) * tp, progress)
-    tiles = encoded = 0
-    with staged(out) as staging:
-        for rank in range(tp):
-            share = checkpoint.rank(rank, tp, threads=threads)
-            write_part(share, staging, description=checkpoint.description.extra, step=step)
-            tiles, encoded = tiles + share.tiles, encoded + share.encoded
-        write_common_files(checkpoint, staging)
-    return Resharding(checkpoint.tp, tp, tiles, encoded)
+    made = make_parts(checkpoint, out, tp, threads=threads, restart=restart, progress=progress)
+    return Resharding(checkpoint.tp, tp, made.tiles, made.encoded)
 
 
 def _check_tiles(checkpoint: W8A8SCCheckpoint) -> None:
@@ -72,3 +66,4 @@ def _check_tiles(checkpoint: W8A8SCCheckpoint) -> None:
         for prefix, weight in weights.items():
             with naming_damage(part.path, prefix):
                 codec.validate(weight)
+            checkpoint.release()

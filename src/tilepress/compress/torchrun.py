@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TypeVar
 
 import torch.distributed as dist
 
-from tilepress.checkpoint.staging import create_staging, discard, publish
 from tilepress.checkpoint.w8a8s import W8A8SCheckpoint
 from tilepress.codec import core_count
 from tilepress.compress.directory import Steps, open_w8a8s, write_common_files
+from tilepress.compress.fingerprint import fingerprint
 from tilepress.compress.part_writer import write_part
+from tilepress.compress.work_directory import WorkDirectory, work_directory
 from tilepress.errors import CheckpointError
 
 T = TypeVar("T")
@@ -32,46 +33,42 @@ def compress_under_torchrun(
     out: Path,
     *,
     threads: int | None = None,
+    restart: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Compress into as many parts as torchrun started processes; rank 0 puts the directory in place.
 
     threads: of the encoder in each process; a fair share of the cores if None. progress: called on rank 0 only, with
-    the linears of its part. Where any rank fails, all raise CheckpointError and nothing is left.
+    the linears of its part. Where any rank fails, all raise CheckpointError. What each has finished is kept, and is
+    continued or forgotten as by `compress_directory`; `source` and `out` are the same for all ranks.
     """
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     threads = threads or max(1, core_count() // int(os.environ.get("LOCAL_WORLD_SIZE", world)))
     with _exit_on_termination(), _process_group():
         checkpoint = _together(lambda: open_w8a8s(source, out, world))
-        with _shared_staging(out, rank) as staging:
+        with _shared_work(out, rank, restart) as work:
             step = Steps(len(checkpoint.fused_groups()), progress if rank == 0 else None)
             share = checkpoint.rank(rank, world, threads=threads)
             extra = checkpoint.description.extra
-            _together(lambda: write_part(share, staging, description=extra, step=step))
-            _together(lambda: _finish(checkpoint, staging, out) if rank == 0 else None)
+            _together(lambda: write_part(share, work, fingerprint(checkpoint, world), description=extra, step=step))
+            _together(lambda: _finish(checkpoint, work, out) if rank == 0 else None)
 
 
-def _finish(checkpoint: W8A8SCheckpoint, staging: Path, out: Path) -> None:
-    write_common_files(checkpoint, staging)
-    publish(staging, out)
+def _finish(checkpoint: W8A8SCheckpoint, work: WorkDirectory, out: Path) -> None:
+    write_common_files(checkpoint, work.directory)
+    work.publish(out)
 
 
 @contextmanager
-def _shared_staging(out: Path, rank: int) -> Iterator[Path]:
-    """A staging directory that rank 0 makes; whichever rank fails or is interrupted removes it."""
-    own: list[Path] = []
-    try:
-        _together(lambda: own.append(create_staging(out)) if rank == 0 else None)
-        shared: list[Path | None] = [own[0] if own else None]
+def _shared_work(out: Path, rank: int, restart: bool) -> Iterator[WorkDirectory]:
+    """The work directory, which rank 0 makes and holds for all."""
+    with ExitStack() as stack:
+        made = _together(lambda: stack.enter_context(work_directory(out, restart=restart)) if rank == 0 else None)
+        shared: list[Path | None] = [made.path if made is not None else None]
         dist.broadcast_object_list(shared, src=0)
-        staging = shared[0]
-        assert staging is not None
-        own[:] = [staging]
-        yield staging
-    except BaseException:
-        for directory in own:
-            discard(directory)
-        raise
+        path = shared[0]
+        assert path is not None
+        yield WorkDirectory(path)
 
 
 def _together(work: Callable[[], T]) -> T:
@@ -87,7 +84,9 @@ def _together(work: Callable[[], T]) -> T:
     try:
         dist.all_gather_object(failures, failure)
     except RuntimeError as error:
-        raise CheckpointError("another process of the job died; see its output, and start the job again") from error
+        raise CheckpointError(
+            "another process of the job died; see its output, and give the same command again to go on"
+        ) from error
     if cause is not None:
         raise cause
     for rank, other in enumerate(failures):

@@ -9,6 +9,7 @@ from tilepress.checkpoint.activations import PER_TOKEN, has_own_scales
 from tilepress.checkpoint.architecture import HEAD, fused_groups, group_of
 from tilepress.checkpoint.descriptions import W8A8S, W8A8S_DYNAMIC
 from tilepress.checkpoint.feeds import LINEARS
+from tilepress.checkpoint.streaming_file import HEADER_ENTRY
 from tilepress.quantize.decoder import TensorSource
 from tilepress.quantize.recipe import Recipe
 
@@ -16,8 +17,6 @@ from tilepress.quantize.recipe import Recipe
 TILE = (128, 256)
 INDEX_ENTRY = 8
 INFO = 5 * 8
-# Of a tensor in the header of a safetensors file, beside its name.
-HEADER_ENTRY = 70
 
 
 def fixed_size(source: TensorSource, recipe: Recipe) -> int:

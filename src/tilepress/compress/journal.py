@@ -1,0 +1,113 @@
+"""What is finished of one part: a JSON line a module, written when its tensors are on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tilepress.checkpoint.streaming_file import Written, write_whole
+from tilepress.compress.fingerprint import changes
+from tilepress.compress.lock import locked
+from tilepress.errors import CheckpointError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A module whose tensors are in the part's files, with the type of each.
+
+    tiles, encoded: of its weight, and those of them that did not lie ready in the source.
+    """
+
+    module: str
+    tensors: tuple[Written, ...]
+    types: tuple[str, ...]
+    tiles: int
+    encoded: int
+
+    def typed(self) -> list[tuple[Written, str]]:
+        """Each tensor with its type."""
+        return list(zip(self.tensors, self.types, strict=True))
+
+    def as_line(self) -> bytes:
+        return json.dumps([self.module, self.tensors, self.types, self.tiles, self.encoded]).encode() + b"\n"
+
+    @classmethod
+    def from_line(cls, line: bytes) -> Finished:
+        """Raises ValueError or TypeError for a line that is cut off."""
+        module, tensors, types, tiles, encoded = json.loads(line)
+        written = tuple(Written(name, dtype, tuple(shape)) for name, dtype, shape in tensors)
+        return cls(module, written, tuple(types), tiles, encoded)
+
+
+class OtherJobError(CheckpointError):
+    """An unfinished run has begun with another source, other options or another version."""
+
+
+class Journal:
+    """What `file`, open for reading and writing, says of a part; see `open_journal`.
+
+    finished: all modules so far, those of earlier runs among them.
+    """
+
+    def __init__(self, file: FileIO, job: Mapping[str, Any]) -> None:
+        self._file = file
+        self._pending: list[bytes] = []
+        self.finished: list[Finished] = []
+        lines = file.read().splitlines(keepends=True)
+        begun = _parsed(lines[0], json.loads) if lines else None
+        if begun is None:  # new, or cut off before anything was done
+            self._end, self._pending = 0, [json.dumps(job).encode() + b"\n"]
+            self.commit()
+            return
+        if begun != job:
+            raise OtherJobError(
+                f"{Path(file.name).parent}: an unfinished run had another source or other options: "
+                f"{', '.join(changes(begun, job))}; give the command as it was then, or --restart to start over"
+            )
+        self._end = len(lines[0])
+        for line in lines[1:]:
+            finished = _parsed(line, Finished.from_line)
+            if finished is None:
+                break
+            self.finished.append(finished)
+            self._end += len(line)
+
+    def add(self, finished: Finished) -> None:
+        """Take a module up; it is there for good when `commit` comes back."""
+        self._pending.append(finished.as_line())
+        self.finished.append(finished)
+
+    def commit(self) -> None:
+        """Write what was taken up. The tensors have to be on disk. Where it fails it may be called again."""
+        self._file.seek(self._end)
+        self._file.truncate()
+        write_whole(self._file, memoryview(b"".join(self._pending)))
+        os.fsync(self._file.fileno())
+        self._end, self._pending = self._file.tell(), []
+
+
+@contextmanager
+def open_journal(file: Path, job: Mapping[str, Any]) -> Iterator[Journal]:
+    """The journal in `file`, which is locked meanwhile.
+
+    job: the fingerprint that it is begun with. Raises OtherJobError where it was begun with another, CheckpointError
+    where another process has it open.
+    """
+    with locked(file), file.open("r+b", buffering=0) as opened:
+        yield Journal(opened, job)
+
+
+def _parsed(line: bytes, parse: Callable[[bytes], T]) -> T | None:
+    """What a line says; None where it was cut off when the power went."""
+    try:
+        return parse(line) if line.endswith(b"\n") else None
+    except (ValueError, TypeError):
+        return None

@@ -1,0 +1,57 @@
+"""One process at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tilepress.errors import CheckpointError
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Hold a lock on `file`, which is made where it is missing; it ends with the process at the latest.
+
+    Raises CheckpointError where another process holds it, or where the file system has no locks.
+    """
+    descriptor = _lock(file)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(file: Path) -> int:
+    while True:
+        try:
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise _unlockable(file, error) from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_still(file, descriptor):
+                return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            raise CheckpointError(
+                f"{file.parent}: another process writes there now; wait for it, or end it first"
+            ) from None
+        except OSError as error:
+            os.close(descriptor)
+            raise _unlockable(file, error) from None
+        os.close(descriptor)
+
+
+def _unlockable(file: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(f"{file}: cannot be locked ({error.strerror}); choose another output directory")
+
+
+def _is_still(file: Path, descriptor: int) -> bool:
+    """Whether the locked file is the one of that name: who held it before may have removed it."""
+    try:
+        return os.path.samestat(file.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
