@@ -15,7 +15,7 @@ from tilepress.checkpoint.w8a8s import W8A8SCheckpoint
 from tilepress.checkpoint.w8a8sc import W8A8SCCheckpoint
 from tilepress.compress.fingerprint import fingerprint
 from tilepress.compress.part_writer import Tiles, write_part
-from tilepress.compress.work_directory import work_directory
+from tilepress.compress.work_directory import clear_published, work_directory
 from tilepress.errors import CheckpointError
 
 
@@ -76,6 +76,7 @@ class Steps:
 
 def open_w8a8s(source: str | Path, out: Path, tp: int) -> W8A8SCheckpoint:
     """Everything that can be refused before work starts is refused here, with a CheckpointError."""
+    clear_published(out)
     refuse_existing(out)
     checkpoint = open_checkpoint(source)
     if isinstance(checkpoint, W8A8SCCheckpoint):

@@ -84,6 +84,13 @@ def work_directory(out: Path, *, restart: bool) -> Iterator[WorkDirectory]:
         discard(path)
 
 
+def clear_published(out: Path) -> None:
+    """Remove what is left where a run was killed between putting `out` in place and clearing up behind itself."""
+    work = WorkDirectory(_path(out))
+    if out.exists() and not work.directory.exists():
+        discard(work.path)
+
+
 def kept_progress(out: Path) -> str | None:
     """One sentence where an unfinished run has left something; else None."""
     work = WorkDirectory(_path(out))
