@@ -111,7 +111,7 @@ class TensorFiles:
         rows = range(stored.shape[0])[start:stop]
         row = stored.nbytes // max(1, stored.shape[0])
         tensor = torch.empty(len(rows), *stored.shape[1:], dtype=stored.dtype)
-        room = memoryview(tensor.view(torch.uint8).numpy().reshape(-1))
+        room = tensor.view(torch.uint8).numpy().reshape(-1).data
         with stored.file.open("rb", buffering=0) as opened:
             opened.seek(self._offsets[stored.file][name] + rows.start * row)
             while room:

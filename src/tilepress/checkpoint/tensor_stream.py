@@ -29,6 +29,6 @@ def stream_tensor(file: Path, name: str, shape: Sequence[int], dtype: torch.dtyp
     with writing(file, nbytes), file.open("wb", buffering=0) as opened:
         opened.write(struct.pack("<Q", len(header)) + header)
         for part in parts:
-            left = memoryview(part.contiguous().view(torch.uint8).numpy().reshape(-1))
+            left = part.contiguous().view(torch.uint8).numpy().reshape(-1).data
             while left:
                 left = left[opened.write(left) :]

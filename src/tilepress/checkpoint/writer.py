@@ -101,6 +101,10 @@ class W8A8SWriter:
         if kind is not None:
             discard(staging)
 
+    def has(self, name: str) -> bool:
+        """Whether a tensor of this name was added."""
+        return name in self._types
+
     def add_float(self, name: str, tensor: Tensor) -> None:
         """Store a float tensor, converted to the flavour's dtype.
 
