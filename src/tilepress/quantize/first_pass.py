@@ -108,21 +108,24 @@ class FirstPass:
             inputs = HiddenStates(job.work, _inputs(index))
             with layer_sensitivity(job.decoder, index, inputs, arguments[index], gradient, job.generator) as seen:
                 tensors = self._tensors(seen)
+            del seen  # its Hessians take as much as the layer that is next
             job.work.save(_gradient(index), {_gradient(index): gradient.cpu()})
             job.work.save(sensitivity_stage(index), tensors)
             job.finish(sensitivity_stage(index))
-            self._forget_inputs(index)
+            self._forget(index)
 
     def _is_done(self, index: int) -> bool:
         done = self._job.done(sensitivity_stage(index)) is not None
         if done:
-            self._forget_inputs(index)
+            self._forget(index)
         return done
 
-    def _forget_inputs(self, index: int) -> None:
-        """What only the backward pass of this layer read."""
+    def _forget(self, index: int) -> None:
+        """What the backward pass of this layer read or made and no other stage needs."""
         self._job.work.drop(_inputs(index))
         self._job.work.drop(_gradient(index + 1))
+        if index == 0:
+            self._job.work.drop(_gradient(0))
 
     def _tensors(self, seen: LayerSensitivity) -> dict[str, Tensor]:
         """G_o by linear, and the samples from which the steps are fitted."""
