@@ -95,7 +95,7 @@ def test_hidden_states_in_files_or_in_memory_make_no_difference(
 
 
 def test_less_memory_than_a_layer_takes_is_refused(tiny_qwen3: Path, calibration: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"--max-memory 0\.10GB: a layer of this model with its Hessians takes 0\.6"):
+    with pytest.raises(UsageError, match=r"--max-memory 0\.10GB: .* takes 0\.\d+ GB"):
         quantize(tiny_qwen3, tmp_path / "out", calibration, max_memory=10**8)
     assert not work_directory(tmp_path / "out").exists()
 

@@ -57,7 +57,8 @@ def factorize(hessian: Tensor, damping: float, where: str) -> HessianFactor:
     """
     diagonal = hessian.diagonal()
     mean = float(diagonal.mean())
-    if not hessian.isfinite().all() or mean <= 0.0:
+    low, high = hessian.aminmax()  # either is NaN where any value is; isfinite() takes another matrix and more
+    if not (low.isfinite() and high.isfinite()) or mean <= 0.0:
         raise QuantizationError(
             f"{where}: the calibration inputs are not finite or all zero; "
             "check the float model's output on the calibration text"
