@@ -10,21 +10,18 @@ same model.
 
 from __future__ import annotations
 
-import json
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
+from float_directory import float_directory
 from tilepress.checkpoint import FloatCheckpoint, QuantizedLinear, W8A8SWriter, round_input_scale
 from tilepress.compress import compress_directory
 
 DEVIATION = 2.6  # an entropy of 3.5 bits
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
 CONFIG = {
     "architectures": ["Qwen3ForCausalLM"],
     "model_type": "qwen3",
@@ -88,35 +85,19 @@ def _floats(integers: Tensor, steps: Tensor) -> Tensor:
 
 
 def _make_float(out: Path, tokenizer: Path) -> None:
-    staging = out.with_name(f"{out.name}.partial")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    (staging / "config.json").write_text(json.dumps(CONFIG, indent=1))
-    for name in TOKENIZER_FILES:
-        if (tokenizer / name).exists():
-            shutil.copy(tokenizer / name, staging)
-    placed: dict[str, str] = {}
-
-    def save(tensors: dict[str, Tensor], file: str) -> None:
-        save_file(tensors, staging / file, metadata={"format": "pt"})
-        placed.update(dict.fromkeys(tensors, file))
-
     layers, hidden = CONFIG["num_hidden_layers"], CONFIG["hidden_size"]
-    shards = layers + 1
-    first = {"model.embed_tokens.weight": _floats(*_table()), "model.norm.weight": torch.ones(hidden).half()}
-    save(first, f"model-00001-of-{shards:05}.safetensors")
-    for layer in range(layers):
-        tensors = {f"{prefix}.weight": _floats(integers, steps) for prefix, integers, steps in _layer(layer)}
-        for norm, size in (
-            ("input_layernorm", hidden),
-            ("post_attention_layernorm", hidden),
-            ("self_attn.q_norm", CONFIG["head_dim"]),
-            ("self_attn.k_norm", CONFIG["head_dim"]),
-        ):
-            tensors[f"model.layers.{layer}.{norm}.weight"] = torch.ones(size).half()
-        save(tensors, f"model-{layer + 2:05}-of-{shards:05}.safetensors")
-    (staging / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": placed}))
-    staging.rename(out)
+    with float_directory(out, CONFIG, tokenizer, shards=layers + 1) as save:
+        save({"model.embed_tokens.weight": _floats(*_table()), "model.norm.weight": torch.ones(hidden).half()})
+        for layer in range(layers):
+            tensors = {f"{prefix}.weight": _floats(integers, steps) for prefix, integers, steps in _layer(layer)}
+            for norm, size in (
+                ("input_layernorm", hidden),
+                ("post_attention_layernorm", hidden),
+                ("self_attn.q_norm", CONFIG["head_dim"]),
+                ("self_attn.k_norm", CONFIG["head_dim"]),
+            ):
+                tensors[f"model.layers.{layer}.{norm}.weight"] = torch.ones(size).half()
+            save(tensors)
 
 
 def _make_w8a8s(source: Path, out: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from quantized_directories import copy_through_writer, random_linear, same_tensors, stored_tensors
 from quantized_models import make_w8a8s
@@ -114,6 +115,33 @@ def test_large_models_are_sharded(tmp_path: Path, w8a8s: Path) -> None:
     assert (sharded / "quant_model_weight_w8a8s.safetensors.index.json").is_file()
     assert same_tensors(stored_tensors(w8a8s), stored_tensors(sharded))
     assert W8A8SCheckpoint(sharded).fused_groups() == W8A8SCheckpoint(w8a8s).fused_groups()
+
+
+@pytest.mark.parametrize("max_shard_bytes", [60_000, 1 << 20], ids=["shards of their own", "one shard"])
+def test_what_lies_in_files_and_parts_already_is_taken_as_it_is(
+    max_shard_bytes: int, tmp_path: Path, w8a8s: Path
+) -> None:
+    source = W8A8SCheckpoint(w8a8s)
+    written = stored_tensors(w8a8s)
+    table = written.pop("lm_head.weight")
+    layers = {}
+    for layer in ("model.layers.0.", "model.layers.1."):
+        layers[layer] = {name: written.pop(name) for name in list(written) if name.startswith(layer)}
+        save_file(layers[layer], tmp_path / f"{layer}safetensors")
+    with W8A8SWriter(tmp_path / "out", source, dtype="float16", max_shard_bytes=max_shard_bytes) as writer:
+        for name, tensor in written.items():
+            writer.add_float(name, tensor)
+        writer.add_float_rows("lm_head.weight", table.shape, torch.split(table, 7))
+        for layer, tensors in layers.items():
+            writer.add_file(
+                tmp_path / f"{layer}safetensors", {name: source.description.types[name] for name in tensors}, {}
+            )
+
+    assert same_tensors(stored_tensors(w8a8s), stored_tensors(tmp_path / "out"))
+    assert W8A8SCheckpoint(tmp_path / "out").quantized_linears() == source.quantized_linears()
+    shards = list((tmp_path / "out").glob("*.safetensors"))
+    linked = [file for file in shards if file.stat().st_nlink == 2]
+    assert len(linked) == (2 if max_shard_bytes == 60_000 else 0), "layers are not copied where they are large"
 
 
 def test_tied_models_stay_tied(tmp_path: Path) -> None:

@@ -109,16 +109,16 @@ def test_help_has_examples(command: str, capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.slow
-def test_a_terminated_command_leaves_nothing_behind(tiny_qwen3: Path, tmp_path: Path) -> None:
+def test_a_terminated_command_leaves_no_more_than_the_work_to_go_on_from(tiny_qwen3: Path, tmp_path: Path) -> None:
     command = f"{sys.executable} -m tilepress quant -m {tiny_qwen3} -o {tmp_path / 'out'} --samples 4096"
     with subprocess.Popen(command.split(), stderr=subprocess.DEVNULL) as process:
-        while not list(tmp_path.iterdir()):  # the staging directory
+        while not list(tmp_path.iterdir()):  # the work directory
             assert process.poll() is None
             time.sleep(0.05)
         process.terminate()
         process.wait(timeout=60)
     assert process.returncode == 130
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] in ([], [".out.quant"])
 
 
 def test_an_unknown_instruction_set_is_refused() -> None:

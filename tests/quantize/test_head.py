@@ -32,8 +32,10 @@ def hidden() -> torch.Tensor:
 
 @pytest.fixture
 def folded(decoder: LayerwiseDecoder, hidden: torch.Tensor) -> Head:
-    seen = head_statistics(decoder, hidden, 16, torch.Generator().manual_seed(0))
-    return fold_head(decoder, seen, logit_sensitivity(decoder, hidden), 0.01, torch.float16, shared=False)
+    seen = head_statistics(decoder, torch.split(hidden, 1), 16, torch.Generator().manual_seed(0))
+    return fold_head(
+        decoder, seen, logit_sensitivity(decoder, torch.split(hidden, 1)), 0.01, torch.float16, shared=False
+    )
 
 
 def test_the_fold_changes_nothing(folded: Head, decoder: LayerwiseDecoder, hidden: torch.Tensor) -> None:
@@ -50,13 +52,13 @@ def test_sensitivity_is_the_mean_squared_gradient_over_the_models_own_labels(
     p = decoder.head()(hidden).softmax(dim=-1).reshape(-1, VOCABULARY)
     gradient_for_each_label = p[:, None, :] - torch.eye(VOCABULARY)  # [tokens, labels, logits]
     expected = torch.einsum("tl,tlv->v", p, gradient_for_each_label.square()) / len(p)
-    torch.testing.assert_close(logit_sensitivity(decoder, hidden), expected)
+    torch.testing.assert_close(logit_sensitivity(decoder, torch.split(hidden, 1)), expected)
 
 
 def test_tokens_that_the_text_never_asks_for_keep_fine_steps(decoder: LayerwiseDecoder, hidden: torch.Tensor) -> None:
     of_one_token = torch.zeros(VOCABULARY)
     of_one_token[7] = 1.0
-    seen = head_statistics(decoder, hidden, 16, torch.Generator().manual_seed(0))
+    seen = head_statistics(decoder, torch.split(hidden, 1), 16, torch.Generator().manual_seed(0))
     head = fold_head(decoder, seen, of_one_token, 0.01, torch.float16, shared=False)
     relative = head.sample(torch.Generator().manual_seed(0)).relative
     assert float(relative.max() / relative[7]) == pytest.approx((1.0 + VOCABULARY) ** 0.5, rel=0.02)

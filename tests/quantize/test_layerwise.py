@@ -14,7 +14,7 @@ from tilepress.checkpoint.feeds import FEEDS, LINEARS
 from tilepress.errors import QuantizationError
 from tilepress.quantize import sensitivity as sensitivity_module
 from tilepress.quantize.decoder import LayerwiseDecoder
-from tilepress.quantize.sensitivity import layer_sensitivities
+from tilepress.quantize.sensitivity import gradient_of_sampled_loss, layer_sensitivity
 from tilepress.quantize.statistics import StatisticsCollector
 from tiny_models import make_tiny_llama, make_tiny_qwen2, make_tiny_qwen3
 
@@ -52,8 +52,13 @@ def test_sensitivities_are_the_squared_gradients_of_the_whole_model(
     decoder = LayerwiseDecoder(FloatCheckpoint(tiny_qwen3), torch.device("cpu"))
     *inputs, final = layer_inputs(decoder, TOKENS)
     found, of_inputs = {}, {}
-    for s in layer_sensitivities(decoder, inputs, final, torch.Generator().manual_seed(5)):
-        found[s.index], of_inputs[s.index] = s.gradients, s.of_input
+    generator = torch.Generator().manual_seed(5)
+    gradient = gradient_of_sampled_loss(decoder, torch.split(final, 1), generator)
+    arguments = decoder.layer_arguments(TOKENS.shape[1])
+    for index in (1, 0):
+        sequences = torch.split(inputs[index], 1)
+        with layer_sensitivity(decoder, index, sequences, arguments[index], gradient, generator) as seen:
+            found[index], of_inputs[index] = seen.gradients, seen.of_input
 
     model = AutoModelForCausalLM.from_pretrained(tiny_qwen3, dtype=torch.float32)
     outputs: dict[str, torch.Tensor] = {}

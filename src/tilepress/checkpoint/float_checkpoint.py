@@ -72,6 +72,14 @@ class FloatCheckpoint:
             raise CheckpointError(f"{self._files.path}: tensor {name} is missing")
         return self._files.tensor(name)
 
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
+        """Rows [start, stop) of the tensor in its stored dtype, in memory of their own."""
+        return self._files.read(name, start, stop)
+
+    def stored(self, name: str) -> Stored:
+        """Dtype, shape and file of the tensor."""
+        return self._files.stored(name)
+
     def inventory(self) -> list[tuple[str, Stored]]:
         """Type (FLOAT) and header of each tensor."""
         return [(FLOAT, self._files.stored(name)) for name in self._names]

@@ -86,6 +86,14 @@ def save_tensors(tensors: dict[str, Tensor], file: Path) -> None:
         save_file(tensors, file, metadata={"format": "pt"})
 
 
+def link_or_copy(file: Path, to: Path) -> None:
+    """`to` with the bytes of `file`, which stay as they are: a hard link, or a copy where the disk has no links."""
+    try:
+        os.link(file, to)
+    except OSError:
+        shutil.copyfile(file, to)
+
+
 def _size(nbytes: int) -> str:
     return f"{nbytes / 1e6:.1f} MB" if nbytes >= 1e6 else f"{nbytes / 1e3:.1f} kB"
 

@@ -1,7 +1,8 @@
-"""Tensors of one directory, in one safetensors file or in shards with an index: lazy and memory-mapped."""
+"""Tensors of one directory, in one safetensors file or in shards with an index: lazy, mapped or read."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from tilepress.checkpoint.data_offsets import data_offsets
 from tilepress.checkpoint.json_files import read_object
 from tilepress.checkpoint.mapped_pages import release_pages
 from tilepress.errors import CheckpointError
@@ -39,10 +41,7 @@ class Stored:
 
     @property
     def nbytes(self) -> int:
-        count = 1
-        for size in self.shape:
-            count *= size
-        return count * self.dtype.itemsize
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 class TensorFiles:
@@ -56,6 +55,7 @@ class TensorFiles:
         self.path = weights
         self._handles: dict[Path, Any] = {}
         self._stored: dict[str, Stored] = {}
+        self._offsets: dict[Path, dict[str, int]] = {}
         placed = _weight_map(weights) if weights.suffix == ".json" else None
         shards = sorted({weights.parent / shard for shard in placed.values()}) if placed is not None else [weights]
         for file in shards:
@@ -98,6 +98,28 @@ class TensorFiles:
     def release(self) -> None:
         """Give the memory of what was read of the files back: see `release_pages`."""
         release_pages(self._handles)
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
+        """Rows [start, stop) in memory of their own, which goes with the tensor.
+
+        The pages of a mapped file count as the process's until the system wants them back: a model that is read once
+        from end to end would seem to be all in memory. Raises CheckpointError where the file has become shorter.
+        """
+        stored = self.stored(name)
+        if stored.file not in self._offsets:
+            self._offsets[stored.file] = data_offsets(stored.file)
+        rows = range(stored.shape[0])[start:stop]
+        row = stored.nbytes // max(1, stored.shape[0])
+        tensor = torch.empty(len(rows), *stored.shape[1:], dtype=stored.dtype)
+        room = tensor.view(torch.uint8).numpy().reshape(-1).data
+        with stored.file.open("rb", buffering=0) as opened:
+            opened.seek(self._offsets[stored.file][name] + rows.start * row)
+            while room:
+                count = opened.readinto(room)
+                if not count:
+                    raise CheckpointError(f"{stored.file}: ends inside of {name}; get the checkpoint again")
+                room = room[count:]
+        return tensor
 
     def expect(self, name: str, shape: tuple[int, ...], dtypes: tuple[torch.dtype, ...]) -> None:
         """Raises CheckpointError where the tensor is missing or has another shape or dtype."""

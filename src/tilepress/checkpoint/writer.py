@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -18,11 +18,25 @@ from tilepress.checkpoint.embedding import EMBEDDING, QuantizedEmbedding
 from tilepress.checkpoint.json_files import write_object
 from tilepress.checkpoint.quantization_report import REPORT
 from tilepress.checkpoint.quantized_linear import QuantizedLinear, pack
-from tilepress.checkpoint.staging import create_staging, discard, publish, refuse_existing, save_tensors, writing
+from tilepress.checkpoint.staging import (
+    create_staging,
+    discard,
+    link_or_copy,
+    publish,
+    refuse_existing,
+    save_tensors,
+    writing,
+)
+from tilepress.checkpoint.stored_float import stored_float
+from tilepress.checkpoint.tensor_files import TensorFiles
+from tilepress.checkpoint.tensor_stream import stream_tensor
 from tilepress.checkpoint.w8a8s import W8A8SCheckpoint
 from tilepress.errors import CheckpointError
 
 WEIGHTS = "quant_model_weight_w8a8s"
+
+# What is larger than this share of a shard is not put together with other tensors, but is a shard of its own.
+LINKED_SHARE = 8
 
 
 class Source(Protocol):
@@ -52,7 +66,7 @@ class W8A8SWriter:
         source: Source,
         *,
         dtype: str,
-        max_shard_bytes: int = 2 << 30,
+        max_shard_bytes: int = 512 << 20,
         description: Mapping[str, Any] | None = None,
     ) -> None:
         if dtype not in ("float16", "bfloat16"):
@@ -87,28 +101,33 @@ class W8A8SWriter:
         if kind is not None:
             discard(staging)
 
+    def has(self, name: str) -> bool:
+        """Whether a tensor of this name was added."""
+        return name in self._types
+
     def add_float(self, name: str, tensor: Tensor) -> None:
         """Store a float tensor, converted to the flavour's dtype.
 
         Raises CheckpointError for a value that is not finite or that dtype cannot hold; values that become zero are
         counted in `flushed` and warned of in the end.
         """
-        stored: torch.dtype = getattr(torch, self._dtype)
-        tensor = tensor.detach().cpu()
-        if not bool(torch.isfinite(tensor).all()):
-            raise CheckpointError(f"{self._source.path}: {name} holds NaN or infinite values; get the model again")
-        converted = tensor.to(stored)
-        overflow = torch.isinf(converted)
-        if bool(overflow.any()):
-            remedy = "; use --dtype bfloat16" if self._dtype == "float16" else ""
-            raise CheckpointError(
-                f"{self._source.path}: {int(overflow.sum())} values of {name} exceed {self._dtype}, such as "
-                f"{float(tensor[overflow][0])}{remedy}"
-            )
-        flushed = int(torch.count_nonzero(tensor)) - int(torch.count_nonzero(converted))
-        if flushed:
-            self.flushed[name] = flushed
+        converted, flushed = stored_float(name, tensor, self._dtype, self._source.path)
+        self._count_flushed(name, flushed)
         self._add(name, converted, FLOAT)
+
+    def add_float_rows(self, name: str, shape: Sequence[int], parts: Iterable[Tensor]) -> None:
+        """Store a float tensor whose rows are those of `parts` in their order; a large one passes through to a shard.
+
+        Errors as of `add_float`.
+        """
+        stored: torch.dtype = getattr(torch, self._dtype)
+        converted = self._converted(name, parts)
+        if torch.Size(shape).numel() * stored.itemsize <= self._max_shard_bytes // LINKED_SHARE:
+            self._add(name, torch.cat(list(converted)), FLOAT)
+            return
+        self._register(name, FLOAT)
+        stream_tensor(self._next_shard(), name, shape, stored, converted)
+        self._close_shard([name], torch.Size(shape).numel() * stored.itemsize)
 
     def add_linear(self, prefix: str, linear: QuantizedLinear) -> None:
         """Store the five tensors of a quantized linear. Raises CheckpointError for an unrounded input_scale."""
@@ -127,23 +146,62 @@ class W8A8SWriter:
         for name, tensor in tensors.items():
             self._add(name, tensor.detach().cpu(), kind)
 
-    def _add(self, name: str, tensor: Tensor, kind: str) -> None:
+    def add_file(self, file: Path, types: Mapping[str, str], flushed: Mapping[str, int]) -> None:
+        """Store the tensors of a safetensors file, of types `types`, as they are; flushed: as below of what made it.
+
+        A large file becomes a shard, by a hard link where the file system has them; of small ones shards are made.
+        """
+        for name, count in flushed.items():
+            self._count_flushed(name, count)
+        tensors = TensorFiles(file)
+        nbytes = sum(tensors.stored(name).nbytes for name in tensors)
+        if nbytes <= self._max_shard_bytes // LINKED_SHARE:
+            for name in tensors:
+                self._add(name, tensors.read(name), types[name])
+            return
+        for name in tensors:
+            self._register(name, types[name])
+        with writing(self._directory(), nbytes):
+            link_or_copy(file, self._next_shard())
+        self._close_shard(list(tensors), nbytes)
+
+    def _converted(self, name: str, parts: Iterable[Tensor]) -> Iterator[Tensor]:
+        for part in parts:
+            converted, flushed = stored_float(name, part, self._dtype, self._source.path)
+            self._count_flushed(name, flushed)
+            yield converted
+
+    def _count_flushed(self, name: str, count: int) -> None:
+        if count:
+            self.flushed[name] = self.flushed.get(name, 0) + count
+
+    def _register(self, name: str, kind: str) -> None:
         if name in self._types:
             raise CheckpointError(f"{self._out}: tensor {name} was added twice")
+        self._types[name] = kind
+
+    def _add(self, name: str, tensor: Tensor, kind: str) -> None:
+        self._register(name, kind)
         if self._pending and self._pending_bytes + tensor.nbytes > self._max_shard_bytes:
             self._write_shard()
-        self._types[name] = kind
         self._pending[name] = tensor.contiguous()
         self._pending_bytes += tensor.nbytes
 
     def _write_shard(self) -> None:
-        save_tensors(self._pending, self._directory() / f"{len(self._shards)}.shard")
-        self._shards.append(list(self._pending))
-        self._nbytes += self._pending_bytes
+        save_tensors(self._pending, self._next_shard())
+        self._close_shard(list(self._pending), self._pending_bytes)
         self._pending, self._pending_bytes = {}, 0
 
+    def _next_shard(self) -> Path:
+        return self._directory() / f"{len(self._shards)}.shard"
+
+    def _close_shard(self, names: list[str], nbytes: int) -> None:
+        self._shards.append(names)
+        self._nbytes += nbytes
+
     def _finish(self, staging: Path) -> None:
-        self._write_shard()
+        if self._pending or not self._shards:
+            self._write_shard()
         with writing(staging, sum(file.stat().st_size for file in auxiliary_files(self._source.path))):
             self._name_shards(staging)
             write_description(staging, W8A8S, self._types, self._extra)

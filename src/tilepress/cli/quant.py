@@ -10,6 +10,7 @@ import typer
 from tilepress.cli.byte_sizes import parse_bytes
 from tilepress.cli.console import human_seconds, print_json, print_note, print_table, progress_bar
 from tilepress.cli.options import Device, Json, ModelPath, TrustRemoteCode
+from tilepress.cli.progress_kept import going_on
 from tilepress.errors import UsageError
 
 
@@ -66,6 +67,17 @@ def quant(
             show_default="45, or what is feasible",
         ),
     ] = None,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(
+            "--max-memory",
+            help="Memory to keep to, such as 8GB: what the layers read is on disk where it does not fit.",
+            show_default="a quarter of the machine's for what the layers read",
+        ),
+    ] = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Begin anew where an earlier run with this --save-path was cut short.")
+    ] = False,
     seed: Annotated[int, typer.Option("--seed", help="Of the calibration text's order and the samples.")] = 0,
     trust_remote_code: TrustRemoteCode = False,
     json: Json = False,
@@ -79,6 +91,11 @@ def quant(
         tilepress quant --model-path Qwen3-8B --save-path small --bits 3.5 --calib conversations.jsonl
 
         tilepress quant --model-path Qwen3-8B --save-path small --size 4GB --head --embeddings
+
+        tilepress quant --model-path Qwen3-32B --save-path Qwen3-32B-w8a8s --dtype bfloat16 --max-memory 14GB
+
+    Cut short, by Ctrl-C or by a full disk, the same command goes on after the last layer that was finished, and makes
+    the same bytes; with other options it asks for --restart, which begins anew.
     """
     from tilepress.checkpoint import FloatCheckpoint, open_checkpoint
     from tilepress.device import resolve_device
@@ -108,9 +125,16 @@ def quant(
         print_note(f"--model-type is {model_type}, but config.json says {family}; config.json decides")
     if trust_remote_code:
         print_note("Qwen3, Qwen2 and Llama need no remote code; none is run")
-    with progress_bar("quantize") as progress:
+    with going_on(save_path), progress_bar("quantize") as progress:
         report = quantize_checkpoint(
-            source, save_path, recipe, calibration=calib, device=device, progress=lambda p: progress(p.done, p.total)
+            source,
+            save_path,
+            recipe,
+            calibration=calib,
+            device=device,
+            max_memory=None if max_memory is None else parse_bytes("--max-memory", max_memory),
+            restart=restart,
+            progress=lambda p: progress(p.done, p.total),
         )
     if report.limits:
         print_note(

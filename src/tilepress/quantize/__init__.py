@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tilepress.quantize.pipeline import Progress, quantize_checkpoint
+from tilepress.quantize.clock import Progress
+from tilepress.quantize.pipeline import quantize_checkpoint
 from tilepress.quantize.recipe import Recipe
 from tilepress.quantize.report import DistillationReport, LinearReport, QuantizationReport
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 
 class Budget:
@@ -23,6 +23,13 @@ class Budget:
             return self._bits[name]
         longer = self._spent / self._planned
         return self._bits[name] * self._left / (self._planned_left * longer)
+
+    def state(self) -> list[float]:
+        """What `restore` takes, after groups that were spent before."""
+        return [self._left, self._planned_left, self._spent, self._planned]
+
+    def restore(self, state: Sequence[float]) -> None:
+        self._left, self._planned_left, self._spent, self._planned = state
 
     def spend(self, name: str, aimed: float, taken: float) -> None:
         """aimed: what `bits` said. taken: bits a weight that the group's code takes, in the plan's unit."""

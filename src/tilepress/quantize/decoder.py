@@ -13,10 +13,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tilepress.checkpoint import ModelShape
 from tilepress.checkpoint.feeds import FINAL_NORM
+from tilepress.checkpoint.tensor_files import Stored
 from tilepress.errors import QuantizationError
 
 # Logits are made of so many positions at a time: 512 of a vocabulary of 152 thousand take 311 MB, softmaxes as much.
-POSITIONS = 128
+POSITIONS = 512
+# Rows of the head that are there at a time: 168 MB of 5120 columns.
+HEAD_ROWS = 8192
 
 
 class TensorSource(Protocol):
@@ -26,7 +29,8 @@ class TensorSource(Protocol):
     def config(self) -> dict[str, Any]: ...
     @property
     def shape(self) -> ModelShape: ...
-    def tensor(self, name: str) -> Tensor: ...
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor: ...
+    def stored(self, name: str) -> Stored: ...
     def has(self, name: str) -> bool: ...
     def names(self) -> list[str]: ...
 
@@ -52,9 +56,9 @@ class LayerwiseDecoder:
         self.vocabulary, self.hidden = source.shape.vocab, source.shape.hidden
         self.eps = float(model.config.rms_norm_eps)
 
-    def load(self, name: str, rows: slice = slice(None)) -> Tensor:
-        """One tensor, or some rows of it, in float32 on the device. QuantizationError if it is not finite."""
-        tensor = self._source.tensor(name)[rows].to(self.device, torch.float32)
+    def load(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
+        """One tensor, or rows [start, stop) of it, in float32 on the device. QuantizationError if it is not finite."""
+        tensor = self._source.read(name, start, stop).to(self.device, torch.float32)
         if not tensor.isfinite().all():
             bad = tensor.numel() - int(tensor.isfinite().sum())
             raise QuantizationError(
@@ -71,8 +75,13 @@ class LayerwiseDecoder:
         return copy.deepcopy(cast(nn.Module, self._model.model.layers[index]))
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """Hidden states [samples, length, hidden] of token ids [samples, length] (int64, on the CPU)."""
-        return self.load("model.embed_tokens.weight")[tokens.to(self.device)]
+        """Hidden states [samples, length, hidden] of token ids [samples, length] (int64, on the CPU).
+
+        Only the rows of these tokens are read.
+        """
+        rows, places = torch.unique(tokens, return_inverse=True)
+        table = torch.cat([self.load("model.embed_tokens.weight", row, row + 1) for row in rows.tolist()])
+        return table[places.to(self.device)]
 
     @contextmanager
     def layer(self, index: int) -> Iterator[nn.Module]:
@@ -108,10 +117,23 @@ class LayerwiseDecoder:
     def head_weight(self, start: int, stop: int) -> Tensor:
         """Rows [start, stop) of the head, which in a tied model is the embedding."""
         tied = not self._source.has("lm_head.weight")
-        return self.load("model.embed_tokens.weight" if tied else "lm_head.weight", slice(start, stop))
+        return self.load("model.embed_tokens.weight" if tied else "lm_head.weight", start, stop)
+
+    def head_blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        """Rows of the head and which they are, HEAD_ROWS at a time."""
+        for start in range(0, self.vocabulary, HEAD_ROWS):
+            stop = min(start + HEAD_ROWS, self.vocabulary)
+            yield slice(start, stop), self.head_weight(start, stop)
+
+    def logits(self, normed: Tensor) -> Tensor:
+        """float32 [positions, vocabulary] of what the head reads [positions, hidden], some rows of it at a time."""
+        logits = torch.empty(len(normed), self.vocabulary, device=normed.device)
+        for rows, block in self.head_blocks():
+            torch.mm(normed, block.T, out=logits[:, rows])
+        return logits
 
     def head(self) -> Callable[[Tensor], Tensor]:
-        """The final norm and the output head: hidden states [..., hidden] to logits [..., vocabulary]."""
+        """The final norm and the output head, held in memory: states [..., hidden] to logits [..., vocabulary]."""
         norm, weight = self.norm(), self.head_weight(0, self.vocabulary)
         return lambda hidden: norm(hidden) @ weight.T
 

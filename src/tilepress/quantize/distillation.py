@@ -37,11 +37,7 @@ def distil(
     stored type of the gains; tick: called after each step. An eighth of the sequences is held back; where the loss on
     these is not lower in the end, `collected` is returned as it was. QuantizationError for fewer than 2 sequences.
     """
-    if len(tokens) < 2:
-        raise QuantizationError(
-            "the calibration text fills only one sequence, and distillation needs one more to check itself on; "
-            "give more text or shorter sequences, or use --distill-steps 0"
-        )
+    refuse_one_sequence(tokens)
     spared = held_back(len(tokens))
     teacher, embedded = decoder.head(), embed(decoder, collected, tokens)
 
@@ -68,6 +64,15 @@ def distil(
     after = loss_on_held_back(distilled)
     kept = after < before
     return distilled if kept else collected, DistillationReport(steps, before, after, kept)
+
+
+def refuse_one_sequence(tokens: Tensor) -> None:
+    """Raises QuantizationError for tokens [1, length]."""
+    if len(tokens) < 2:
+        raise QuantizationError(
+            "the calibration text fills only one sequence, and distillation needs one more to check itself on; "
+            "give more text or shorter sequences, or use --distill-steps 0"
+        )
 
 
 def held_back(samples: int) -> int:

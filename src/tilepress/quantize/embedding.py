@@ -32,7 +32,7 @@ class EmbeddingTable:
     def blocks(self) -> Iterator[Tensor]:
         """The table, float32 [up to ROWS, hidden] at a time."""
         for start in range(0, self.decoder.vocabulary, ROWS):
-            yield self.decoder.load(f"{EMBEDDING}.weight", slice(start, start + ROWS))
+            yield self.decoder.load(f"{EMBEDDING}.weight", start, start + ROWS)
 
     def sample(self, generator: torch.Generator) -> WeightSample:
         """Columns from which the steps are fitted."""
@@ -69,18 +69,16 @@ def quantize_embedding(
     """The table at `bits` bits a weight of the codec, or the most that max|row| / 127 as the least step gives."""
     sample = table.sample(generator)
     steps = sample.steps(refit_scale(sample, bits))
-    integers: list[Tensor] = []
+    weight = torch.empty(len(steps), table.decoder.hidden, dtype=torch.int8)
     error = norm = loss = 0.0
-    for block, step, sensitivity in zip(
-        table.blocks(), torch.split(steps, ROWS), torch.split(table.sensitivity, ROWS), strict=True
-    ):
+    parts = (table.blocks(), torch.split(weight, ROWS), torch.split(steps, ROWS), torch.split(table.sensitivity, ROWS))
+    for block, integers, step, sensitivity in zip(*parts, strict=True):
         q = (block / step[:, None]).round_().clamp_(-LARGEST, LARGEST)
         by_row = (q * step[:, None] - block).square().sum(dim=1)
         error += float(by_row.sum())
         loss += 0.5 * float(by_row @ sensitivity)
         norm += float(block.square().sum())
-        integers.append(q.to(torch.int8))
-    weight = torch.cat(integers)
+        integers.copy_(q)
     report = LinearReport(
         name=EMBEDDING,
         weights=weight.numel(),
@@ -91,4 +89,4 @@ def quantize_embedding(
         loss=loss,
         overflows=0.0,
     )
-    return QuantizedEmbedding(weight.cpu(), steps.cpu()), report
+    return QuantizedEmbedding(weight, steps.cpu()), report

@@ -59,9 +59,10 @@ def fold(
 ) -> FoldedLayer:
     """Divide each input by its scales and multiply the columns of the linears that read it.
 
-    The division is folded into each input's source. Norm gains come out exact in `dtype`. `tensors` is left as it is.
+    The division is folded into each input's source. Norm gains come out exact in `dtype`. The linears and the
+    statistics are changed where they are: copies of a layer and its Hessians would be gigabytes.
     """
-    folded = {name: tensor.clone() for name, tensor in tensors.items()}
+    folded = dict(tensors)
     applied = dict(scales)
     row_scales = {}
     for feed in FEEDS:

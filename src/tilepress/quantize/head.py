@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -61,17 +61,20 @@ class Head:
         return self.sensitivity - FLOOR / (1.0 + FLOOR) * self.sensitivity.mean()
 
 
-def logit_sensitivity(decoder: LayerwiseDecoder, hidden: Tensor) -> Tensor:
-    """G_v = E[(dloss/dlogit_v)²], float32 [vocabulary], over hidden states [samples, length, hidden].
+def logit_sensitivity(decoder: LayerwiseDecoder, hidden: Iterable[Tensor]) -> Tensor:
+    """G_v = E[(dloss/dlogit_v)²], float32 [vocabulary], over hidden states [samples, length, hidden], in parts.
 
     With labels drawn from the model itself the gradient is p - onehot(label), whose mean square is p (1 - p).
     """
-    head = decoder.head()
-    total = torch.zeros(decoder.vocabulary, device=hidden.device)
-    for positions in torch.split(hidden.flatten(0, 1), POSITIONS):
-        p = head(positions).softmax(dim=-1)
-        total += (p - p.square()).sum(dim=0)
-    return total / hidden.shape[:2].numel()
+    norm = decoder.norm()
+    total = torch.zeros(decoder.vocabulary, device=decoder.device)
+    count = 0
+    for part in hidden:
+        for positions in torch.split(part.to(decoder.device).flatten(0, 1), POSITIONS):
+            p = decoder.logits(norm(positions)).softmax(dim=-1)
+            total += p.sub_(p.square()).sum(dim=0)
+            count += len(positions)
+    return total / count
 
 
 def fold_head(
@@ -98,13 +101,13 @@ def fold_head(
 
 
 def head_statistics(
-    decoder: LayerwiseDecoder, hidden: Tensor, rows_a_sequence: int, generator: torch.Generator
+    decoder: LayerwiseDecoder, hidden: Iterable[Tensor], rows_a_sequence: int, generator: torch.Generator
 ) -> InputStatistics:
-    """Of what the head reads, for the last layer's outputs [samples, length, hidden]."""
+    """Of what the head reads, for the last layer's outputs in sequences [1, length, hidden]."""
     norm = decoder.norm()
     sums = InputSums()
     for sequence in hidden:
-        x = norm(sequence)
+        x = norm(sequence[0].to(decoder.device))
         sums.add(x, x[torch.randperm(len(x), generator=generator)[:rows_a_sequence].to(x.device)])
     return sums.statistics()
 
@@ -122,24 +125,24 @@ def quantize_head(
 
     rows = head.statistics.fewer_rows()
     seen = inputs.round_trip(rows)
-    integers: list[Tensor] = []
+    weight = torch.empty(len(steps), len(head.scales), dtype=torch.int8)
     error = norm = loss = 0.0
     parts = zip(
         head.blocks(),
+        torch.split(weight, ROWS),
         torch.split(steps, ROWS),
         torch.split(lengths, ROWS // TILE_ROWS),
         torch.split(head.of_logits(), ROWS),
         strict=True,
     )
-    for block, step, tables, sensitivity in parts:
+    for block, integers, step, tables, sensitivity in parts:
         q = round_weights(block, step, head.factor, tables)
         exact = rows @ block.T
         by_row = (seen @ (q * step[:, None]).T - exact).square().sum(dim=0)
         error += float(by_row.sum())
         loss += 0.5 * float(by_row @ sensitivity) / len(rows)
         norm += float(exact.square().sum())
-        integers.append(q)
-    weight = torch.cat(integers)
+        integers.copy_(q)
     report = LinearReport(
         name=NAME,
         weights=weight.numel(),

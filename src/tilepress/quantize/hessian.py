@@ -10,6 +10,9 @@ from torch import Tensor
 from tilepress.errors import QuantizationError
 
 DAMPING_ATTEMPTS = 5
+# Rows, and values, that are worked on at a time: of 25600 columns a whole matrix takes 2.6 GB.
+ROWS = 1024
+VALUES = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -40,36 +43,56 @@ class HessianFactor:
 
     def feedback(self) -> Tensor:
         """U_jk / U_jj, float32 [k, k]: how the error of column j is spread over the columns that come after it."""
-        identity = torch.eye(len(self.order), dtype=self.upper.dtype, device=self.upper.device)
-        inverse: Tensor = torch.linalg.solve_triangular(self.upper, identity, upper=True)
-        return inverse * self.upper.diagonal()[:, None]
+        inverse = torch.eye(len(self.order), dtype=self.upper.dtype, device=self.upper.device)
+        torch.linalg.solve_triangular(self.upper, inverse, upper=True, out=inverse)
+        return inverse.mul_(self.upper.diagonal()[:, None])
 
 
 def factorize(hessian: Tensor, damping: float, where: str) -> HessianFactor:
     """Factor `hessian` [k, k] (symmetric, E[x xᵀ]) after damping.
 
     Damping adds `damping` times the mean diagonal; where the matrix is still not positive definite, ten
-    times more, up to 5 attempts. QuantizationError naming `where` if none succeeds.
+    times more, up to 5 attempts. QuantizationError naming `where` if none succeeds. No memory is taken but that of the
+    result.
     """
     diagonal = hessian.diagonal()
     mean = float(diagonal.mean())
-    if not hessian.isfinite().all() or mean <= 0.0:
+    low, high = hessian.aminmax()  # either is NaN where any value is; isfinite() takes another matrix and more
+    if not (low.isfinite() and high.isfinite()) or mean <= 0.0:
         raise QuantizationError(
             f"{where}: the calibration inputs are not finite or all zero; "
             "check the float model's output on the calibration text"
         )
     order = torch.argsort(diagonal, descending=True, stable=True)
-    # The Cholesky factor of the matrix with rows and columns reversed, reversed again, is upper triangular.
-    backwards = order.flip(0)
-    damped = hessian[backwards][:, backwards]
-    share, added = damping, 0.0
-    for _ in range(DAMPING_ATTEMPTS):
-        damped.diagonal().add_((share - added) * mean)
-        lower, failed = torch.linalg.cholesky_ex(damped)
+    damped = torch.empty_like(hessian, memory_format=torch.contiguous_format)
+    failed = torch.empty((), dtype=torch.int32, device=hessian.device)
+    for attempt in range(DAMPING_ATTEMPTS):
+        share = damping * 10.0**attempt
+        _reorder(hessian, order.flip(0), damped)
+        damped.diagonal().add_(share * mean)
+        # LAPACK's matrices are stored by columns; the rows of a symmetric one are its columns.
+        torch.linalg.cholesky_ex(damped.T, out=(damped.T, failed))
         if not failed:
-            return HessianFactor(order, lower.flip(0, 1))
-        share, added = share * 10.0, share
+            # The Cholesky factor of the matrix with rows and columns reversed, reversed again, is upper triangular.
+            _reverse(damped.view(-1))
+            return HessianFactor(order, damped.T)
     raise QuantizationError(
-        f"{where}: the Hessian is not positive definite even with damping {added:g}; "
+        f"{where}: the Hessian is not positive definite even with damping {share:g}; "
         "use more calibration text, or check the model for broken layers"
     )
+
+
+def _reorder(matrix: Tensor, order: Tensor, out: Tensor) -> None:
+    """Rows and columns of a matrix [k, k] in another order."""
+    for rows, to in zip(torch.split(order, ROWS), torch.split(out, ROWS), strict=True):
+        torch.index_select(matrix[rows], 1, order, out=to)
+
+
+def _reverse(values: Tensor) -> None:
+    """Turn a vector round where it is."""
+    for start in range(0, len(values) // 2, VALUES):
+        stop = min(start + VALUES, len(values) // 2)
+        front, back = slice(start, stop), slice(len(values) - stop, len(values) - start)
+        turned = values[front].flip(0)
+        values[front] = values[back].flip(0)
+        values[back] = turned

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +23,9 @@ from tilepress.quantize.statistics import InputStatistics
 from tilepress.quantize.steps import WeightSample, relative_steps, sample_weights
 from tilepress.quantize.tile_rate import coded_bits
 
+# Rows of a weight that are worked on at a time.
+ROWS = 4096
+
 
 @dataclass(frozen=True)
 class LinearGroup:
@@ -41,27 +44,33 @@ class LinearGroup:
     def sample(self, generator: torch.Generator) -> WeightSample:
         """Columns from which the steps are fitted."""
         relative = relative_steps(self.sensitivity, self.factor)
-        return sample_weights([self.weight], relative, self.sensitivity, self.factor, generator)
+        return sample_weights(torch.split(self.weight, ROWS), relative, self.sensitivity, self.factor, generator)
 
 
 def linear_groups(
     folded: FoldedLayer, sensitivity: Mapping[str, Tensor], damping: float, where: str
-) -> list[LinearGroup]:
-    """The four groups of a layer. `sensitivity`: G_o by linear, of the layer before the folds."""
-    groups = []
+) -> Iterator[LinearGroup]:
+    """The four groups of a layer, each made when it is asked for and of what it takes out of `folded`.
+
+    `sensitivity`: G_o by linear, of the layer before the folds.
+    """
     for feed in FEEDS:
-        weights = [folded.tensors[f"{reader}.weight"] for reader in feed.readers]
-        # An output divided by s has a gradient s times as large.
-        scaled = [
-            sensitivity[reader] * folded.row_scales.get(reader, torch.ones(()).to(weights[0].device)) ** 2
-            for reader in feed.readers
-        ]
-        statistics = folded.statistics[feed.name]
-        factor = factorize(statistics.hessian, damping, f"{where}.{feed.name}")
-        groups.append(
-            LinearGroup(feed, torch.cat(weights), torch.cat(scaled), tuple(len(w) for w in weights), factor, statistics)
-        )
-    return groups
+        yield _group(feed, folded, sensitivity, damping, where)
+
+
+def _group(
+    feed: Feed, folded: FoldedLayer, sensitivity: Mapping[str, Tensor], damping: float, where: str
+) -> LinearGroup:
+    weights = [folded.tensors.pop(f"{reader}.weight") for reader in feed.readers]
+    # An output divided by s has a gradient s times as large.
+    scaled = [
+        sensitivity[reader] * folded.row_scales.get(reader, torch.ones(()).to(weights[0].device)) ** 2
+        for reader in feed.readers
+    ]
+    statistics = folded.statistics.pop(feed.name)
+    factor = factorize(statistics.hessian, damping, f"{where}.{feed.name}")
+    whole = weights[0] if len(weights) == 1 else torch.cat(weights)
+    return LinearGroup(feed, whole, torch.cat(scaled), tuple(len(w) for w in weights), factor, statistics)
 
 
 def activation_range(group: LinearGroup, activations: str, dtype: torch.dtype, where: str) -> ActivationRange:
@@ -74,7 +83,8 @@ def activation_range(group: LinearGroup, activations: str, dtype: torch.dtype, w
         return per_token_range(seen.rows, dtype, where)
     if group.feed.massive and activations != OVERFLOW:
         return range_of(float(seen.low.min()), float(seen.high.max()), dtype, where)
-    importance = (group.sensitivity[:, None] * group.weight.square()).sum(dim=0)
+    parts = zip(torch.split(group.sensitivity, ROWS), torch.split(group.weight, ROWS), strict=True)
+    importance = torch.stack([sensitivity @ weight.square() for sensitivity, weight in parts]).sum(dim=0)
     return fitted_range(seen, importance, activations, dtype, where)
 
 
@@ -116,7 +126,7 @@ def quantize_group(
             name=f"{where}.{reader}",
             weights=q.numel(),
             bits=coded_bits(q),
-            zeros=float((q == 0).float().mean()),
+            zeros=float((q == 0).sum()) / q.numel(),
             relative_error=float(error.sum() / exact.square().sum().clamp(min=1e-30)),
             clipped=clipped,
             loss=0.5 * float(error @ group.sensitivity[part]) / len(rows),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,9 @@ from torch import Tensor, nn
 from tilepress.checkpoint.feeds import LINEARS
 from tilepress.quantize.decoder import POSITIONS, LayerwiseDecoder
 from tilepress.quantize.statistics import InputStatistics, StatisticsCollector
+
+# Positions whose cumulative probabilities, in float64, are there at a time.
+DRAWN = 128
 
 
 @dataclass(frozen=True)
@@ -28,52 +33,76 @@ class LayerSensitivity:
     statistics: dict[str, InputStatistics]
 
 
-def layer_sensitivities(
-    decoder: LayerwiseDecoder, inputs: Sequence[Tensor] | Tensor, final: Tensor, generator: torch.Generator
+@contextmanager
+def layer_sensitivity(
+    decoder: LayerwiseDecoder,
+    index: int,
+    inputs: Iterable[Tensor],
+    arguments: Mapping[str, Any],
+    gradient: Tensor,
+    generator: torch.Generator,
 ) -> Iterator[LayerSensitivity]:
-    """One backward pass through the model, last layer first; what is yielded is valid until the next one is asked for.
+    """Backward through one decoder layer; what is yielded is valid under the block.
 
-    inputs: what each decoder layer reads, [sequences, length, hidden] on any device; final: the last one's output.
-    The loss is the cross entropy, summed over positions, of labels *sampled from the model itself* (true Fisher
-    information, Kunstner et al. 2019). Each layer is materialised and run again with gradients, so that memory holds
-    one layer's weights and the activations of one sequence.
+    inputs: what the layer reads, in sequences [1, length, hidden] on any device; arguments: what else it is called
+    with. gradient: of the loss at its output, [sequences, length, hidden] on the device, which becomes that at its
+    input. The layer is materialised and run again with gradients, so that memory holds one layer's weights and the
+    activations of one sequence.
     """
-    gradient = _gradient_of_sampled_loss(decoder, final, generator)
-    arguments = decoder.layer_arguments(final.shape[1])
-    for index in reversed(range(decoder.layers)):
-        with decoder.layer(index) as layer:
-            with _SquaredGradients(layer) as squares, StatisticsCollector(layer, 1, generator) as collector:
-                for s in range(len(final)):
-                    hidden = inputs[index][s : s + 1].to(gradient.device).requires_grad_(True)
-                    with torch.enable_grad():
-                        output = layer(hidden, **arguments[index])
-                    torch.autograd.backward(output, gradient[s : s + 1])
-                    assert hidden.grad is not None
-                    gradient[s] = hidden.grad[0]
-            of_input = gradient.square().mean(dim=-1)
-            yield LayerSensitivity(index, layer, squares.mean(), of_input, collector.result())
+    with decoder.layer(index) as layer:
+        with _SquaredGradients(layer) as squares, StatisticsCollector(layer, 1, generator) as collector:
+            for of_sequence, sequence in zip(torch.split(gradient, 1), inputs, strict=True):
+                hidden = sequence.to(decoder.device).requires_grad_(True)
+                with torch.enable_grad():
+                    output = layer(hidden, **arguments)
+                torch.autograd.backward(output, of_sequence)
+                assert hidden.grad is not None
+                of_sequence.copy_(hidden.grad)
+        of_input = gradient.square().mean(dim=-1)
+        yield LayerSensitivity(index, layer, squares.mean(), of_input, collector.result())
 
 
-def _gradient_of_sampled_loss(decoder: LayerwiseDecoder, final: Tensor, generator: torch.Generator) -> Tensor:
-    """[sequences, length, hidden], POSITIONS logits at a time: 512 of a vocabulary of 152 thousand take gigabytes."""
-    head = decoder.head()
-    gradient = torch.empty_like(final)
-    for s in range(len(final)):
-        # Inverse-transform sampling with uniform numbers of a CPU generator: the same labels on any device.
-        uniform = torch.rand(final.shape[1], 1, generator=generator, dtype=torch.float64).to(final.device)
-        parts = zip(*(torch.split(whole, POSITIONS) for whole in (final[s], uniform, gradient[s])), strict=True)
-        for states, drawn, of_states in parts:
-            hidden = states.clone().requires_grad_(True)
-            with torch.enable_grad():
-                logits = head(hidden)
-            with torch.no_grad():
-                labels = torch.searchsorted(logits.double().softmax(-1).cumsum(-1), drawn)[:, 0]
-            with torch.enable_grad():
-                loss = nn.functional.cross_entropy(logits, labels.clamp_(max=logits.shape[-1] - 1), reduction="sum")
-            torch.autograd.backward(loss)
-            assert hidden.grad is not None
-            of_states.copy_(hidden.grad)
-    return gradient
+def gradient_of_sampled_loss(decoder: LayerwiseDecoder, final: Iterable[Tensor], generator: torch.Generator) -> Tensor:
+    """The loss' gradient at what the final norm reads, [sequences, length, hidden] on the device.
+
+    final: that in sequences [1, length, hidden]. The loss is the cross entropy, summed over positions, of labels
+    *sampled from the model itself* (true Fisher information, Kunstner et al. 2019).
+    """
+    return torch.cat([_gradient_of_sequence(decoder, states.to(decoder.device)[0], generator) for states in final])
+
+
+def _gradient_of_sequence(decoder: LayerwiseDecoder, states: Tensor, generator: torch.Generator) -> Tensor:
+    """[1, length, hidden] for [length, hidden], POSITIONS logits at a time.
+
+    At the logits the gradient is p - onehot(label); rows of the head are read twice for each part, to make the logits
+    and to take the gradient back through them.
+    """
+    # Inverse-transform sampling with uniform numbers of a CPU generator: the same labels on any device.
+    uniform = torch.rand(len(states), 1, generator=generator, dtype=torch.float64).to(states.device)
+    norm = decoder.norm()
+    gradients = []
+    for part, drawn in zip(torch.split(states, POSITIONS), torch.split(uniform, POSITIONS), strict=True):
+        hidden = part.clone().requires_grad_(True)
+        with torch.enable_grad():
+            normed = norm(hidden)
+        p = decoder.logits(normed.detach()).softmax(dim=-1)
+        p.scatter_add_(1, sampled_labels(p, drawn)[:, None], torch.full_like(drawn, -1.0, dtype=p.dtype))
+        at_norm = torch.zeros_like(part)
+        for rows, block in decoder.head_blocks():
+            at_norm.addmm_(p[:, rows], block)
+        torch.autograd.backward(normed, at_norm)
+        assert hidden.grad is not None
+        gradients.append(hidden.grad)
+    return torch.cat(gradients)[None]
+
+
+def sampled_labels(p: Tensor, drawn: Tensor) -> Tensor:
+    """int64 [positions], for probabilities [positions, vocabulary] and uniform numbers float64 [positions, 1]."""
+    labels = [
+        torch.searchsorted(some.double().cumsum(-1), numbers)[:, 0]
+        for some, numbers in zip(torch.split(p, DRAWN), torch.split(drawn, DRAWN), strict=True)
+    ]
+    return torch.cat(labels).clamp_(max=p.shape[-1] - 1)
 
 
 class _SquaredGradients:

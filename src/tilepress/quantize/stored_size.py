@@ -35,7 +35,7 @@ def fixed_size(source: TensorSource, recipe: Recipe) -> int:
     if recipe.embeddings and not shape.tied:  # a tied one is the head's table
         total += 4 * shape.vocab + _tables(shape.vocab, shape.hidden) + 4 * (len(EMBEDDING) + HEADER_ENTRY)
     return total + sum(
-        2 * math.prod(source.tensor(name).shape) + len(name) + HEADER_ENTRY
+        2 * math.prod(source.stored(name).shape) + len(name) + HEADER_ENTRY
         for name in source.names()
         if stays_float(name, recipe)
     )

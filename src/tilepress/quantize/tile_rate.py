@@ -13,11 +13,17 @@ from tilepress.quantize.rate import LARGEST, TILE_ROWS
 TILE_SYMBOLS = TILE_ROWS * 256
 # What rounding up to 16 bytes in the header and to 64 behind the tile adds on average, in bits (docs/bitstream.md).
 _PADDING = 8 * (8 + 32)
+# Rows that are counted at a time: a place of eight bytes is made for each integer.
+COUNTED_ROWS = 8 * TILE_ROWS
 _TERMINAL_WIDTHS = range(9)
 
 
 def strip_counts(integers: Tensor) -> Tensor:
     """How often each |q| from 0 to 127 occurs in each 128 rows of integers [n, k]; int64 [ceil(n / 128), 128]."""
+    return torch.cat([_strip_counts(rows) for rows in torch.split(integers, COUNTED_ROWS)])
+
+
+def _strip_counts(integers: Tensor) -> Tensor:
     rows = torch.arange(len(integers), device=integers.device)
     first = rows // TILE_ROWS * (LARGEST + 1)
     places = integers.abs().to(torch.int64) + first[:, None]

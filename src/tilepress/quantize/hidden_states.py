@@ -1,0 +1,72 @@
+"""What a decoder layer reads, between the layers: in a file of the work, and in memory where it fits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from tilepress.quantize.work_directory import WorkDirectory
+
+TOKENS_A_PASS = 2048
+
+
+class HiddenStates:
+    """float32 [samples, length, hidden] in the file `name` of `work`, which is not changed once it is there.
+
+    held: the same in memory, from which they are taken where it is given.
+    """
+
+    def __init__(self, work: WorkDirectory, name: str, held: Tensor | None = None) -> None:
+        self._name, self._held = name, held
+        self._files = work.tensors(name)
+        self.shape = self._files.stored(name).shape
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """The sequences, [1, length, hidden]."""
+        return self.parts(1)
+
+    def part(self, start: int, stop: int) -> Tensor:
+        """Sequences [start, stop), on the CPU. Not to be written to."""
+        return self._files.read(self._name, start, stop) if self._held is None else self._held[start:stop]
+
+    def parts(self, tokens: int = TOKENS_A_PASS) -> Iterator[Tensor]:
+        """All sequences in their order, as many at a time as have `tokens` tokens, one at least."""
+        count = sequences_a_pass(self.shape[1], tokens)
+        for start in range(0, len(self), count):
+            yield self.part(start, start + count)
+
+
+def sequences_a_pass(length: int, tokens: int = TOKENS_A_PASS) -> int:
+    """How many sequences of `length` tokens go through a layer at a time."""
+    return max(1, tokens // length)
+
+
+def write_states(
+    work: WorkDirectory, name: str, shape: Sequence[int], parts: Iterable[Tensor], held: Tensor | None
+) -> HiddenStates:
+    """States made of `parts`, on any device, kept in `held` [*shape] too where it is given.
+
+    `held` may be the memory that the parts are computed from: it is written to after each part.
+    Raises CheckpointError where the disk is full.
+    """
+
+    def passing() -> Iterator[Tensor]:
+        start = 0
+        for part in parts:
+            if held is not None:
+                held[start : start + len(part)] = part
+            start += len(part)
+            yield part.cpu()
+
+    work.stream(name, shape, passing())
+    return HiddenStates(work, name, held)
+
+
+def room_for(shape: Sequence[int], memory: int) -> Tensor | None:
+    """Memory for states [*shape], float32, where they take no more than `memory` bytes."""
+    return torch.empty(*shape) if 4 * torch.Size(shape).numel() <= memory else None

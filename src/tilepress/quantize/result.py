@@ -1,0 +1,74 @@
+"""The output directory, made of what the stages of the second pass hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+
+from tilepress.checkpoint import EMBEDDING, FloatCheckpoint, QuantizedEmbedding, W8A8SWriter
+from tilepress.checkpoint.activations import KEY
+from tilepress.checkpoint.descriptions import FLOAT
+from tilepress.checkpoint.quantized_linear import PARAMETERS, unpack
+from tilepress.quantize.collected import CollectedModel
+from tilepress.quantize.recipe import Recipe
+from tilepress.quantize.report import QuantizationReport
+from tilepress.quantize.stored_size import stays_float
+from tilepress.quantize.work_directory import WorkDirectory
+
+# Rows of a float tensor that are in memory while it is copied.
+ROWS = 8192
+
+
+def write_result(
+    out: Path,
+    source: FloatCheckpoint,
+    recipe: Recipe,
+    made: WorkDirectory | CollectedModel,
+    stages: list[str],
+    report: QuantizationReport,
+) -> None:
+    """The W8A8S directory `out`: what was made, as `stages` of the work or as a distilled model, and the other floats.
+
+    Raises CheckpointError as W8A8SWriter does.
+    """
+    with W8A8SWriter(out, source, dtype=recipe.dtype, description={KEY: recipe.activations}) as writer:
+        if isinstance(made, CollectedModel):
+            made.write(writer)
+        else:
+            for stage in stages:
+                record = made.record(stage) or {}
+                writer.add_file(made.file(stage), record["types"], record["flushed"])
+        for name in source.names():
+            if not name.startswith("model.layers.") and stays_float(name, recipe) and not writer.has(name):
+                writer.add_float_rows(name, source.stored(name).shape, _rows(source, name))
+        writer.add_report(report.as_dict())
+
+
+def _rows(source: FloatCheckpoint, name: str) -> Iterator[Tensor]:
+    for start in range(0, source.stored(name).shape[0], ROWS):
+        yield source.read(name, start, start + ROWS)
+
+
+def collected_model(work: WorkDirectory, stages: list[str], activations: str, *, shared: bool) -> CollectedModel:
+    """All that the stages hold, in memory. activations, shared: as of CollectedModel."""
+    model = CollectedModel(activations, shared)
+    for stage in stages:
+        types = (work.record(stage) or {})["types"]
+        stored = work.tensors(stage)
+        tensors = {name: stored.read(name) for name in stored}
+        if stage == EMBEDDING:
+            model.add_embedding(
+                QuantizedEmbedding(tensors[f"{EMBEDDING}.weight"], tensors[f"{EMBEDDING}.weight_scale"])
+            )
+            continue
+        for name, kind in types.items():
+            prefix, _, leaf = name.rpartition(".")
+            if kind == FLOAT:
+                model.add_float(name, tensors[name].float())
+            elif leaf == "weight":
+                parts = {part: tensors[f"{prefix}.{part}"] for part in PARAMETERS}
+                model.add_linear(prefix, replace(unpack(prefix, parts), kind=kind))
+    return model
