@@ -33,7 +33,8 @@ def compress_under_torchrun(
 
     threads: of the encoder in each process; a fair share of the cores if None. progress: called on rank 0 only, with
     the linears of its part. Where any rank fails, all raise CheckpointError, where one dies, JobError. What each has
-    finished is kept, and is continued or forgotten as by `compress_directory`; `source` and `out` are the same for all ranks.
+    finished is kept, and is continued or forgotten as by `compress_directory`; `source` and `out` are the same for all
+    ranks.
     """
     with group() as this:
         threads = threads or max(1, core_count() // this.local_world)
