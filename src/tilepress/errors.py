@@ -21,5 +21,9 @@ class QuantizationError(TilepressError):
     """Weights, calibration text or statistics cannot be quantized as asked."""
 
 
+class JobError(TilepressError):
+    """Another process of the job failed, or is gone."""
+
+
 class UsageError(TilepressError):
     """An option, a device or the installation does not allow what was asked."""

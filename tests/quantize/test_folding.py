@@ -67,7 +67,7 @@ def logits_before_and_after(
         change(folded)
         layer.load_state_dict(folded.tensors)
     decoder = LayerwiseDecoder(source, torch.device("cpu"))
-    seen = head_statistics(decoder, torch.split(states[0], 1), 8, generator)
+    seen = head_statistics(decoder, torch.split(states[0], 1), states[0].shape[1], 8, generator)
     head = fold_head(decoder, seen, logit_sensitivity(decoder, states), 0.01, dtype, shared=False)
     model.model.norm.weight.data = head.gain.double()
     model.lm_head.weight.data *= head.scales

@@ -10,8 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from reference_model import logits_of, reference_model
 from tilepress.checkpoint import FloatCheckpoint, W8A8SCheckpoint
-from tilepress.quantize import Recipe, quantize_checkpoint
-from tilepress.quantize import head as head_module
+from tilepress.quantize import Recipe, quantize_checkpoint, rounded_rows
 from tilepress.quantize.decoder import LayerwiseDecoder
 from tilepress.quantize.head import Head, fold_head, head_statistics, logit_sensitivity, quantize_head
 from tiny_models import VOCABULARY, make_tiny_llama, make_tiny_qwen3
@@ -32,7 +31,7 @@ def hidden() -> torch.Tensor:
 
 @pytest.fixture
 def folded(decoder: LayerwiseDecoder, hidden: torch.Tensor) -> Head:
-    seen = head_statistics(decoder, torch.split(hidden, 1), 16, torch.Generator().manual_seed(0))
+    seen = head_statistics(decoder, torch.split(hidden, 1), 40, 16, torch.Generator().manual_seed(0))
     return fold_head(
         decoder, seen, logit_sensitivity(decoder, torch.split(hidden, 1)), 0.01, torch.float16, shared=False
     )
@@ -58,7 +57,7 @@ def test_sensitivity_is_the_mean_squared_gradient_over_the_models_own_labels(
 def test_tokens_that_the_text_never_asks_for_keep_fine_steps(decoder: LayerwiseDecoder, hidden: torch.Tensor) -> None:
     of_one_token = torch.zeros(VOCABULARY)
     of_one_token[7] = 1.0
-    seen = head_statistics(decoder, torch.split(hidden, 1), 16, torch.Generator().manual_seed(0))
+    seen = head_statistics(decoder, torch.split(hidden, 1), 40, 16, torch.Generator().manual_seed(0))
     head = fold_head(decoder, seen, of_one_token, 0.01, torch.float16, shared=False)
     relative = head.sample(torch.Generator().manual_seed(0)).relative
     assert float(relative.max() / relative[7]) == pytest.approx((1.0 + VOCABULARY) ** 0.5, rel=0.02)
@@ -67,7 +66,7 @@ def test_tokens_that_the_text_never_asks_for_keep_fine_steps(decoder: LayerwiseD
 def test_blocks_of_rows_change_nothing(folded: Head, monkeypatch: pytest.MonkeyPatch) -> None:
     sample = folded.sample(torch.Generator().manual_seed(0))
     whole, of_whole = quantize_head(folded, sample, 4.0, "overflow", torch.float16)
-    monkeypatch.setattr(head_module, "ROWS", 128)
+    monkeypatch.setattr(rounded_rows, "ROWS", 128)
     blocks, of_blocks = quantize_head(folded, sample, 4.0, "overflow", torch.float16)
     assert torch.equal(whole.weight, blocks.weight)
     assert torch.equal(whole.deq_scale, blocks.deq_scale)

@@ -53,7 +53,7 @@ def test_sensitivities_are_the_squared_gradients_of_the_whole_model(
     *inputs, final = layer_inputs(decoder, TOKENS)
     found, of_inputs = {}, {}
     generator = torch.Generator().manual_seed(5)
-    gradient = gradient_of_sampled_loss(decoder, torch.split(final, 1), generator)
+    gradient = gradient_of_sampled_loss(decoder, torch.split(final, 1), final.shape[1], generator)
     arguments = decoder.layer_arguments(TOKENS.shape[1])
     for index in (1, 0):
         sequences = torch.split(inputs[index], 1)

@@ -65,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check_instruction_set()
         return app(words, prog_name="tilepress", standalone_mode=True) or 0
     except SystemExit as exit_:
+        if isinstance(exit_.code, str):  # Python prints it, too, where nobody catches the exception
+            print_error(exit_.code)
         return exit_.code if isinstance(exit_.code, int) else 1
     except TilepressError as error:
         if debug:

@@ -9,7 +9,15 @@ from typing import Annotated
 
 import typer
 
-from tilepress.cli.console import human_bytes, human_seconds, print_json, print_note, print_table, progress_bar
+from tilepress.cli.console import (
+    human_bytes,
+    human_seconds,
+    is_silent,
+    print_json,
+    print_note,
+    print_table,
+    progress_bar,
+)
 from tilepress.cli.interruption import noting_progress
 from tilepress.cli.options import Json, ModelPath, Restart, TrustRemoteCode
 from tilepress.errors import UsageError
@@ -41,7 +49,8 @@ def compress(
 
         torchrun --nproc_per_node 4 -m tilepress.compress --model_path Qwen3-8B-w8a8s --save_directory Qwen3-8B-w8a8sc
     """
-    from tilepress.compress import compress_directory, compress_under_torchrun, launched_by_torchrun
+    from tilepress.compress import compress_directory, compress_under_torchrun
+    from tilepress.group import launched_by_torchrun
 
     if trust_remote_code:
         print_note("compressing needs no remote code; none is run")
@@ -54,7 +63,7 @@ def compress(
                     f"--tp is {tp}, but torchrun started {world} processes; one makes one part, leave --tp out"
                 )
             compress_under_torchrun(model_path, save_directory, threads=threads, restart=restart, progress=progress)
-            if os.environ["RANK"] != "0":
+            if is_silent():
                 return
         else:
             compress_directory(

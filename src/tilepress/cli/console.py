@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -15,9 +16,14 @@ OUT = Console()
 ERR = Console(stderr=True)
 
 
+def is_silent() -> bool:
+    """Whether this is one of torchrun's processes whose results another one shows, rank 0."""
+    return os.environ.get("RANK", "0") != "0"
+
+
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar with the time left, on standard error; nothing where that is not a terminal.
+    """A bar with the time left, on standard error; nothing where that is not a terminal or `is_silent`.
 
     Gives what to call with the steps done and the steps in all.
     """
@@ -29,7 +35,7 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=ERR, transient=True, disable=not ERR.is_terminal) as bar:
+    with Progress(*columns, console=ERR, transient=True, disable=not ERR.is_terminal or is_silent()) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
@@ -62,6 +68,8 @@ def print_error(message: str) -> None:
 
 
 def print_note(message: str) -> None:
+    if is_silent():
+        return
     ERR.print(f"[bold yellow]note:[/] {escape(message)}", soft_wrap=True, highlight=False)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tilepress.cli.byte_sizes import parse_bytes
-from tilepress.cli.console import human_seconds, print_json, print_note, print_table, progress_bar
+from tilepress.cli.console import human_seconds, is_silent, print_json, print_note, print_table, progress_bar
 from tilepress.cli.options import Device, Json, ModelPath, TrustRemoteCode
 from tilepress.cli.progress_kept import going_on
 from tilepress.errors import UsageError
@@ -92,6 +92,8 @@ def quant(
 
         tilepress quant --model-path Qwen3-8B --save-path small --size 4GB --head --embeddings
 
+        torchrun --nproc_per_node 8 -m tilepress.quantize --model_path Qwen3-8B --save_path small --device cuda
+
         tilepress quant --model-path Qwen3-32B --save-path Qwen3-32B-w8a8s --dtype bfloat16 --max-memory 14GB
 
     Cut short, by Ctrl-C or by a full disk, the same command goes on after the last layer that was finished, and makes
@@ -99,7 +101,8 @@ def quant(
     """
     from tilepress.checkpoint import FloatCheckpoint, open_checkpoint
     from tilepress.device import resolve_device
-    from tilepress.quantize import Recipe, quantize_checkpoint
+    from tilepress.group import launched_by_torchrun
+    from tilepress.quantize import Recipe, quantize_checkpoint, quantize_under_torchrun
 
     if quant_type.lower() != "w8a8s":
         raise UsageError(f"--quant-type {quant_type}: w8a8s is the only one; `tilepress compress` makes w8a8sc of it")
@@ -125,8 +128,9 @@ def quant(
         print_note(f"--model-type is {model_type}, but config.json says {family}; config.json decides")
     if trust_remote_code:
         print_note("Qwen3, Qwen2 and Llama need no remote code; none is run")
+    quantize = quantize_under_torchrun if launched_by_torchrun() else quantize_checkpoint
     with going_on(save_path), progress_bar("quantize") as progress:
-        report = quantize_checkpoint(
+        report = quantize(
             source,
             save_path,
             recipe,
@@ -136,6 +140,8 @@ def quant(
             restart=restart,
             progress=lambda p: progress(p.done, p.total),
         )
+    if is_silent():
+        return
     if report.limits:
         print_note(
             f"calibrated on {report.samples} x {report.sequence_length} tokens instead of 128 x 2048, limited by "

@@ -8,7 +8,7 @@ from __future__ import annotations
 from tilepress.compress.decompress import decompress_directory
 from tilepress.compress.directory import compress_directory
 from tilepress.compress.reshard import Resharding, reshard_directory
-from tilepress.compress.torchrun import compress_under_torchrun, launched_by_torchrun
+from tilepress.compress.torchrun import compress_under_torchrun
 from tilepress.compress.verify import Verification, verify
 from tilepress.compress.work_directory import kept_progress
 
@@ -19,7 +19,6 @@ __all__ = [
     "compress_under_torchrun",
     "decompress_directory",
     "kept_progress",
-    "launched_by_torchrun",
     "reshard_directory",
     "verify",
 ]

@@ -1,4 +1,7 @@
-"""From a float checkpoint to sparse int8 weights and static int8 activations. See docs/algorithm.md."""
+"""From a float checkpoint to sparse int8 weights and static int8 activations. See docs/algorithm.md.
+
+`python -m tilepress.quantize` does it from the command line, in several processes under torchrun.
+"""
 
 from __future__ import annotations
 
@@ -6,5 +9,14 @@ from tilepress.quantize.clock import Progress
 from tilepress.quantize.pipeline import quantize_checkpoint
 from tilepress.quantize.recipe import Recipe
 from tilepress.quantize.report import DistillationReport, LinearReport, QuantizationReport
+from tilepress.quantize.torchrun import quantize_under_torchrun
 
-__all__ = ["DistillationReport", "LinearReport", "Progress", "QuantizationReport", "Recipe", "quantize_checkpoint"]
+__all__ = [
+    "DistillationReport",
+    "LinearReport",
+    "Progress",
+    "QuantizationReport",
+    "Recipe",
+    "quantize_checkpoint",
+    "quantize_under_torchrun",
+]

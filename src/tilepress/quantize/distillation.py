@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from tilepress.errors import QuantizationError
 from tilepress.quantize.collected import CollectedModel
 from tilepress.quantize.decoder import POSITIONS, LayerwiseDecoder
+from tilepress.quantize.final_states import FinalStates
 from tilepress.quantize.report import DistillationReport
 from tilepress.quantize.student import Student, embed
 
@@ -24,39 +25,37 @@ def distil(
     decoder: LayerwiseDecoder,
     collected: CollectedModel,
     tokens: Tensor,
-    final: Tensor,
-    steps: int,
+    final: FinalStates,
+    order: Sequence[int],
     *,
     dtype: torch.dtype,
-    generator: torch.Generator,
     tick: Callable[[], None],
 ) -> tuple[CollectedModel, DistillationReport]:
-    """`steps` steps of Adam, a sequence each, on KL(float model || quantized model) over the whole vocabulary.
+    """Steps of Adam, a sequence each, on KL(float model || quantized model) over the whole vocabulary.
 
-    tokens int64 [samples, length]; final: the float model's last hidden states of them, before the final norm; dtype:
-    stored type of the gains; tick: called after each step. An eighth of the sequences is held back; where the loss on
-    these is not lower in the end, `collected` is returned as it was. QuantizationError for fewer than 2 sequences.
+    tokens int64 [samples, length]; final: the float model's last hidden states of them; order: of `training_order`;
+    dtype: stored type of the gains; tick: called after each step. An eighth of the sequences is held back; where the
+    loss on these is not lower in the end, `collected` is returned as it was.
+
+    One rank does it all, with a sequence from the others where `sequences_used` has them: each step needs the one
+    before it, and a step is one sequence.
     """
-    refuse_one_sequence(tokens)
-    spared = held_back(len(tokens))
+    steps, spared = len(order), held_back(len(tokens))
     teacher, embedded = decoder.head(), embed(decoder, collected, tokens)
 
     def loss_on_held_back(model: CollectedModel) -> float:
         student = Student(decoder, model)
-        losses = [_loss(student, teacher, embedded[s : s + 1], final[s : s + 1]) for s in range(spared)]
+        losses = [_loss(student, teacher, embedded[s : s + 1], final.sequence(s)) for s in range(spared)]
         return sum(losses) / spared
 
     before = loss_on_held_back(collected)
     student = Student(decoder, collected)
     optimizer = torch.optim.Adam([p for p in student.parameters() if p.requires_grad], LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, steps))
-    order: list[int] = []
-    for _ in range(steps):
-        order = order or torch.randperm(len(tokens) - spared, generator=generator).add(spared).tolist()
-        s = order.pop()
+    for s in order:
         optimizer.zero_grad()
         with torch.enable_grad():
-            _loss(student, teacher, embedded[s : s + 1], final[s : s + 1])
+            _loss(student, teacher, embedded[s : s + 1], final.sequence(s))
         optimizer.step()
         schedule.step()
         tick()
@@ -73,6 +72,21 @@ def refuse_one_sequence(tokens: Tensor) -> None:
             "the calibration text fills only one sequence, and distillation needs one more to check itself on; "
             "give more text or shorter sequences, or use --distill-steps 0"
         )
+
+
+def training_order(samples: int, steps: int, generator: torch.Generator) -> list[int]:
+    """The sequence of each step: all that are not held back, shuffled, then again."""
+    spared, order, left = held_back(samples), [], list[int]()
+    for _ in range(steps):
+        left = left or torch.randperm(samples - spared, generator=generator).add(spared).tolist()
+        order.append(left.pop())
+    return order
+
+
+def sequences_used(samples: int, order: Sequence[int]) -> list[int]:
+    """All sequences that `distil` asks for, one after the other: those held back are the first and the last."""
+    checked = range(held_back(samples))
+    return [*checked, *order, *checked]
 
 
 def held_back(samples: int) -> int:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from tilepress.checkpoint import EMBEDDING
@@ -15,12 +13,12 @@ from tilepress.quantize.budget import Budget
 from tilepress.quantize.embedding import embedding_table
 from tilepress.quantize.head import NAME as HEAD
 from tilepress.quantize.head import logit_sensitivity
-from tilepress.quantize.hidden_states import HiddenStates, room_for, write_states
+from tilepress.quantize.hidden_states import HiddenStates, room_for, sequences_a_pass, write_states
 from tilepress.quantize.job import Job
 from tilepress.quantize.layer import linear_groups
 from tilepress.quantize.prediction import CurvePoint
 from tilepress.quantize.sensitivity import LayerSensitivity, gradient_of_sampled_loss, layer_sensitivity
-from tilepress.quantize.steps import foretell_bits
+from tilepress.quantize.steps import WeightSample, foretell_bits
 from tilepress.quantize.stored_samples import StoredSamples, sample_tensors
 from tilepress.quantize.stored_size import fixed_size
 from tilepress.quantize.targets import fit_target, loss_curve
@@ -54,48 +52,50 @@ class FirstPass:
         self._backward(final)
         record = job.done(ALLOCATION, visits=0)
         if record is None:
-            record = self._allocate()
+            record = job.ranks.first(self._allocate)
             job.finish(ALLOCATION, record, visits=0)
         budget = Budget(record["bits"], record["weights"], exact=job.exact)
         return Allocation(budget, tuple(CurvePoint(**point) for point in record["curve"]))
 
     def _forward(self) -> HiddenStates | None:
         """What the head reads; None where nothing has to read it any more."""
-        job, tokens = self._job, self._job.sensitivity_tokens
+        job = self._job
+        tokens = job.sensitivity_tokens[job.ranks.share(len(job.sensitivity_tokens))]
         shape = (*tokens.shape, job.decoder.hidden)
         first = next((i for i in range(self._layers) if job.done(f"forward-{i:05}") is None), self._layers)
-        if job.work.record(LOSS_GRADIENT) is not None:
+        if job.ranks.all(job.work.record(LOSS_GRADIENT) is not None):
             return None
         held = room_for(shape, job.states_memory)
-        states = HiddenStates(job.work, _inputs(first)) if first else self._embedded(shape, held)
+        states = HiddenStates(job.work, _inputs(first)) if first else self._embedded(tokens, held)
         arguments = job.decoder.layer_arguments(tokens.shape[1])
+        sequences = sequences_a_pass(len(job.sensitivity_tokens), tokens.shape[1])
         for index in range(first, self._layers):
             with job.decoder.layer(index) as layer:
-                parts = (layer(part.to(job.decoder.device), **arguments[index]) for part in states.parts())
+                parts = (layer(part.to(job.decoder.device), **arguments[index]) for part in states.parts(sequences))
                 states = write_states(job.work, _inputs(index + 1), shape, parts, held)
             job.finish(f"forward-{index:05}")
         return states
 
-    def _embedded(self, shape: Sequence[int], held: Tensor | None) -> HiddenStates:
+    def _embedded(self, tokens: Tensor, held: Tensor | None) -> HiddenStates:
         job = self._job
-        parts = (job.decoder.embed(part) for part in torch.split(job.sensitivity_tokens, 1))
-        return write_states(job.work, _inputs(0), shape, parts, held)
+        parts = (job.decoder.embed(sequence) for sequence in tokens[:, None])
+        return write_states(job.work, _inputs(0), (*tokens.shape, job.decoder.hidden), parts, held)
 
     def _logits(self, final: HiddenStates | None) -> None:
         job = self._job
         if job.done(LOGITS) is not None:
             return
         assert final is not None
-        sensitivity = logit_sensitivity(job.decoder, final.parts())
+        sensitivity = logit_sensitivity(job.decoder, final, job.ranks)
         sample = job.fold_head(final, sensitivity).sample(job.generator)
-        job.work.save(LOGITS, {"sensitivity": sensitivity.cpu()} | sample_tensors(HEAD, sample))
+        job.work.save(LOGITS, {"sensitivity": sensitivity.cpu()} | self._sampled(HEAD, sample))
         job.finish(LOGITS)
 
     def _backward(self, final: HiddenStates | None) -> None:
         job, last = self._job, self._layers
         if job.done(LOSS_GRADIENT, visits=0) is None:
             assert final is not None
-            gradient = gradient_of_sampled_loss(job.decoder, final, job.generator)
+            gradient = gradient_of_sampled_loss(job.decoder, final, final.shape[1], job.generator, job.ranks)
             job.work.save(_gradient(last), {_gradient(last): gradient.cpu()})
             job.finish(LOSS_GRADIENT, visits=0)
         job.work.drop(_inputs(last))
@@ -106,7 +106,9 @@ class FirstPass:
         arguments = job.decoder.layer_arguments(gradient.shape[1])
         for index in reversed(range(first + 1)):
             inputs = HiddenStates(job.work, _inputs(index))
-            with layer_sensitivity(job.decoder, index, inputs, arguments[index], gradient, job.generator) as seen:
+            with layer_sensitivity(
+                job.decoder, index, inputs, arguments[index], gradient, job.generator, job.ranks
+            ) as seen:
                 tensors = self._tensors(seen)
             del seen  # its Hessians take as much as the layer that is next
             job.work.save(_gradient(index), {_gradient(index): gradient.cpu()})
@@ -134,12 +136,17 @@ class FirstPass:
         tensors = {name: gradient.cpu() for name, gradient in seen.gradients.items()}
         folded = job.fold(seen.layer, seen.statistics, where)
         for group in linear_groups(folded, seen.gradients, job.recipe.damping, where):
-            tensors |= sample_tensors(f"{where}.{group.feed.name}", group.sample(job.generator))
+            tensors |= self._sampled(f"{where}.{group.feed.name}", group.sample(job.generator))
             del group
         if seen.index == 0 and job.own_embedding:
             table = embedding_table(job.decoder, job.tokens, seen.of_input)
-            tensors |= {TABLE: table.sensitivity.cpu().clone()} | sample_tensors(EMBEDDING, table.sample(job.generator))
+            sample = table.sample(job.generator)
+            tensors |= {TABLE: table.sensitivity.cpu().clone()} | self._sampled(EMBEDDING, sample)
         return tensors
+
+    def _sampled(self, name: str, sample: WeightSample) -> dict[str, Tensor]:
+        """Only the first rank reads the samples again."""
+        return sample_tensors(name, sample) if self._job.ranks.writes else {}
 
     def _allocate(self) -> dict[str, Any]:
         job = self._job

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,17 +12,18 @@ from tilepress.checkpoint import QuantizedLinear
 from tilepress.checkpoint.feeds import FINAL_NORM
 from tilepress.quantize.decoder import POSITIONS, LayerwiseDecoder
 from tilepress.quantize.hessian import HessianFactor, factorize
+from tilepress.quantize.hidden_states import HiddenStates
 from tilepress.quantize.layer import fitted_range, pack
-from tilepress.quantize.rate import TILE_ROWS
+from tilepress.quantize.ranges import ActivationRange
+from tilepress.quantize.ranks import ALONE, Ranks
 from tilepress.quantize.report import LinearReport
-from tilepress.quantize.rounding import round_weights
+from tilepress.quantize.rounded_rows import ROWS, round_rows
 from tilepress.quantize.smoothing import column_scales, representable_scales
 from tilepress.quantize.statistics import InputStatistics, InputSums
 from tilepress.quantize.steps import WeightSample, refit_scale, relative_steps, sample_weights
 from tilepress.quantize.tile_rate import coded_bits
 
 NAME = "lm_head"
-ROWS = 64 * TILE_ROWS
 
 # This share of the mean sensitivity is added to every token's. A token that the calibration text never asks for may be
 # common in another language: without the floor its row would get steps hundreds of times those of frequent tokens. On
@@ -49,7 +50,11 @@ class Head:
     def blocks(self) -> Iterator[Tensor]:
         """The scaled weight, float32 [up to ROWS, hidden] at a time."""
         for start in range(0, len(self.sensitivity), ROWS):
-            yield self.decoder.head_weight(start, start + ROWS) * self.scales
+            yield self.block(slice(start, start + ROWS))
+
+    def block(self, rows: slice) -> Tensor:
+        """Some rows of it."""
+        return self.decoder.head_weight(rows.start, rows.stop) * self.scales
 
     def sample(self, generator: torch.Generator) -> WeightSample:
         """Columns from which the steps are fitted."""
@@ -61,10 +66,11 @@ class Head:
         return self.sensitivity - FLOOR / (1.0 + FLOOR) * self.sensitivity.mean()
 
 
-def logit_sensitivity(decoder: LayerwiseDecoder, hidden: Iterable[Tensor]) -> Tensor:
+def logit_sensitivity(decoder: LayerwiseDecoder, hidden: Iterable[Tensor], ranks: Ranks = ALONE) -> Tensor:
     """G_v = E[(dloss/dlogit_v)²], float32 [vocabulary], over hidden states [samples, length, hidden], in parts.
 
-    With labels drawn from the model itself the gradient is p - onehot(label), whose mean square is p (1 - p).
+    Of several ranks each gives its own states. With labels drawn from the model itself the gradient is
+    p - onehot(label), whose mean square is p (1 - p).
     """
     norm = decoder.norm()
     total = torch.zeros(decoder.vocabulary, device=decoder.device)
@@ -74,7 +80,7 @@ def logit_sensitivity(decoder: LayerwiseDecoder, hidden: Iterable[Tensor]) -> Te
             p = decoder.logits(norm(positions)).softmax(dim=-1)
             total += p.sub_(p.square()).sum(dim=0)
             count += len(positions)
-    return total / count
+    return ranks.add_up(total) / int(ranks.add_up(torch.tensor(count)))
 
 
 def fold_head(
@@ -101,56 +107,53 @@ def fold_head(
 
 
 def head_statistics(
-    decoder: LayerwiseDecoder, hidden: Iterable[Tensor], rows_a_sequence: int, generator: torch.Generator
+    decoder: LayerwiseDecoder,
+    hidden: HiddenStates | Sequence[Tensor],
+    length: int,
+    rows_a_sequence: int,
+    generator: torch.Generator,
+    ranks: Ranks = ALONE,
 ) -> InputStatistics:
-    """Of what the head reads, for the last layer's outputs in sequences [1, length, hidden]."""
+    """Of what the head reads, for the last layer's outputs in sequences [1, length, hidden], of each rank its own."""
     norm = decoder.norm()
-    sums = InputSums()
-    for sequence in hidden:
+    sums = InputSums(decoder.hidden, torch.empty(0, device=decoder.device))
+    before, after = ranks.others(len(hidden))
+    drawn = [torch.randperm(length, generator=generator)[:rows_a_sequence] for _ in range(before + len(hidden) + after)]
+    for sequence, rows in zip(hidden, drawn[before : before + len(hidden)], strict=True):
         x = norm(sequence[0].to(decoder.device))
-        sums.add(x, x[torch.randperm(len(x), generator=generator)[:rows_a_sequence].to(x.device)])
-    return sums.statistics()
+        sums.add(x, x[rows.to(x.device)])
+    return sums.statistics(ranks)
 
 
-def quantize_head(
-    head: Head, sample: WeightSample, bits: float, activations: str, dtype: torch.dtype
-) -> tuple[QuantizedLinear, LinearReport]:
-    """Fit the steps of `head.sample` to `bits` bits a weight, round, pack as layers do. activations: as in Recipe."""
-    scale = refit_scale(sample, bits)
-    steps, lengths = sample.steps(scale), sample.rate_at(scale)[1]
+def _range(head: Head, activations: str, dtype: torch.dtype) -> ActivationRange:
     importance = torch.zeros_like(head.scales)
     for block, sensitivity in zip(head.blocks(), torch.split(head.sensitivity, ROWS), strict=True):
         importance += sensitivity @ block.square()
-    inputs = fitted_range(head.statistics, importance, activations, dtype, NAME)
+    return fitted_range(head.statistics, importance, activations, dtype, NAME)
 
-    rows = head.statistics.fewer_rows()
-    seen = inputs.round_trip(rows)
-    weight = torch.empty(len(steps), len(head.scales), dtype=torch.int8)
-    error = norm = loss = 0.0
-    parts = zip(
-        head.blocks(),
-        torch.split(weight, ROWS),
-        torch.split(steps, ROWS),
-        torch.split(lengths, ROWS // TILE_ROWS),
-        torch.split(head.of_logits(), ROWS),
-        strict=True,
-    )
-    for block, integers, step, tables, sensitivity in parts:
-        q = round_weights(block, step, head.factor, tables)
-        exact = rows @ block.T
-        by_row = (seen @ (q * step[:, None]).T - exact).square().sum(dim=0)
-        error += float(by_row.sum())
-        loss += 0.5 * float(by_row @ sensitivity) / len(rows)
-        norm += float(exact.square().sum())
-        integers.copy_(q)
+
+def quantize_head(
+    head: Head, sample: WeightSample, bits: float, activations: str, dtype: torch.dtype, ranks: Ranks = ALONE
+) -> tuple[QuantizedLinear, LinearReport]:
+    """Fit the steps of `head.sample` to `bits` bits a weight, round, pack as layers do. activations: as in Recipe.
+
+    Each rank rounds its share of the rows.
+    """
+    scale = ranks.first(lambda: refit_scale(sample, bits))
+    steps, lengths = ranks.agreed(sample.steps(scale)), ranks.agreed(sample.rate_at(scale)[1])
+    inputs = ranks.first(lambda: _range(head, activations, dtype))
+
+    tokens = head.statistics.fewer_rows()
+    rounded = round_rows(head.block, steps, lengths, head.factor, inputs, tokens, ranks)
+    weight = rounded.integers
     report = LinearReport(
         name=NAME,
         weights=weight.numel(),
         bits=coded_bits(weight),
         zeros=float((weight == 0).sum()) / weight.numel(),
-        relative_error=error / max(norm, 1e-30),
-        clipped=inputs.clipped(rows),
+        relative_error=float(rounded.error.sum() / rounded.norm.sum().clamp(min=1e-30)),
+        clipped=inputs.clipped(tokens),
         overflows=float(inputs.leaves(head.statistics.rows).float().mean()),
-        loss=loss,
+        loss=0.5 * float(rounded.error @ head.of_logits()) / len(tokens),
     )
     return pack(weight, steps, inputs, None, NAME), report

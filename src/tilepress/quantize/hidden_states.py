@@ -10,6 +10,8 @@ from torch import Tensor
 from tilepress.quantize.work_directory import WorkDirectory
 
 TOKENS_A_PASS = 2048
+# Where there are as many sequences: each rank makes some of the passes.
+FEWEST_PASSES = 8
 
 
 class HiddenStates:
@@ -34,16 +36,15 @@ class HiddenStates:
         """Sequences [start, stop), on the CPU. Not to be written to."""
         return self._files.read(self._name, start, stop) if self._held is None else self._held[start:stop]
 
-    def parts(self, tokens: int = TOKENS_A_PASS) -> Iterator[Tensor]:
-        """All sequences in their order, as many at a time as have `tokens` tokens, one at least."""
-        count = sequences_a_pass(self.shape[1], tokens)
+    def parts(self, count: int) -> Iterator[Tensor]:
+        """All sequences in their order, `count` at a time."""
         for start in range(0, len(self), count):
             yield self.part(start, start + count)
 
 
-def sequences_a_pass(length: int, tokens: int = TOKENS_A_PASS) -> int:
-    """How many sequences of `length` tokens go through a layer at a time."""
-    return max(1, tokens // length)
+def sequences_a_pass(samples: int, length: int) -> int:
+    """How many of `samples` sequences of `length` tokens go through a layer at a time."""
+    return max(1, min(TOKENS_A_PASS // length, samples // FEWEST_PASSES))
 
 
 def write_states(

@@ -13,6 +13,7 @@ from tilepress.quantize.decoder import LayerwiseDecoder, TensorSource
 from tilepress.quantize.folding import FoldedLayer, fold, mix_scales
 from tilepress.quantize.head import Head, fold_head, head_statistics
 from tilepress.quantize.hidden_states import HiddenStates
+from tilepress.quantize.ranks import Ranks
 from tilepress.quantize.recipe import Recipe
 from tilepress.quantize.statistics import InputStatistics
 from tilepress.quantize.work_directory import WorkDirectory
@@ -25,7 +26,10 @@ class Job:
     """tokens int64 [samples, length]; sensitivity_tokens: those of them that the first pass reads.
 
     states_memory: bytes of hidden states that are kept in memory between two layers. generator: of everything that is
-    drawn, in the order of the stages.
+    drawn, in the order of the stages; on all ranks alike.
+
+    Of several ranks each has work of its own, with its share of the hidden states; all have the statistics of all
+    sequences, and the first one the results.
     """
 
     source: TensorSource
@@ -37,6 +41,7 @@ class Job:
     work: WorkDirectory
     clock: Clock
     states_memory: int
+    ranks: Ranks
 
     @property
     def dtype(self) -> torch.dtype:
@@ -59,8 +64,13 @@ class Job:
         return self.recipe.loss is None
 
     def done(self, stage: str, visits: int = 1) -> dict[str, Any] | None:
-        """The record of a stage that is done, after which the generator is as it was then; None where it is to do."""
+        """The record of a stage that is done, after which the generator is as it was then; None where it is to do.
+
+        A rank that ended earlier than others may have fewer stages: what not all have done all do again.
+        """
         record = self.work.record(stage)
+        if not self.ranks.all(record is not None):
+            return None
         if record is not None:
             self.generator.set_state(torch.frombuffer(bytearray.fromhex(record["generator"]), dtype=torch.uint8))
             self.clock.restored(visits, record["seconds"])
@@ -70,17 +80,20 @@ class Job:
         """The stage is done; `record` is what `done` gives from now on."""
         state = bytes(self.generator.get_state().numpy()).hex()
         self.work.commit(stage, {**(record or {}), "seconds": self.clock.seconds(), "generator": state})
+        self.ranks.all(True)  # before any rank drops what the stage was made from
         for _ in range(visits):
             self.clock.tick()
 
     def fold(self, layer: nn.Module, statistics: dict[str, InputStatistics], where: str) -> FoldedLayer:
         """The layer with column scales; its own tensors are used up."""
         heads = {"heads": self.source.shape.heads, "kv_heads": self.source.shape.kv_heads}
-        scales = mix_scales(statistics, self.recipe.damping, where, **heads)
+        mixed = mix_scales(statistics, self.recipe.damping, where, **heads)
+        scales = {name: self.ranks.agreed(of_input) for name, of_input in mixed.items()}
         return fold(layer.state_dict(), statistics, scales, self.dtype, **heads)
 
     def fold_head(self, hidden: HiddenStates, sensitivity: Tensor) -> Head:
         """hidden: what the final norm reads; sensitivity: of the logits, float32 [vocabulary]."""
-        rows = max(1, SAMPLED_ROWS // len(hidden))
-        seen = head_statistics(self.decoder, hidden, rows, self.generator)
+        before, after = self.ranks.others(len(hidden))
+        rows = max(1, SAMPLED_ROWS // (before + len(hidden) + after))
+        seen = head_statistics(self.decoder, hidden, hidden.shape[1], rows, self.generator, self.ranks)
         return fold_head(self.decoder, seen, sensitivity, self.recipe.damping, self.dtype, shared=self.shared)

@@ -17,8 +17,9 @@ from tilepress.quantize.folding import FoldedLayer
 from tilepress.quantize.hessian import HessianFactor, factorize
 from tilepress.quantize.overflow import overflow_range, per_token_range
 from tilepress.quantize.ranges import ActivationRange, clipped_range, range_of
+from tilepress.quantize.ranks import ALONE, Ranks
 from tilepress.quantize.report import LinearReport
-from tilepress.quantize.rounding import round_weights
+from tilepress.quantize.rounded_rows import round_rows
 from tilepress.quantize.statistics import InputStatistics
 from tilepress.quantize.steps import WeightSample, relative_steps, sample_weights
 from tilepress.quantize.tile_rate import coded_bits
@@ -104,32 +105,33 @@ def quantize_group(
     inputs: ActivationRange,
     tensors: Mapping[str, Tensor],
     where: str,
+    ranks: Ranks = ALONE,
 ) -> list[tuple[str, QuantizedLinear, LinearReport]]:
     """Round a group and cut it into its linears, named `where`.reader.
 
-    steps float32 [n]; lengths from `WeightSample.rate_at`; tensors: of the folded layer, for its biases.
+    steps float32 [n]; lengths from `WeightSample.rate_at`; tensors: of the folded layer, for its biases. Each rank
+    rounds its share of the rows; the first one gets the linears, others nothing.
     """
-    integers = round_weights(group.weight, steps, group.factor, lengths)
-    rows = group.statistics.fewer_rows()
-    seen = inputs.round_trip(rows)
-    clipped = inputs.clipped(rows)
+    tokens = group.statistics.fewer_rows()
+    rounded = round_rows(lambda part: group.weight[part], steps, lengths, group.factor, inputs, tokens, ranks)
+    if not ranks.writes:
+        return []
+    clipped = inputs.clipped(tokens)
     overflows = float(inputs.leaves(group.statistics.rows).float().mean())
     result = []
     start = 0
     for reader, count in zip(group.feed.readers, group.rows, strict=True):
         part = slice(start, start + count)
         start += count
-        q = integers[part]
-        exact = rows @ group.weight[part].T
-        error = (seen @ (q * steps[part, None]).T - exact).square().sum(dim=0)
+        q, error = rounded.integers[part], rounded.error[part]
         report = LinearReport(
             name=f"{where}.{reader}",
             weights=q.numel(),
             bits=coded_bits(q),
             zeros=float((q == 0).sum()) / q.numel(),
-            relative_error=float(error.sum() / exact.square().sum().clamp(min=1e-30)),
+            relative_error=float(error.sum() / rounded.norm[part].sum().clamp(min=1e-30)),
             clipped=clipped,
-            loss=0.5 * float(error @ group.sensitivity[part]) / len(rows),
+            loss=0.5 * float(error @ group.sensitivity[part]) / len(tokens),
             overflows=overflows,
         )
         result.append((reader, pack(q, steps[part], inputs, tensors.get(f"{reader}.bias"), report.name), report))
@@ -141,10 +143,11 @@ def pack(integers: Tensor, steps: Tensor, inputs: ActivationRange, bias: Tensor 
 
     integers int8 [n, k]; steps and bias float32 [n]. QuantizationError if a value leaves float32's or int32's range.
     """
-    deq_scale = inputs.scale * steps.float()
+    deq_scale = inputs.scale * steps.to(integers.device, torch.float32)
     shift = -inputs.offset * integers.sum(dim=1, dtype=torch.int64)
     if bias is not None:
-        shift = shift + (bias.double() / deq_scale.double()).round().clamp(-(2.0**62), 2.0**62).long()
+        steps_of_bias = bias.to(integers.device, torch.float64) / deq_scale.double()
+        shift = shift + steps_of_bias.round().clamp(-(2.0**62), 2.0**62).long()
     limits = torch.iinfo(torch.int32)
     if not deq_scale.isfinite().all() or (deq_scale <= 0).any():
         raise QuantizationError(

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import AutoTokenizer
 
 from tilepress.checkpoint import FloatCheckpoint
@@ -19,14 +20,16 @@ from tilepress.quantize.calibration_text import default_documents, read_document
 from tilepress.quantize.clock import Clock, Progress
 from tilepress.quantize.collected import CollectedModel
 from tilepress.quantize.decoder import LayerwiseDecoder
-from tilepress.quantize.distillation import distil, refuse_one_sequence
+from tilepress.quantize.distillation import distil, refuse_one_sequence, sequences_used, training_order
 from tilepress.quantize.distillation_steps import distillation_steps
+from tilepress.quantize.final_states import FinalStates
 from tilepress.quantize.fingerprint import fingerprint
 from tilepress.quantize.first_pass import Allocation, FirstPass
 from tilepress.quantize.hidden_states import HiddenStates
 from tilepress.quantize.job import Job
-from tilepress.quantize.machine import machine_of
+from tilepress.quantize.machine import Machine, machine_of
 from tilepress.quantize.memory import bounded
+from tilepress.quantize.ranks import ALONE, Ranks
 from tilepress.quantize.recipe import Recipe
 from tilepress.quantize.report import LinearReport, QuantizationReport
 from tilepress.quantize.result import collected_model, write_result
@@ -46,6 +49,7 @@ def quantize_checkpoint(
     max_memory: int | None = None,
     restart: bool = False,
     progress: Callable[[Progress], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> QuantizationReport:
     """Quantize a float checkpoint into the W8A8S directory `out`, which appears whole or not at all.
 
@@ -57,6 +61,9 @@ def quantize_checkpoint(
     the machine's memory. The bytes that are made do not depend on it, except that without distill_steps in the recipe
     a model is not distilled that does not fit a quarter of it.
 
+    ranks: where several processes do it, each with a work directory of its own; the first one decides and writes, and
+    all return the report. max_memory is for each.
+
     calibration: a file for `read_documents`; without one, docstrings of Python's standard library. The same recipe,
     text and device give the same bytes. Raises QuantizationError, CheckpointError; UsageError where an embedding is
     to be quantized without the head that is tied to it, other work on `out` is there or max_memory is too little.
@@ -66,9 +73,49 @@ def quantize_checkpoint(
             f"{source.path}: the head is tied to the embedding and cannot stay float without it; quantize both, with "
             "--embeddings --head"
         )
-    remove_finished(out)
-    refuse_existing(out)
-    machine = machine_of(torch.device(device))
+    remove_finished(out, ranks.rank)
+    ranks.first(lambda: refuse_existing(out))
+    size, tokens, steps = ranks.first(
+        lambda: _settled(source, recipe, calibration, machine_of(torch.device(device)), max_memory)
+    )
+    sensitivity_tokens = tokens[: size.sensitivity_samples, : size.sensitivity_length].contiguous()
+    settled = {
+        "device": device,
+        "distillation steps": steps,
+        "sensitivity tokens": list(sensitivity_tokens.shape),
+        "processes": ranks.world,
+    }
+    begun = fingerprint(source, recipe, tokens, settled)
+    with WorkDirectory(work_directory(out, ranks.rank), begun, restart=restart) as work:
+        if ranks.writes:
+            work.require(work_size(source.shape, recipe, size))
+        job = Job(
+            source=source,
+            recipe=recipe,
+            tokens=tokens,
+            sensitivity_tokens=sensitivity_tokens,
+            decoder=LayerwiseDecoder(source, torch.device(device)),
+            generator=torch.Generator().manual_seed(recipe.seed),
+            work=work,
+            clock=Clock(visits(source, recipe) + steps, progress),
+            states_memory=size.memory if max_memory is not None else size.memory // ranks.local_world,
+            ranks=ranks,
+        )
+        allocation = FirstPass(job).run()
+        final = SecondPass(job, allocation.budget, source.path).run()
+        report = _report(job, size, allocation)
+        made = _distilled(job, final, steps, report) if steps else None
+        report.seconds = job.clock.seconds()
+        job.finish(FINISHED, visits=0)
+        if ranks.writes:
+            write_result(out, source, recipe, made or work, result_stages(job), report)
+        return ranks.first(lambda: report)
+
+
+def _settled(
+    source: FloatCheckpoint, recipe: Recipe, calibration: Path | None, machine: Machine, max_memory: int | None
+) -> tuple[CalibrationSize, Tensor, int]:
+    """What is chosen where the recipe leaves it open; the tokens int64 [samples, length]; the steps of distillation."""
     tokenizer = AutoTokenizer.from_pretrained(source.path)
     documents = default_documents(recipe.seed) if calibration is None else read_documents(calibration, tokenizer)
     context = int(source.config["max_position_embeddings"])
@@ -82,29 +129,7 @@ def quantize_checkpoint(
     steps = distillation_steps(recipe, source.shape, len(tokens), tokens.shape[1], machine)
     if steps:
         refuse_one_sequence(tokens)
-    sensitivity_tokens = tokens[: size.sensitivity_samples, : size.sensitivity_length].contiguous()
-    settled = {"device": device, "distillation steps": steps, "sensitivity tokens": list(sensitivity_tokens.shape)}
-    with WorkDirectory(work_directory(out), fingerprint(source, recipe, tokens, settled), restart=restart) as work:
-        work.require(work_size(source.shape, recipe, size))
-        job = Job(
-            source=source,
-            recipe=recipe,
-            tokens=tokens,
-            sensitivity_tokens=sensitivity_tokens,
-            decoder=LayerwiseDecoder(source, torch.device(device)),
-            generator=torch.Generator().manual_seed(recipe.seed),
-            work=work,
-            clock=Clock(visits(source, recipe) + steps, progress),
-            states_memory=size.memory,
-        )
-        allocation = FirstPass(job).run()
-        final = SecondPass(job, allocation.budget, source.path).run()
-        report = _report(job, size, allocation)
-        made = work if steps == 0 else _distilled(job, final, steps, report)
-        report.seconds = job.clock.seconds()
-        job.finish(FINISHED, visits=0)
-        write_result(out, source, recipe, made, result_stages(job), report)
-    return report
+    return size, tokens, steps
 
 
 def visits(source: FloatCheckpoint, recipe: Recipe) -> int:
@@ -112,8 +137,17 @@ def visits(source: FloatCheckpoint, recipe: Recipe) -> int:
     return 3 * source.shape.layers + 2 * recipe.head + (recipe.embeddings and not source.shape.tied)
 
 
-def _distilled(job: Job, final: HiddenStates, steps: int, report: QuantizationReport) -> CollectedModel:
-    """The whole quantized model in memory, its scales, gains and biases trained. `report` is completed."""
+def _distilled(job: Job, share: HiddenStates, steps: int, report: QuantizationReport) -> CollectedModel | None:
+    """The whole quantized model in memory, its scales, gains and biases trained. `report` is completed.
+
+    The first rank does it, to which the others hand what it asks for.
+    """
+    samples = len(job.tokens)
+    order = job.ranks.first(lambda: training_order(samples, steps, job.generator))
+    final = FinalStates(share, job.decoder.device, job.ranks)
+    if not job.ranks.writes:
+        final.hand_over(sequences_used(samples, order))
+        return None
     collected = collected_model(job.work, result_stages(job), job.recipe.activations, shared=job.shared)
     if FINAL_NORM.gain not in collected.gains:
         collected.add_float(FINAL_NORM.gain, job.decoder.load(FINAL_NORM.gain).cpu())
@@ -121,10 +155,9 @@ def _distilled(job: Job, final: HiddenStates, steps: int, report: QuantizationRe
         job.decoder,
         collected,
         job.tokens,
-        final.part(0, len(final)).to(job.decoder.device),
-        steps,
+        final,
+        order,
         dtype=job.dtype,
-        generator=job.generator,
         tick=job.clock.tick,
     )
     return distilled

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,10 @@ from tilepress.quantize.first_pass import LOGITS, TABLE, sensitivity_stage
 from tilepress.quantize.folding import FoldedLayer
 from tilepress.quantize.head import NAME as HEAD
 from tilepress.quantize.head import quantize_head
-from tilepress.quantize.hidden_states import HiddenStates, room_for, sequences_a_pass, write_states
+from tilepress.quantize.hidden_states import HiddenStates, room_for, write_states
 from tilepress.quantize.job import SAMPLED_ROWS, Job
 from tilepress.quantize.layer import LinearGroup, activation_range, linear_groups, quantize_group
+from tilepress.quantize.passes import Passes
 from tilepress.quantize.report import LinearReport
 from tilepress.quantize.stage_results import StageResults
 from tilepress.quantize.statistics import StatisticsCollector
@@ -52,33 +53,44 @@ class SecondPass:
 
     def _layers(self) -> HiddenStates:
         job, layers = self._job, self._job.decoder.layers
-        shape = (*job.tokens.shape, job.decoder.hidden)
+        samples, length = job.tokens.shape
+        passes = Passes(samples, length, job.ranks)
+        tokens = job.tokens[passes.share]
+        shape = (*tokens.shape, job.decoder.hidden)
         held = room_for(shape, job.states_memory)
         first = next((i for i in range(layers) if not self._is_done(layer_stage(i))), layers)
-        states = HiddenStates(job.work, _states(first)) if first else self._embedded(shape, held)
-        arguments = job.decoder.layer_arguments(shape[1])
+        states = HiddenStates(job.work, _states(first)) if first else self._embedded(tokens, held)
+        arguments = job.decoder.layer_arguments(length)
         for index in range(first, layers):
-            folded, states = self._run(index, states, arguments[index], held)
+            folded, states = self._run(index, states, passes, arguments[index], held)
             self._finish(layer_stage(index), *self._layer(index, folded))
             del folded
             job.work.drop(_states(index))
         return states
 
-    def _embedded(self, shape: Sequence[int], held: Tensor | None) -> HiddenStates:
-        parts = (self._job.decoder.embed(part) for part in torch.split(self._job.tokens, 1))
-        return write_states(self._job.work, _states(0), shape, parts, held)
+    def _embedded(self, tokens: Tensor, held: Tensor | None) -> HiddenStates:
+        job = self._job
+        parts = (job.decoder.embed(sequence) for sequence in tokens[:, None])
+        return write_states(job.work, _states(0), (*tokens.shape, job.decoder.hidden), parts, held)
 
     def _run(
-        self, index: int, states: HiddenStates, arguments: Mapping[str, Any], held: Tensor | None
+        self,
+        index: int,
+        states: HiddenStates,
+        passes: Passes,
+        arguments: Mapping[str, Any],
+        held: Tensor | None,
     ) -> tuple[FoldedLayer, HiddenStates]:
         """The folded layer, and what the next one reads. states: what this one reads, as of the float model."""
         job = self._job
-        rows = -(-SAMPLED_ROWS * sequences_a_pass(states.shape[1]) // len(states))
+        rows = -(-SAMPLED_ROWS * passes.sequences // len(job.tokens))
         with job.decoder.layer(index) as layer:
             with StatisticsCollector(layer, rows, job.generator) as collector:
-                parts = (layer(part.to(job.decoder.device), **arguments) for part in states.parts())
+                collector.skip(passes.before)
+                parts = (layer(part.to(job.decoder.device), **arguments) for part in states.parts(passes.sequences))
                 following = write_states(job.work, _states(index + 1), states.shape, parts, held)
-            return job.fold(layer, collector.result(), f"model.layers.{index}"), following
+                collector.skip(passes.after)
+            return job.fold(layer, collector.result(job.ranks), f"model.layers.{index}"), following
 
     def _layer(self, index: int, folded: FoldedLayer) -> Made:
         """The layer is used up, group by group."""
@@ -96,15 +108,15 @@ class SecondPass:
         return results, reports
 
     def _group(self, group: LinearGroup, folded: FoldedLayer, sink: Sink, where: str) -> list[LinearReport]:
-        job, name = self._job, f"{where}.{group.feed.name}"
+        job, ranks, name = self._job, self._job.ranks, f"{where}.{group.feed.name}"
         sample = group.sample(job.generator)
         aimed = self._budget.bits(name)
-        scale = refit_scale(sample, aimed)
-        inputs = activation_range(group, job.recipe.activations, job.dtype, name)
+        scale = ranks.first(lambda: refit_scale(sample, aimed))
+        steps, lengths = ranks.agreed(sample.steps(scale)), ranks.agreed(sample.rate_at(scale)[1])
+        inputs = ranks.first(lambda: activation_range(group, job.recipe.activations, job.dtype, name))
+        rounded = quantize_group(group, steps, lengths, inputs, folded.tensors, where, ranks)
         reports, integers = [], []
-        for reader, linear, report in quantize_group(
-            group, sample.steps(scale), sample.rate_at(scale)[1], inputs, folded.tensors, where
-        ):
+        for reader, linear, report in rounded:
             sink.add_linear(f"{where}.{reader}", linear)
             integers.append(linear.weight)
             reports.append(report)
@@ -113,14 +125,15 @@ class SecondPass:
 
     def _head(self, final: HiddenStates) -> Made:
         """Twice where the first try takes more or fewer bits than it should: few groups come after it, or none."""
-        job = self._job
+        job, ranks = self._job, self._job.ranks
         head = job.fold_head(final, self._stored(LOGITS, "sensitivity"))
         sample = head.sample(job.generator)
-        aimed = self._budget.bits(HEAD)
-        linear, report = quantize_head(head, sample, aimed, job.recipe.activations, job.dtype)
-        if job.exact and abs(longer := _taken([linear.weight]) / aimed - 1.0) > HEAD_TOLERANCE:
+        aimed = ranks.first(lambda: self._budget.bits(HEAD))
+        linear, report = quantize_head(head, sample, aimed, job.recipe.activations, job.dtype, ranks)
+        longer = ranks.first(lambda: _taken([linear.weight]) / aimed - 1.0)
+        if job.exact and abs(longer) > HEAD_TOLERANCE:
             corrected = aimed / (1.0 + longer)
-            linear, report = quantize_head(head, sample, corrected, job.recipe.activations, job.dtype)
+            linear, report = quantize_head(head, sample, corrected, job.recipe.activations, job.dtype, ranks)
         self._spend(HEAD, aimed, [linear.weight])
         results = self._results()
         results.add_float(FINAL_NORM.gain, head.gain)
@@ -128,7 +141,10 @@ class SecondPass:
         return results, [report]
 
     def _embedding(self) -> Made:
+        """On the first rank alone: nothing is fed back, so that it is soon done."""
         job = self._job
+        if not job.ranks.writes:
+            return self._results(), []
         table = EmbeddingTable(job.decoder, self._stored(sensitivity_stage(0), TABLE))
         embedding, report = quantize_embedding(table, self._budget.bits(EMBEDDING), job.generator)
         results = self._results()
@@ -139,8 +155,8 @@ class SecondPass:
         return self._job.work.tensors(stage).read(name).to(self._job.decoder.device)
 
     def _spend(self, name: str, aimed: float, integers: list[Tensor]) -> None:
-        """Only bits and sizes have to come out."""
-        if self._job.exact:
+        """Only bits and sizes have to come out, and the first rank sees to it."""
+        if self._job.exact and self._job.ranks.writes:
             self._budget.spend(name, aimed, _taken(integers))
 
     def _results(self) -> StageResults:
@@ -153,7 +169,8 @@ class SecondPass:
         return record is not None
 
     def _finish(self, stage: str, results: StageResults, reports: list[LinearReport]) -> None:
-        self._job.work.save(stage, results.tensors)
+        if self._job.ranks.writes:
+            self._job.work.save(stage, results.tensors)
         record = {"types": results.types, "flushed": results.flushed, "reports": [asdict(r) for r in reports]}
         self._job.finish(stage, record | {"budget": self._budget.state()})
 

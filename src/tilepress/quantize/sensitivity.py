@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from tilepress.checkpoint.feeds import LINEARS
 from tilepress.quantize.decoder import POSITIONS, LayerwiseDecoder
+from tilepress.quantize.hidden_states import HiddenStates
+from tilepress.quantize.ranks import ALONE, Ranks
 from tilepress.quantize.statistics import InputStatistics, StatisticsCollector
 
 # Positions whose cumulative probabilities, in float64, are there at a time.
@@ -41,6 +43,7 @@ def layer_sensitivity(
     arguments: Mapping[str, Any],
     gradient: Tensor,
     generator: torch.Generator,
+    ranks: Ranks = ALONE,
 ) -> Iterator[LayerSensitivity]:
     """Backward through one decoder layer; what is yielded is valid under the block.
 
@@ -48,37 +51,53 @@ def layer_sensitivity(
     with. gradient: of the loss at its output, [sequences, length, hidden] on the device, which becomes that at its
     input. The layer is materialised and run again with gradients, so that memory holds one layer's weights and the
     activations of one sequence.
+
+    Of several ranks each gives its share of the sequences; what is yielded is over those of all.
     """
+    before, after = ranks.others(len(gradient))
+    length = gradient.shape[1]
     with decoder.layer(index) as layer:
         with _SquaredGradients(layer) as squares, StatisticsCollector(layer, 1, generator) as collector:
-            for of_sequence, sequence in zip(torch.split(gradient, 1), inputs, strict=True):
+            collector.skip([length] * before)
+            for of_sequence, sequence in zip(gradient[:, None], inputs, strict=True):
                 hidden = sequence.to(decoder.device).requires_grad_(True)
                 with torch.enable_grad():
                     output = layer(hidden, **arguments)
                 torch.autograd.backward(output, of_sequence)
                 assert hidden.grad is not None
                 of_sequence.copy_(hidden.grad)
-        of_input = gradient.square().mean(dim=-1)
-        yield LayerSensitivity(index, layer, squares.mean(), of_input, collector.result())
+            collector.skip([length] * after)
+        of_input = ranks.concatenated(gradient.square().mean(dim=-1))
+        yield LayerSensitivity(index, layer, squares.mean(ranks), of_input, collector.result(ranks))
 
 
-def gradient_of_sampled_loss(decoder: LayerwiseDecoder, final: Iterable[Tensor], generator: torch.Generator) -> Tensor:
+def gradient_of_sampled_loss(
+    decoder: LayerwiseDecoder,
+    final: HiddenStates | Sequence[Tensor],
+    length: int,
+    generator: torch.Generator,
+    ranks: Ranks = ALONE,
+) -> Tensor:
     """The loss' gradient at what the final norm reads, [sequences, length, hidden] on the device.
 
-    final: that in sequences [1, length, hidden]. The loss is the cross entropy, summed over positions, of labels
-    *sampled from the model itself* (true Fisher information, Kunstner et al. 2019).
+    final: that in sequences [1, length, hidden], of each rank its own. The loss is the cross entropy, summed over
+    positions, of labels *sampled from the model itself* (true Fisher information, Kunstner et al. 2019).
     """
-    return torch.cat([_gradient_of_sequence(decoder, states.to(decoder.device)[0], generator) for states in final])
+    before, after = ranks.others(len(final))
+    # Inverse-transform sampling with uniform numbers of a CPU generator: the same labels on any device and any rank.
+    drawn = torch.rand(before + len(final) + after, length, 1, generator=generator, dtype=torch.float64)
+    gradient = torch.empty(len(final), length, decoder.hidden, device=decoder.device)
+    for of_sequence, states, uniform in zip(gradient, final, drawn[before : before + len(final)], strict=True):
+        of_sequence.copy_(_gradient_of_sequence(decoder, states.to(decoder.device)[0], uniform.to(decoder.device)))
+    return gradient
 
 
-def _gradient_of_sequence(decoder: LayerwiseDecoder, states: Tensor, generator: torch.Generator) -> Tensor:
-    """[1, length, hidden] for [length, hidden], POSITIONS logits at a time.
+def _gradient_of_sequence(decoder: LayerwiseDecoder, states: Tensor, uniform: Tensor) -> Tensor:
+    """[length, hidden] for [length, hidden] and a number for each position, POSITIONS logits at a time.
 
     At the logits the gradient is p - onehot(label); rows of the head are read twice for each part, to make the logits
     and to take the gradient back through them.
     """
-    # Inverse-transform sampling with uniform numbers of a CPU generator: the same labels on any device.
-    uniform = torch.rand(len(states), 1, generator=generator, dtype=torch.float64).to(states.device)
     norm = decoder.norm()
     gradients = []
     for part, drawn in zip(torch.split(states, POSITIONS), torch.split(uniform, POSITIONS), strict=True):
@@ -93,7 +112,7 @@ def _gradient_of_sequence(decoder: LayerwiseDecoder, states: Tensor, generator: 
         torch.autograd.backward(normed, at_norm)
         assert hidden.grad is not None
         gradients.append(hidden.grad)
-    return torch.cat(gradients)[None]
+    return torch.cat(gradients)
 
 
 def sampled_labels(p: Tensor, drawn: Tensor) -> Tensor:
@@ -111,12 +130,14 @@ class _SquaredGradients:
     def __init__(self, layer: nn.Module) -> None:
         self._layer = layer
         self._sums: dict[str, Tensor] = {}
-        self._tokens: dict[str, int] = {}
+        self._tokens = dict.fromkeys(LINEARS, 0)
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def __enter__(self) -> _SquaredGradients:
         for name in LINEARS:
-            self._handles.append(self._layer.get_submodule(name).register_forward_hook(self._watch(name)))
+            module = self._layer.get_submodule(name)
+            self._sums[name] = module.get_parameter("weight").new_zeros(module.get_parameter("weight").shape[0])
+            self._handles.append(module.register_forward_hook(self._watch(name)))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -129,10 +150,11 @@ class _SquaredGradients:
 
         def add(gradient: Tensor) -> None:
             flat = gradient.reshape(-1, gradient.shape[-1])
-            self._sums[name] = self._sums.get(name, torch.zeros_like(flat[0])) + flat.square().sum(dim=0)
-            self._tokens[name] = self._tokens.get(name, 0) + len(flat)
+            self._sums[name] += flat.square().sum(dim=0)
+            self._tokens[name] += len(flat)
 
         return forward_hook
 
-    def mean(self) -> dict[str, Tensor]:
-        return {name: total / self._tokens[name] for name, total in self._sums.items()}
+    def mean(self, ranks: Ranks) -> dict[str, Tensor]:
+        tokens = ranks.add_up(torch.tensor([self._tokens[name] for name in LINEARS]))
+        return {name: ranks.add_up(self._sums[name]) / count for name, count in zip(LINEARS, tokens, strict=True)}

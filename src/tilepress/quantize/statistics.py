@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from tilepress.checkpoint.feeds import FEEDS
+from tilepress.quantize.ranks import ALONE, Ranks
 
 FEWER = 512
 # Rows of a Hessian that are worked on at a time: one of 25600 columns takes 2.6 GB, and a copy as much.
@@ -52,7 +54,8 @@ class InputStatistics:
 class StatisticsCollector:
     """Gathers InputStatistics of a decoder layer through hooks while it runs. A context manager.
 
-    rows_per_batch tokens of each forward pass are kept as the sample, drawn with `generator` (a CPU generator).
+    rows_per_batch tokens of each forward pass are kept as the sample, drawn with `generator` (a CPU generator). Of
+    several ranks each makes its share of the passes, and skips the others', so that all generators draw the same.
     """
 
     def __init__(self, layer: nn.Module, rows_per_batch: int, generator: torch.Generator) -> None:
@@ -64,8 +67,9 @@ class StatisticsCollector:
 
     def __enter__(self) -> StatisticsCollector:
         for feed in FEEDS:
-            self._sums[feed.name] = InputSums()
             module = self._layer.get_submodule(feed.readers[0])
+            weight = module.get_parameter("weight")
+            self._sums[feed.name] = InputSums(weight.shape[1], weight)
             self._handles.append(module.register_forward_pre_hook(self._hook(feed.name)))
         return self
 
@@ -76,40 +80,50 @@ class StatisticsCollector:
     def _hook(self, name: str):  # type: ignore[no-untyped-def]
         def observe(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             x = inputs[0].detach().reshape(-1, inputs[0].shape[-1])
-            picked = torch.randperm(len(x), generator=self._generator)[: self._rows_per_batch]
-            self._sums[name].add(x, x[picked.to(x.device)])
+            self._sums[name].add(x, x[self._picked(len(x)).to(x.device)])
 
         return observe
 
-    def result(self) -> dict[str, InputStatistics]:
-        """Statistics by the names of FEEDS, after at least one forward pass. The collector hands them over."""
+    def _picked(self, tokens: int) -> Tensor:
+        return torch.randperm(tokens, generator=self._generator)[: self._rows_per_batch]
+
+    def skip(self, passes: Iterable[int]) -> None:
+        """Draw for passes of so many tokens each, that another rank makes."""
+        for tokens in passes:
+            for _ in FEEDS:
+                self._picked(tokens)
+
+    def result(self, ranks: Ranks = ALONE) -> dict[str, InputStatistics]:
+        """Statistics by the names of FEEDS, over all ranks. The collector hands them over."""
         sums, self._sums = self._sums, {}
-        return {name: of_input.statistics() for name, of_input in sums.items()}
+        return {name: of_input.statistics(ranks) for name, of_input in sums.items()}
 
 
 class InputSums:
-    """Adds up what `InputStatistics` is made of, batch by batch."""
+    """Adds up what `InputStatistics` is made of, batch by batch; of inputs of k columns, of the kind of `like`."""
 
-    def __init__(self) -> None:
+    def __init__(self, k: int, like: Tensor) -> None:
         self.tokens = 0
-        self.rows: list[Tensor] = []
+        self.products, self.total = like.new_zeros(k, k), like.new_zeros(k)
+        self.low, self.high = like.new_full((k,), torch.inf), like.new_full((k,), -torch.inf)
+        self.rows = [like.new_empty(0, k)]
 
     def add(self, x: Tensor, rows: Tensor) -> None:
         """x: tokens [m, k]. rows: those of them that are kept as the sample."""
         low, high = x.aminmax(dim=0)
-        if self.tokens == 0:
-            self.products = x.T @ x
-            self.total = x.sum(dim=0)
-            self.low, self.high = low, high
-        else:
-            self.products.addmm_(x.T, x)
-            self.total += x.sum(dim=0)
-            self.low, self.high = torch.minimum(self.low, low), torch.maximum(self.high, high)
+        self.products.addmm_(x.T, x)
+        self.total += x.sum(dim=0)
+        self.low, self.high = torch.minimum(self.low, low), torch.maximum(self.high, high)
         self.tokens += len(x)
         self.rows.append(rows)
 
-    def statistics(self) -> InputStatistics:
-        """What was added up, in the memory of the sums: nothing can be added any more."""
+    def statistics(self, ranks: Ranks = ALONE) -> InputStatistics:
+        """What all ranks added up, in the memory of the sums: nothing can be added any more."""
+        tokens = int(ranks.add_up(torch.tensor(self.tokens)))
         return InputStatistics(
-            self.products.div_(self.tokens), self.total / self.tokens, self.low, self.high, torch.cat(self.rows)
+            ranks.add_up(self.products).div_(tokens),
+            ranks.add_up(self.total).div_(tokens),
+            ranks.least(self.low),
+            ranks.greatest(self.high),
+            ranks.concatenated(torch.cat(self.rows)),
         )

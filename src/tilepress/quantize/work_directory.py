@@ -24,9 +24,9 @@ LOCK = "lock"
 _PARTIAL = ".partial"
 
 
-def work_directory(out: Path) -> Path:
-    """Where the work on `out` is kept."""
-    return out.absolute().parent / f".{out.name}.quant"
+def work_directory(out: Path, rank: int = 0) -> Path:
+    """Where the work on `out` is kept, of each rank its own; that of the first has the results."""
+    return out.absolute().parent / f".{out.name}.quant{f'-rank{rank}' if rank else ''}"
 
 
 class WorkDirectory:
@@ -151,9 +151,9 @@ class WorkDirectory:
             self._lock = None
 
 
-def remove_finished(out: Path) -> None:
+def remove_finished(out: Path, rank: int = 0) -> None:
     """Remove the work on `out` where it ended just before this could be done: `out` is there, and FINISHED was said."""
-    path = work_directory(out)
+    path = work_directory(out, rank)
     if out.exists() and (path / f"{FINISHED}.json").exists():
         shutil.rmtree(path)
 
