@@ -11,6 +11,24 @@ from tilepress.cli.byte_sizes import parse_bytes
 from tilepress.cli.console import human_seconds, is_silent, print_json, print_note, print_table, progress_bar
 from tilepress.cli.options import Device, Json, ModelPath, TrustRemoteCode
 from tilepress.cli.progress_kept import going_on
+from tilepress.cli.quantization_options import (
+    Activations,
+    Bits,
+    DistillSteps,
+    Embeddings,
+    Head,
+    Loss,
+    MaxMemory,
+    ModelType,
+    RecipePath,
+    Samples,
+    Seed,
+    SequenceLength,
+    Size,
+    StoredType,
+    given,
+    print_recipe,
+)
 from tilepress.errors import UsageError
 
 
@@ -18,67 +36,28 @@ def quant(
     model_path: ModelPath,
     save_path: Annotated[Path, typer.Option("--save-path", "-o", help="W8A8S directory to make.", show_default=False)],
     device: Device = "cpu",
-    model_type: Annotated[
-        str | None, typer.Option("--model-type", help="Such as Qwen3-8B. Only checked: config.json decides.")
-    ] = None,
+    model_type: ModelType = None,
+    recipe_path: RecipePath = None,
     quant_type: Annotated[str, typer.Option("--quant-type", help="w8a8s is the only one.")] = "w8a8s",
-    bits: Annotated[
-        float | None, typer.Option("--bits", help="Compressed bits a weight to aim at.", show_default="4.0")
-    ] = None,
-    size: Annotated[
-        str | None,
-        typer.Option("--size", help="Or the size of the W8A8SC weight file to aim at, such as 90MB or 1.5GiB."),
-    ] = None,
-    loss: Annotated[
-        float | None,
-        typer.Option("--loss", help="Or the increase of the loss to aim at, as predicted, in nats a token."),
-    ] = None,
-    head: Annotated[bool, typer.Option("--head", help="Quantize the output head too.")] = False,
-    embeddings: Annotated[
-        bool,
-        typer.Option("--embeddings", help="Quantize the embedding too; of a tied model, with --head."),
-    ] = False,
-    activations: Annotated[
-        str,
-        typer.Option(
-            "--activations",
-            help="Tokens beyond the static ranges: overflow gives them their own scales; static clips them, for other "
-            "engines; per-token clips them, but gives all tokens of down_proj their own scales.",
-        ),
-    ] = "overflow",
+    bits: Bits = None,
+    size: Size = None,
+    loss: Loss = None,
+    head: Head = None,
+    embeddings: Embeddings = None,
+    activations: Activations = None,
     calib: Annotated[
         Path | None,
         typer.Option(help="Calibration text: .jsonl, .json or .txt.", show_default="docstrings that come with Python"),
     ] = None,
-    samples: Annotated[
-        int | None, typer.Option("--samples", help="Calibration sequences.", show_default="128, or what is feasible")
-    ] = None,
-    sequence_length: Annotated[
-        int | None,
-        typer.Option("--sequence-length", help="Tokens of each.", show_default="2048, or what is feasible"),
-    ] = None,
-    dtype: Annotated[str, typer.Option("--dtype", help="Stored float type: float16 or bfloat16.")] = "float16",
-    distill_steps: Annotated[
-        int | None,
-        typer.Option(
-            "--distill-steps",
-            help="Train scales, norm gains and biases against the float model for so many steps of one sequence; "
-            "0 for none.",
-            show_default="45, or what is feasible",
-        ),
-    ] = None,
-    max_memory: Annotated[
-        str | None,
-        typer.Option(
-            "--max-memory",
-            help="Memory to keep to, such as 8GB: what the layers read is on disk where it does not fit.",
-            show_default="a quarter of the machine's for what the layers read",
-        ),
-    ] = None,
+    samples: Samples = None,
+    sequence_length: SequenceLength = None,
+    dtype: StoredType = None,
+    distill_steps: DistillSteps = None,
+    max_memory: MaxMemory = None,
     restart: Annotated[
         bool, typer.Option("--restart", help="Begin anew where an earlier run with this --save-path was cut short.")
     ] = False,
-    seed: Annotated[int, typer.Option("--seed", help="Of the calibration text's order and the samples.")] = 0,
+    seed: Seed = None,
     trust_remote_code: TrustRemoteCode = False,
     json: Json = False,
 ) -> None:
@@ -94,6 +73,8 @@ def quant(
 
         torchrun --nproc_per_node 8 -m tilepress.quantize --model_path Qwen3-8B --save_path small --device cuda
 
+        tilepress quant --model-path Qwen3-8B --save-path mine --recipe mine.toml
+
         tilepress quant --model-path Qwen3-32B --save-path Qwen3-32B-w8a8s --dtype bfloat16 --max-memory 14GB
 
     Cut short, by Ctrl-C or by a full disk, the same command goes on after the last layer that was finished, and makes
@@ -102,13 +83,13 @@ def quant(
     from tilepress.checkpoint import FloatCheckpoint, open_checkpoint
     from tilepress.device import resolve_device
     from tilepress.group import launched_by_torchrun
-    from tilepress.quantize import Recipe, quantize_checkpoint, quantize_under_torchrun
+    from tilepress.quantize import choose_recipe, quantize_checkpoint, quantize_under_torchrun
 
     if quant_type.lower() != "w8a8s":
         raise UsageError(f"--quant-type {quant_type}: w8a8s is the only one; `tilepress compress` makes w8a8sc of it")
-    recipe = Recipe(
+    chosen = given(
         bits=bits,
-        size=None if size is None else parse_bytes("--size", size),
+        size=size,
         loss=loss,
         head=head,
         embeddings=embeddings,
@@ -123,11 +104,12 @@ def quant(
     source = open_checkpoint(model_path)
     if not isinstance(source, FloatCheckpoint):
         raise UsageError(f"{source.path}: {source.kind} weights are quantized already; give the float model")
-    family = str(source.config.get("model_type"))
-    if model_type is not None and family not in model_type.lower():
-        print_note(f"--model-type is {model_type}, but config.json says {family}; config.json decides")
+    choice = choose_recipe(source.config, file=recipe_path, model_type=model_type)
+    recipe = choice.recipe(chosen)
+    print_recipe(choice)
     if trust_remote_code:
         print_note("Qwen3, Qwen2 and Llama need no remote code; none is run")
+    memory = None if max_memory is None else parse_bytes("--max-memory", max_memory)
     quantize = quantize_under_torchrun if launched_by_torchrun() else quantize_checkpoint
     with going_on(save_path), progress_bar("quantize") as progress:
         report = quantize(
@@ -136,7 +118,7 @@ def quant(
             recipe,
             calibration=calib,
             device=device,
-            max_memory=None if max_memory is None else parse_bytes("--max-memory", max_memory),
+            max_memory=memory,
             restart=restart,
             progress=lambda p: progress(p.done, p.total),
         )
@@ -148,7 +130,7 @@ def quant(
             f"{' and '.join(report.limits)}; --samples and --sequence-length override that"
         )
     if json:
-        print_json(report.as_dict() | {"save_path": str(save_path)})
+        print_json(report.as_dict() | {"save_path": str(save_path), "recipe_name": choice.name})
         return
     rows = [
         ("W8A8S directory", str(save_path)),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from tilepress.quantize.clock import Progress
 from tilepress.quantize.pipeline import quantize_checkpoint
 from tilepress.quantize.recipe import Recipe
+from tilepress.quantize.recipe_choice import RecipeChoice, choose_recipe
 from tilepress.quantize.report import DistillationReport, LinearReport, QuantizationReport
 from tilepress.quantize.torchrun import quantize_under_torchrun
 
@@ -17,6 +18,8 @@ __all__ = [
     "Progress",
     "QuantizationReport",
     "Recipe",
+    "RecipeChoice",
+    "choose_recipe",
     "quantize_checkpoint",
     "quantize_under_torchrun",
 ]

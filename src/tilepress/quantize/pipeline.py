@@ -71,7 +71,7 @@ def quantize_checkpoint(
     if recipe.embeddings and source.shape.tied and not recipe.head:
         raise UsageError(
             f"{source.path}: the head is tied to the embedding and cannot stay float without it; quantize both, with "
-            "--embeddings --head"
+            "--embeddings --head, or neither, with --no-embeddings --no-head"
         )
     remove_finished(out, ranks.rank)
     ranks.first(lambda: refuse_existing(out))

@@ -9,6 +9,8 @@ from tilepress.errors import UsageError
 
 DTYPES = ("float16", "bfloat16")
 DEFAULT_BITS = 4.0
+# What a quantization may aim at; one of them.
+TARGETS = ("bits", "size", "loss")
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,7 @@ class Recipe:
     damping: float = 0.01
 
     def __post_init__(self) -> None:
-        targets = {"bits": self.bits, "size": self.size, "loss": self.loss}
-        given = [name for name, value in targets.items() if value is not None]
+        given = [name for name in TARGETS if getattr(self, name) is not None]
         if len(given) > 1:
             raise UsageError(f"{' and '.join(given)} are given; choose one target")
         if self.bits is not None and not 1.0 <= self.bits <= 7.5:
