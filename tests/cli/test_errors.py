@@ -90,6 +90,7 @@ def test_an_unusable_command_line_explains_itself(words: list[str], capsys: pyte
 @pytest.mark.parametrize(
     "command",
     [
+        "plan",
         "quant",
         "compress",
         "reshard",

@@ -21,11 +21,11 @@ from tilepress.engines.vllm.serving import ServeOptions, ServePlan, make_plan
 from tilepress.engines.vllm.serving.checks import check_installed, check_port, is_local
 from tilepress.engines.vllm.serving.command import MODULE
 from tilepress.engines.vllm.serving.environment import environment
-from tilepress.engines.vllm.serving.free_memory import _left_in_groups, available_bytes
 from tilepress.engines.vllm.serving.parsers import chat_template, reasoning_parser, tool_parser
 from tilepress.engines.vllm.serving.stamp import VARIABLE, check_unchanged, stamp
 from tilepress.engines.vllm.serving.threads import binding, physical_cores
 from tilepress.engines.vllm.serving.yarn import stretched
+from tilepress.free_memory import _left_in_groups, available_bytes
 from tiny_models import make_tiny_qwen3
 
 QWEN = "<tools>{{ tools }}</tools> <tool_call>{{ name }}</tool_call> <think></think>"

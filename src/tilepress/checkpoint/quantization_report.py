@@ -14,7 +14,16 @@ def estimated_loss(directory: Path) -> float | None:
 
     Raises CheckpointError for a report that is no JSON object.
     """
+    return _number(directory, "loss")
+
+
+def stored_bits(directory: Path) -> float | None:
+    """Bits a weight that the codec takes for the directory's integers, by its report. None and errors as above."""
+    return _number(directory, "bits")
+
+
+def _number(directory: Path, key: str) -> float | None:
     if not (directory / REPORT).is_file():
         return None
-    loss = read_object(directory / REPORT).get("loss")
-    return float(loss) if isinstance(loss, (int, float)) and not isinstance(loss, bool) else None
+    value = read_object(directory / REPORT).get(key)
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None

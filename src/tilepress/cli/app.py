@@ -16,6 +16,7 @@ from tilepress.cli.compress import compress
 from tilepress.cli.console import print_error
 from tilepress.cli.eval import evaluate
 from tilepress.cli.inspect import inspect
+from tilepress.cli.plan import plan
 from tilepress.cli.quant import quant
 from tilepress.cli.reshard import reshard
 from tilepress.cli.run import run
@@ -38,6 +39,7 @@ app = typer.Typer(
         "token_normalize_func": lambda token: token.replace("_", "-"),
     },
 )
+app.command()(plan)
 app.command()(quant)
 app.command()(compress)
 app.command()(reshard)

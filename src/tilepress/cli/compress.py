@@ -19,6 +19,7 @@ from tilepress.cli.console import (
     progress_bar,
 )
 from tilepress.cli.interruption import noting_progress
+from tilepress.cli.needs import note_needs
 from tilepress.cli.options import Json, ModelPath, Restart, TrustRemoteCode
 from tilepress.errors import UsageError
 
@@ -49,7 +50,8 @@ def compress(
 
         torchrun --nproc_per_node 4 -m tilepress.compress --model_path Qwen3-8B-w8a8s --save_directory Qwen3-8B-w8a8sc
     """
-    from tilepress.compress import compress_directory, compress_under_torchrun
+    from tilepress.checkpoint import W8A8SCheckpoint, open_checkpoint
+    from tilepress.compress import compress_directory, compress_under_torchrun, compressible, plan_compression
     from tilepress.group import launched_by_torchrun
 
     if trust_remote_code:
@@ -66,6 +68,11 @@ def compress(
             if is_silent():
                 return
         else:
+            source = open_checkpoint(model_path)
+            if isinstance(source, W8A8SCheckpoint) and not save_directory.exists():
+                needs = plan_compression(compressible(source), save_directory)
+                needs.check()
+                note_needs(needs)
             compress_directory(
                 model_path, save_directory, tp=tp or 1, threads=threads, restart=restart, progress=progress
             )

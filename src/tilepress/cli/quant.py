@@ -9,6 +9,7 @@ import typer
 
 from tilepress.cli.byte_sizes import parse_bytes
 from tilepress.cli.console import human_seconds, is_silent, print_json, print_note, print_table, progress_bar
+from tilepress.cli.needs import note_needs
 from tilepress.cli.options import Device, Json, ModelPath, TrustRemoteCode
 from tilepress.cli.progress_kept import going_on
 from tilepress.cli.quantization_options import (
@@ -83,7 +84,14 @@ def quant(
     from tilepress.checkpoint import FloatCheckpoint, open_checkpoint
     from tilepress.device import resolve_device
     from tilepress.group import launched_by_torchrun
-    from tilepress.quantize import choose_recipe, quantize_checkpoint, quantize_under_torchrun
+    from tilepress.quantize import (
+        choose_recipe,
+        measure_pace,
+        plan_quantization,
+        quantize_checkpoint,
+        quantize_under_torchrun,
+        rehearse,
+    )
 
     if quant_type.lower() != "w8a8s":
         raise UsageError(f"--quant-type {quant_type}: w8a8s is the only one; `tilepress compress` makes w8a8sc of it")
@@ -100,7 +108,7 @@ def quant(
         seed=seed,
         distill_steps=distill_steps,
     )
-    resolve_device(device)
+    target = resolve_device(device)
     source = open_checkpoint(model_path)
     if not isinstance(source, FloatCheckpoint):
         raise UsageError(f"{source.path}: {source.kind} weights are quantized already; give the float model")
@@ -110,6 +118,13 @@ def quant(
     if trust_remote_code:
         print_note("Qwen3, Qwen2 and Llama need no remote code; none is run")
     memory = None if max_memory is None else parse_bytes("--max-memory", max_memory)
+
+    def before_work() -> None:
+        needs = plan_quantization(source, recipe, save_path, target, memory, measure_pace(target))
+        needs.check()
+        note_needs(needs)
+        rehearse(source, recipe, target)
+
     quantize = quantize_under_torchrun if launched_by_torchrun() else quantize_checkpoint
     with going_on(save_path), progress_bar("quantize") as progress:
         report = quantize(
@@ -118,6 +133,7 @@ def quant(
             recipe,
             calibration=calib,
             device=device,
+            before_work=before_work,
             max_memory=memory,
             restart=restart,
             progress=lambda p: progress(p.done, p.total),

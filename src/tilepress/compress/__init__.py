@@ -7,18 +7,22 @@ from __future__ import annotations
 
 from tilepress.compress.decompress import decompress_directory
 from tilepress.compress.directory import compress_directory
+from tilepress.compress.plan import Compressible, compressible, plan_compression
 from tilepress.compress.reshard import Resharding, reshard_directory
 from tilepress.compress.torchrun import compress_under_torchrun
 from tilepress.compress.verify import Verification, verify
 from tilepress.compress.work_directory import kept_progress
 
 __all__ = [
+    "Compressible",
     "Resharding",
     "Verification",
     "compress_directory",
     "compress_under_torchrun",
+    "compressible",
     "decompress_directory",
     "kept_progress",
+    "plan_compression",
     "reshard_directory",
     "verify",
 ]

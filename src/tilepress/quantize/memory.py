@@ -11,6 +11,7 @@ from tilepress.quantize.calibration_size import CalibrationSize
 from tilepress.quantize.decoder import HEAD_ROWS, POSITIONS
 from tilepress.quantize.hidden_states import TOKENS_A_PASS
 from tilepress.quantize.recipe import Recipe
+from tilepress.quantize.student_memory import student_memory
 
 FLOAT = 4
 # Interpreter, torch, transformers, and what the allocator keeps, measured.
@@ -18,8 +19,12 @@ PROGRAM = 750 << 20
 
 
 def peak_memory(shape: ModelShape, recipe: Recipe, size: CalibrationSize) -> int:
-    """Bytes resident at most, hidden states included where size.memory holds them; without distillation."""
-    return working_memory(shape, recipe, size) + held_states(shape, size)
+    """Bytes resident at most, hidden states included where size.memory holds them.
+
+    recipe.distill_steps: those that will be done, 0 where it is None.
+    """
+    passes = working_memory(shape, recipe, size) + held_states(shape, size)
+    return max(passes, PROGRAM + student_memory(shape, recipe, size))
 
 
 def bounded(size: CalibrationSize, shape: ModelShape, recipe: Recipe, max_memory: int) -> CalibrationSize:

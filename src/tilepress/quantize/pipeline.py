@@ -38,7 +38,6 @@ from tilepress.quantize.work_directory import FINISHED, WorkDirectory, remove_fi
 from tilepress.quantize.work_size import work_size
 
 
-@torch.no_grad()
 def quantize_checkpoint(
     source: FloatCheckpoint,
     out: Path,
@@ -48,6 +47,7 @@ def quantize_checkpoint(
     device: str = "cpu",
     max_memory: int | None = None,
     restart: bool = False,
+    before_work: Callable[[], None] | None = None,
     progress: Callable[[Progress], None] | None = None,
     ranks: Ranks = ALONE,
 ) -> QuantizationReport:
@@ -65,7 +65,8 @@ def quantize_checkpoint(
     all return the report. max_memory is for each.
 
     calibration: a file for `read_documents`; without one, docstrings of Python's standard library. The same recipe,
-    text and device give the same bytes. Raises QuantizationError, CheckpointError; UsageError where an embedding is
+    text and device give the same bytes. before_work: called when source, text and recipe are found to be usable; what
+    it raises ends the call. Raises QuantizationError, CheckpointError; UsageError where an embedding is
     to be quantized without the head that is tied to it, other work on `out` is there or max_memory is too little.
     """
     if recipe.embeddings and source.shape.tied and not recipe.head:
@@ -78,6 +79,43 @@ def quantize_checkpoint(
     size, tokens, steps = ranks.first(
         lambda: _settled(source, recipe, calibration, machine_of(torch.device(device)), max_memory)
     )
+    if before_work is not None:
+        ranks.first(before_work)
+    return quantize_tokens(
+        source,
+        out,
+        recipe,
+        size,
+        tokens,
+        steps,
+        device=device,
+        states_memory=size.memory if max_memory is not None else size.memory // ranks.local_world,
+        restart=restart,
+        progress=progress,
+        ranks=ranks,
+    )
+
+
+@torch.no_grad()
+def quantize_tokens(
+    source: FloatCheckpoint,
+    out: Path,
+    recipe: Recipe,
+    size: CalibrationSize,
+    tokens: Tensor,
+    steps: int,
+    *,
+    device: str,
+    states_memory: int,
+    restart: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+    ranks: Ranks = ALONE,
+) -> QuantizationReport:
+    """What `quantize_checkpoint` does when everything is settled.
+
+    tokens int64 [samples, length], as many as there were of `size`; steps: of distillation; states_memory: bytes that
+    hidden states may take.
+    """
     sensitivity_tokens = tokens[: size.sensitivity_samples, : size.sensitivity_length].contiguous()
     settled = {
         "device": device,
@@ -98,7 +136,7 @@ def quantize_checkpoint(
             generator=torch.Generator().manual_seed(recipe.seed),
             work=work,
             clock=Clock(visits(source, recipe) + steps, progress),
-            states_memory=size.memory if max_memory is not None else size.memory // ranks.local_world,
+            states_memory=states_memory,
             ranks=ranks,
         )
         allocation = FirstPass(job).run()

@@ -1,17 +1,17 @@
-"""Bytes of a W8A8SC directory's weight file in one part, but for the codes of its integers (docs/formats.md)."""
+"""Bytes of the weight files of what is made: the W8A8S and the W8A8SC directory (docs/formats.md)."""
 
 from __future__ import annotations
 
 import math
 
-from tilepress.checkpoint import EMBEDDING
+from tilepress.checkpoint import EMBEDDING, ModelShape
 from tilepress.checkpoint.activations import PER_TOKEN, has_own_scales
-from tilepress.checkpoint.architecture import HEAD, fused_groups, group_of
+from tilepress.checkpoint.architecture import HEAD, fused_groups, group_of, linear_shapes
 from tilepress.checkpoint.descriptions import W8A8S, W8A8S_DYNAMIC
 from tilepress.checkpoint.feeds import LINEARS
 from tilepress.checkpoint.streaming_file import HEADER_ENTRY
 from tilepress.quantize.decoder import TensorSource
-from tilepress.quantize.recipe import Recipe
+from tilepress.quantize.recipe import DEFAULT_BITS, Recipe
 
 # Rows and columns of a tile.
 TILE = (128, 256)
@@ -25,20 +25,52 @@ def fixed_size(source: TensorSource, recipe: Recipe) -> int:
     quantized = {prefix: size for prefix, size in fused_groups(shape).items() if prefix != HEAD.name}
     if recipe.head:
         quantized[HEAD.name] = shape.linear(HEAD.name)
-    deq_scale = 8 if recipe.dtype == "float16" else 4
+    deq_scale = _deq_scale(recipe)
     total = 0
     for prefix, (n, k) in quantized.items():
         dynamic = recipe.activations == PER_TOKEN and group_of(prefix)[1].feed.massive
         has_sums = has_own_scales(recipe.activations, W8A8S_DYNAMIC if dynamic else W8A8S)
         a_row, tensors = (deq_scale + 8, 8) if has_sums else (deq_scale + 4, 7)
         total += n * a_row + 3 + _tables(n, k) + tensors * (len(prefix) + HEADER_ENTRY)
-    if recipe.embeddings and not shape.tied:  # a tied one is the head's table
+    if _has_own_embedding(shape, recipe):
         total += 4 * shape.vocab + _tables(shape.vocab, shape.hidden) + 4 * (len(EMBEDDING) + HEADER_ENTRY)
-    return total + sum(
+    return total + floats_size(source, recipe)
+
+
+def w8a8sc_size(source: TensorSource, recipe: Recipe) -> int:
+    """Of the W8A8SC directory in one part; what the recipe's `loss` leads to is taken for the default's bits."""
+    if recipe.size is not None:
+        return recipe.size
+    bits = DEFAULT_BITS if recipe.bits is None else recipe.bits
+    return fixed_size(source, recipe) + round(bits * quantized_weights(source.shape, recipe) / 8)
+
+
+def w8a8s_size(source: TensorSource, recipe: Recipe) -> int:
+    """Of the W8A8S directory: a byte for each quantized weight, and its scales."""
+    shape = source.shape
+    linears = linear_shapes(shape) | ({HEAD.name: shape.linear(HEAD.name)} if recipe.head else {})
+    total = sum(
+        n * k + n * (_deq_scale(recipe) + 4) + 3 + 5 * (len(prefix) + HEADER_ENTRY)
+        for prefix, (n, k) in linears.items()
+    )
+    if _has_own_embedding(shape, recipe):
+        total += shape.vocab * (shape.hidden + 4) + 2 * (len(EMBEDDING) + HEADER_ENTRY)
+    return total + floats_size(source, recipe)
+
+
+def floats_size(source: TensorSource, recipe: Recipe) -> int:
+    """Of the tensors that stay float, in either directory."""
+    return sum(
         2 * math.prod(source.stored(name).shape) + len(name) + HEADER_ENTRY
         for name in source.names()
         if stays_float(name, recipe)
     )
+
+
+def quantized_weights(shape: ModelShape, recipe: Recipe) -> int:
+    """How many weights become integers: those of the layers' linears, and of head and embedding as the recipe says."""
+    tables = recipe.head + _has_own_embedding(shape, recipe)
+    return sum(n * k for n, k in linear_shapes(shape).values()) + tables * shape.vocab * shape.hidden
 
 
 def stays_float(name: str, recipe: Recipe) -> bool:
@@ -49,6 +81,16 @@ def stays_float(name: str, recipe: Recipe) -> bool:
     if prefix == EMBEDDING:
         return not recipe.embeddings
     return not prefix.endswith(LINEARS)
+
+
+def _has_own_embedding(shape: ModelShape, recipe: Recipe) -> bool:
+    """Whether an embedding of integers is stored; a tied one is the head's table."""
+    return recipe.embeddings and not shape.tied
+
+
+def _deq_scale(recipe: Recipe) -> int:
+    """Bytes of a row's."""
+    return 8 if recipe.dtype == "float16" else 4
 
 
 def _tables(n: int, k: int) -> int:

@@ -27,6 +27,7 @@ def quantize_under_torchrun(
     device: str = "cpu",
     max_memory: int | None = None,
     restart: bool = False,
+    before_work: Callable[[], None] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> QuantizationReport:
     """`quantize_checkpoint` on all processes, which read `source` each; the first reads the text and writes `out`.
@@ -46,6 +47,7 @@ def quantize_under_torchrun(
             device=_own_device(device, this),
             max_memory=max_memory,
             restart=restart,
+            before_work=before_work,
             progress=progress if this.rank == 0 else None,
             ranks=GroupRanks(this),
         )

@@ -15,7 +15,6 @@ from tilepress.checkpoint import Checkpoint, open_checkpoint
 from tilepress.engines.vllm.serving.checks import check_installed, check_port, check_ranks, is_local
 from tilepress.engines.vllm.serving.command import ModelFacts, command_line
 from tilepress.engines.vllm.serving.environment import environment, find_openmp
-from tilepress.engines.vllm.serving.free_memory import available_bytes
 from tilepress.engines.vllm.serving.memory import KeyValueMemory, choose_context, key_value_bytes, room
 from tilepress.engines.vllm.serving.options import ServeOptions
 from tilepress.engines.vllm.serving.parsers import chat_template, reasoning_parser, tool_parser
@@ -23,6 +22,7 @@ from tilepress.engines.vllm.serving.stamp import stamp
 from tilepress.engines.vllm.serving.threads import binding, physical_cores
 from tilepress.engines.vllm.serving.yarn import context_length, stretched
 from tilepress.errors import UsageError
+from tilepress.free_memory import available_bytes
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,144 @@
+"""`tilepress plan`: what making a model small will need of this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tilepress.cli.byte_sizes import parse_bytes
+from tilepress.cli.console import print_json
+from tilepress.cli.needs import print_needs
+from tilepress.cli.options import Device, Json
+from tilepress.cli.quantization_options import (
+    Activations,
+    Bits,
+    DistillSteps,
+    Embeddings,
+    Head,
+    Loss,
+    MaxMemory,
+    ModelType,
+    RecipePath,
+    Samples,
+    Seed,
+    SequenceLength,
+    Size,
+    StoredType,
+    given,
+    print_recipe,
+)
+from tilepress.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+    from tilepress.checkpoint import FloatCheckpoint, W8A8SCheckpoint
+    from tilepress.needs import Needs
+    from tilepress.quantize import Recipe
+
+
+def plan(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A float or W8A8S directory, or a hub id.", show_default=False)
+    ],
+    save_path: Annotated[
+        Path, typer.Option("--save-path", "-o", help="Where the directories would be made.", show_default="here")
+    ] = Path("planned"),
+    device: Device = "cpu",
+    model_type: ModelType = None,
+    recipe_path: RecipePath = None,
+    bits: Bits = None,
+    size: Size = None,
+    loss: Loss = None,
+    head: Head = None,
+    embeddings: Embeddings = None,
+    activations: Activations = None,
+    samples: Samples = None,
+    sequence_length: SequenceLength = None,
+    dtype: StoredType = None,
+    distill_steps: DistillSteps = None,
+    max_memory: MaxMemory = None,
+    seed: Seed = None,
+    json: Json = False,
+) -> None:
+    """Say how much memory, disk and time `quant`, `compress` and `run` will take. Reads headers, not weights.
+
+    Exits with 2 where something does not fit, and says what would make it fit.
+
+    Examples:
+
+        tilepress plan Qwen3-8B
+
+        tilepress plan Qwen3-32B --bits 3.5 --samples 64 --sequence-length 512 --save-path /data/small
+
+        tilepress plan Qwen3-8B-w8a8s --json
+    """
+    from tilepress.checkpoint import FloatCheckpoint, W8A8SCCheckpoint, open_checkpoint
+    from tilepress.device import resolve_device
+    from tilepress.quantize import choose_recipe
+
+    chosen = given(
+        bits=bits,
+        size=size,
+        loss=loss,
+        head=head,
+        embeddings=embeddings,
+        activations=activations,
+        dtype=dtype,
+        samples=samples,
+        sequence_length=sequence_length,
+        seed=seed,
+        distill_steps=distill_steps,
+    )
+    memory = None if max_memory is None else parse_bytes("--max-memory", max_memory)
+    target = resolve_device(device)
+    source = open_checkpoint(model)
+    if isinstance(source, W8A8SCCheckpoint):
+        raise UsageError(f"{source.path}: is compressed already; there is nothing to plan but to run it")
+    name = None
+    if isinstance(source, FloatCheckpoint):
+        choice = choose_recipe(source.config, file=recipe_path, model_type=model_type)
+        print_recipe(choice)
+        name = choice.name
+        needs = _for_float(source, choice.recipe(chosen), save_path, target, memory)
+    elif chosen or recipe_path or model_type:
+        raise UsageError(f"{source.path}: is quantized already; options of the quantization do not change it")
+    else:
+        needs = _for_quantized(source, save_path)
+    problems = [problem for needed in needs for problem in needed.problems()]
+    if json:
+        print_json({"recipe_name": name, "problems": problems, "steps": [needed.as_dict() for needed in needs]})
+    else:
+        print_needs(needs)
+    if problems:
+        raise UsageError("; ".join(problems))
+
+
+def _for_float(
+    source: FloatCheckpoint, recipe: Recipe, out: Path, device: torch.device, max_memory: int | None
+) -> list[Needs]:
+    """From float to an answer."""
+    from tilepress.compress import Compressible, plan_compression
+    from tilepress.engines.transformers.footprint import plan_run
+    from tilepress.quantize import measure_pace, plan_quantization, w8a8sc_size
+
+    size = w8a8sc_size(source, recipe)
+    own_embedding = recipe.embeddings and not source.shape.tied
+    return [
+        plan_quantization(source, recipe, out, device, max_memory, measure_pace(device)),
+        plan_compression(Compressible(source.shape, recipe.head, own_embedding, size), out),
+        plan_run(source.shape, size, head=recipe.head, embeddings=recipe.embeddings),
+    ]
+
+
+def _for_quantized(source: W8A8SCheckpoint, out: Path) -> list[Needs]:
+    from tilepress.checkpoint import EMBEDDING
+    from tilepress.compress import compressible, plan_compression
+    from tilepress.engines.transformers.footprint import plan_run
+
+    model = compressible(source)
+    embeddings = source.shares_table or source.is_quantized(EMBEDDING)
+    run = plan_run(source.shape, model.output, head=model.head, embeddings=embeddings)
+    return [plan_compression(model, out), run]

@@ -1,0 +1,78 @@
+"""What compressing a model will need of this machine, from the sizes of its tensors alone."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tilepress import codec
+from tilepress.checkpoint import EMBEDDING, ModelShape
+from tilepress.checkpoint.architecture import HEAD, fused_groups
+from tilepress.checkpoint.descriptions import FLOAT
+from tilepress.checkpoint.quantization_report import stored_bits
+from tilepress.checkpoint.w8a8s import W8A8SCheckpoint
+from tilepress.free_memory import available_bytes
+from tilepress.needs import DISK_SPEED, Memory, Needs, disk
+
+# Resident on Linux with Python 3.11 and torch 2.13, before any tensor.
+PROCESS = 400_000_000
+SAMPLE = (2048, 4096)
+# An int8 weight that no report says the bits of is taken for incompressible.
+MOST_BITS = 8.0
+
+
+@dataclass(frozen=True)
+class Compressible:
+    """A W8A8S model: head, embeddings: whether these are integers. output: bytes of the W8A8SC weight files."""
+
+    shape: ModelShape
+    head: bool
+    embeddings: bool
+    output: int
+
+
+def compressible(checkpoint: W8A8SCheckpoint) -> Compressible:
+    """What a W8A8S directory is; its output by the bits that its report says, or at most."""
+    bits = stored_bits(checkpoint.path) or MOST_BITS
+    own_embedding = checkpoint.is_quantized(EMBEDDING) and not checkpoint.shares_table
+    output = 0.0
+    for kind, stored in checkpoint.inventory():
+        is_integers = kind != FLOAT and len(stored.shape) == 2
+        output += stored.nbytes * bits / 8 if is_integers else stored.nbytes
+    return Compressible(checkpoint.shape, checkpoint.is_quantized(HEAD.name), own_embedding, round(output))
+
+
+def plan_compression(model: Compressible, out: Path) -> Needs:
+    """Peak memory, disk, time and size of compressing it into `out`."""
+    integers = {prefix: n * k for prefix, (n, k) in fused_groups(model.shape).items() if prefix != HEAD.name}
+    table = model.shape.vocab * model.shape.hidden
+    if model.head:
+        integers[HEAD.name] = table
+    if model.embeddings:
+        integers[EMBEDDING] = table
+    return Needs(
+        work="compress",
+        memory=Memory(_peak(integers, model), available_bytes(), "free memory: a linear at a time is the least"),
+        disks=(disk("the W8A8SC directory", out.absolute().parent, model.output, "write to another disk with -o"),),
+        seconds=sum(integers.values()) / encoding_speed() + (sum(integers.values()) + model.output) / DISK_SPEED,
+        output=model.output,
+    )
+
+
+def encoding_speed() -> float:
+    """Weights a second that all cores encode, measured now."""
+    weights = np.random.default_rng(0).normal(0.0, 2.6, SAMPLE).round().clip(-127, 127).astype(np.int8)
+    started = time.perf_counter()
+    codec.encode(weights)
+    return weights.size / (time.perf_counter() - started)
+
+
+def _peak(integers: dict[str, int], model: Compressible) -> int:
+    """One linear as it is mapped, fused, and encoded; or a table of floats, which is mapped and copied."""
+    tables = [HEAD.name, EMBEDDING]
+    largest = max(count * (2 if prefix in tables else 3) for prefix, count in integers.items())
+    floats = 2 * model.shape.vocab * model.shape.hidden if len(integers.keys() & set(tables)) < 2 else 0
+    return PROCESS + max(largest, floats)

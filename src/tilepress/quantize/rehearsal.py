@@ -1,0 +1,105 @@
+"""The whole quantization on a small cut-out of the model, so that what must fail fails before hours of work."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tilepress.checkpoint import FloatCheckpoint, ModelShape
+from tilepress.checkpoint.architecture import float_tensors
+from tilepress.checkpoint.tensor_files import Stored
+from tilepress.errors import TilepressError, UsageError
+from tilepress.quantize.calibration_size import CalibrationSize
+from tilepress.quantize.pipeline import quantize_tokens
+from tilepress.quantize.recipe import Recipe
+
+# One layer of so many channels and tokens takes a second or two on two cores; a layer of full width takes minutes.
+HIDDEN, INTERMEDIATE, VOCABULARY = 256, 512, 1024
+SAMPLES, LENGTH = 2, 32
+
+
+def rehearse(source: FloatCheckpoint, recipe: Recipe, device: torch.device) -> None:
+    """Quantize one layer of a few channels of `source` into a scratch directory, which is removed again.
+
+    The path is that of `quantize_checkpoint`: statistics, gradients, factors, rounding, encoding, distillation if the
+    recipe has steps of it, writing and reading back. Raises UsageError with what is missing or does not work on
+    `device`; TilepressError as quantization does.
+    """
+    cut = CutOut(source)
+    steps = min(1, recipe.distill_steps or 0)
+    short = replace(recipe, bits=None, size=None, loss=None, distill_steps=steps)
+    size = CalibrationSize(SAMPLES, LENGTH, SAMPLES, LENGTH, 1 << 30, ())
+    tokens = torch.randint(cut.shape.vocab, (SAMPLES, LENGTH), generator=torch.Generator().manual_seed(0))
+    try:
+        with tempfile.TemporaryDirectory(prefix="tilepress-rehearsal-") as folder, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of values too small for the stored type: the real run says it of all
+            out = Path(folder) / "w8a8s"
+            quantize_tokens(cut, out, short, size, tokens, steps, device=str(device), states_memory=size.memory)
+    except TilepressError:
+        raise
+    except (RuntimeError, ImportError, OSError) as error:
+        raise UsageError(
+            f"a rehearsal on a small part of the model failed on {device}: {type(error).__name__}: {error}; "
+            "nothing was begun"
+        ) from error
+
+
+class CutOut(FloatCheckpoint):
+    """The first channels of the first layer of a float checkpoint, as one of its own.
+
+    It keeps the architecture, the width of a head and how many query heads share a kv head.
+    """
+
+    def __init__(self, source: FloatCheckpoint) -> None:
+        whole = source.shape
+        self.path, self.architecture = source.path, source.architecture
+        self.shape = replace(
+            whole,
+            layers=1,
+            hidden=min(whole.hidden, HIDDEN),
+            intermediate=min(whole.intermediate, INTERMEDIATE),
+            heads=whole.heads // whole.kv_heads,
+            kv_heads=1,
+            vocab=min(whole.vocab, VOCABULARY),
+        )
+        self.config = _config(source.config, self.shape)
+        self._source = source
+        self._sizes = float_tensors(source.architecture, self.shape)
+        self._names = list(self._sizes)
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
+        """As of FloatCheckpoint."""
+        rows = range(self._sizes[name][0])[start:stop]
+        part = self._source.read(name, rows.start, rows.stop)
+        return part[(slice(None), *(slice(size) for size in self._sizes[name][1:]))]
+
+    def stored(self, name: str) -> Stored:
+        """As of FloatCheckpoint."""
+        return replace(self._source.stored(name), shape=self._sizes[name])
+
+    def files(self) -> list[Path]:
+        """None: nobody goes on with a rehearsal."""
+        return []
+
+
+def _config(whole: Mapping[str, Any], shape: ModelShape) -> dict[str, Any]:
+    config = dict(whole) | {
+        "hidden_size": shape.hidden,
+        "intermediate_size": shape.intermediate,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads,
+        "head_dim": shape.head_dim,
+        "vocab_size": shape.vocab,
+        "tie_word_embeddings": shape.tied,
+    }
+    if isinstance(whole.get("layer_types"), list):
+        config["layer_types"] = whole["layer_types"][:1]
+    return config
