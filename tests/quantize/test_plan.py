@@ -17,6 +17,7 @@ from tilepress.quantize import Recipe, plan_quantization, quantize_checkpoint
 from tilepress.quantize.calibration_size import CalibrationSize
 from tilepress.quantize.memory import peak_memory
 from tilepress.quantize.pace import Pace
+from tilepress.quantize.work_directory import work_directory
 from tiny_models import make_tiny_llama, make_tiny_qwen2, make_tiny_qwen3
 
 CPU = torch.device("cpu")
@@ -63,6 +64,14 @@ def test_longer_calibration_takes_more_of_everything(tiny_qwen3: Path, tmp_path:
     assert long.memory.needed > short.memory.needed
     assert long.disks[0].needed > 2 * short.disks[0].needed
     assert long.output == short.output
+
+
+def test_what_a_run_cut_short_has_written_is_not_needed_again(tiny_qwen3: Path, tmp_path: Path) -> None:
+    source, out = FloatCheckpoint(tiny_qwen3), tmp_path / "out"
+    whole = plan_quantization(source, Recipe(), out, CPU, None, PACE).disks[0].needed
+    work_directory(out).mkdir()
+    (work_directory(out) / "inputs-00000.safetensors").write_bytes(bytes(1000))
+    assert plan_quantization(source, Recipe(), out, CPU, None, PACE).disks[0].needed == whole - 1000
 
 
 def test_a_wider_model_takes_more_memory_and_its_hessians_dominate() -> None:

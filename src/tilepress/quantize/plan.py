@@ -20,6 +20,7 @@ from tilepress.quantize.memory import bounded, peak_memory
 from tilepress.quantize.pace import Pace
 from tilepress.quantize.recipe import Recipe
 from tilepress.quantize.stored_size import floats_size, w8a8s_size
+from tilepress.quantize.work_directory import work_directory
 from tilepress.quantize.work_size import work_size
 
 # The source is read forward, backward, and once more to be quantized.
@@ -49,11 +50,19 @@ def plan_quantization(
     folder = out.absolute().parent
     choose = "write to another disk with --save-path"
     work = work_size(source.shape, settled, size)
+    kept = sum(file.stat().st_size for file in work_directory(out).glob("*"))  # of a run that was cut short
     return Needs(
         work="quant",
         memory=Memory(peak, available, _remedy(source, recipe, device, available)),
         # Of the work the integers become the output's, by links; what stays float is the output's alone.
-        disks=(disk("the work and the W8A8S directory", folder, work + floats, f"{choose}, or use fewer --samples"),),
+        disks=(
+            disk(
+                "the work and the W8A8S directory",
+                folder,
+                max(0, work + floats - kept),
+                f"{choose}, or use fewer --samples",
+            ),
+        ),
         seconds=estimated_seconds(source.shape, settled, size, pace) + (READINGS * stored + work + floats) / DISK_SPEED,
         output=output,
     )
