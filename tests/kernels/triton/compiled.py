@@ -20,6 +20,7 @@ from triton.compiler import ASTSource
 
 from tilepress.bench import dense_int8_gpu
 from tilepress.kernels.triton import activations, decode, large_batch, rows, small_batch
+from tilepress.kernels.triton.machine import TILE_REGISTERS, TILE_WARPS
 
 POINTERS = {
     "weight": "u8", "index": "i64", "info": "i64", "scratch": "u8", "out": "u8", "damaged": "i32", "values": "i8",
@@ -32,10 +33,11 @@ POINTERS = {
 @dataclass(frozen=True)
 class Case:
     kernel: Any
-    warps: int
+    warps: int = TILE_WARPS
     stages: int = 3
     constants: dict[str, int | bool] = field(default_factory=dict)
     pointers: dict[str, str] = field(default_factory=dict)
+    registers: int | None = None
 
     def compile(self, capability: int) -> Any:
         names = self.kernel.arg_names
@@ -53,6 +55,8 @@ class Case:
             attrs={(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
         )
         options = {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": False}
+        if self.registers is not None:
+            options["maxnreg"] = self.registers
         return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
 
 
@@ -62,10 +66,10 @@ def cases(shared_bytes: int) -> list[Case]:
     few = {"TOKENS": small_batch.MOST_TOKENS}
     dense = {"TOKENS": dense_int8_gpu.TOKENS, "ROWS": dense_int8_gpu.ROWS, "COLUMNS": dense_int8_gpu.COLUMNS}
     return [
-        Case(decode._decode_tiles, decode.NUM_WARPS),
-        Case(rows._look_up, decode.NUM_WARPS, pointers={"out": "fp32"}),
+        Case(decode._decode_tiles, registers=TILE_REGISTERS),
+        Case(rows._look_up, pointers={"out": "fp32"}, registers=TILE_REGISTERS),
         Case(activations._quantize, activations.NUM_WARPS, constants={"OWN": True, "BLOCK": activations.BLOCK}),
-        Case(small_batch._multiply_tiles, small_batch.NUM_WARPS, constants={"OWN": True, **few}),
+        Case(small_batch._multiply_tiles, constants={"OWN": True, **few}, registers=TILE_REGISTERS),
         Case(large_batch._multiply_panel, blocks.warps, blocks.stages, {"OWN": True, **panel}),
         Case(dense_int8_gpu._multiply, 4, 4, dense, {"x": "i8"}),
     ]

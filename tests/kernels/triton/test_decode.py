@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from int8_matrices import DISTRIBUTIONS, make_matrix
-from kernels.triton.encodings import as_matrix, in_widths, matrices_in_all_widths
+from kernels.triton.encodings import TILINGS, as_matrix, in_widths, matrices_in_all_widths
 from tilepress.codec import Compressed, encode, reference
 from tilepress.errors import BitstreamError
 from tilepress.kernels.triton.decode import decode, decode_rows, scratch_memory
@@ -30,9 +30,9 @@ def test_several_tiles_down_and_across() -> None:
     assert_decodes(encode(matrix), matrix)
 
 
-@pytest.mark.parametrize("tiling", [(1, 1), (64, 1), (1, 64), (3, 5)])
-def test_other_tilings(tiling: tuple[int, int]) -> None:
-    matrix = make_matrix("gaussian with outliers", 150 if tiling[0] > 1 else 40, 100)
+@pytest.mark.parametrize(("tiling", "shape"), TILINGS)
+def test_other_tilings(tiling: tuple[int, int], shape: tuple[int, int]) -> None:
+    matrix = make_matrix("gaussian with outliers", *shape)
     assert_decodes(reference.encode(matrix, *tiling), matrix)
 
 

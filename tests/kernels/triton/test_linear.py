@@ -9,7 +9,7 @@ from torch import Tensor
 
 from int8_matrices import make_matrix
 from kernels.linears import Linear, make_linear, tokens
-from kernels.triton.encodings import in_widths, matrices_in_all_widths
+from kernels.triton.encodings import TILINGS, in_widths, matrices_in_all_widths
 from tilepress.codec import reference
 from tilepress.kernels.triton import large_batch
 from tilepress.kernels.triton.large_batch import choose_blocks
@@ -41,24 +41,23 @@ def test_several_tiles_down_and_across(batch: int, dtype: torch.dtype) -> None:
     assert_exact(make_linear(make_matrix("gaussian with outliers", 130, 270)), some_massive((batch, 270), dtype))
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("batch", [2, 40])
+@pytest.mark.parametrize(("batch", "dtype"), [(2, torch.float16), (40, torch.float32), (40, torch.bfloat16)], ids=str)
 def test_every_type_of_activation(batch: int, dtype: torch.dtype) -> None:
     assert_exact(make_linear(make_matrix("gaussian", 33, 70)), some_massive((batch, 70), dtype))
 
 
-@pytest.mark.parametrize("tiling", [(1, 1), (64, 1), (1, 64), (3, 5)])
-def test_other_tilings(tiling: tuple[int, int]) -> None:
-    matrix = make_matrix("gaussian with outliers", 150 if tiling[0] > 1 else 40, 100)
+@pytest.mark.parametrize(("tiling", "shape"), TILINGS)
+def test_other_tilings(tiling: tuple[int, int], shape: tuple[int, int]) -> None:
+    matrix = make_matrix("gaussian with outliers", *shape)
     case = make_linear(matrix, reference.encode(matrix, *tiling))
-    x = tokens((3, 100))
+    x = tokens((3, shape[1]))
     assert torch.equal(linear(x, *case.operands, CLAMP), case.expected(x))
 
 
 def test_levels_of_several_widths() -> None:
     for widths, matrix in list(matrices_in_all_widths())[::9]:
         case = make_linear(matrix, in_widths(matrix, widths))
-        x = tokens((2, 90))
+        x = tokens((2, 70))
         assert torch.equal(linear(x, *case.operands, CLAMP), case.expected(x))
 
 

@@ -8,12 +8,11 @@ import triton.language as tl
 from torch import Tensor
 
 from tilepress.errors import BitstreamError
-from tilepress.kernels.triton.machine import programs
+from tilepress.kernels.triton.machine import TILE_REGISTERS, TILE_WARPS, programs
 from tilepress.kernels.triton.matrix import Matrix
 from tilepress.kernels.triton.strips import FRACTAL_WORDS, STRIPS, first_ranks, read_pair, wrong_ranks
 from tilepress.kernels.triton.tile import SCRATCH_BYTES, open_tile, read_info
 
-NUM_WARPS = 4
 LARGEST_TILE = tl.constexpr(64)  # fractals
 
 
@@ -79,7 +78,8 @@ def decode_rows(matrix: Matrix, out: Tensor, damaged: Tensor, scratch: Tensor, f
         first_row,
         out.shape[0],
         out.shape[1],
-        num_warps=NUM_WARPS,
+        num_warps=TILE_WARPS,
+        maxnreg=TILE_REGISTERS,
     )
 
 

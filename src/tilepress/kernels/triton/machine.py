@@ -8,8 +8,11 @@ from typing import Any
 
 import torch
 
-# Of four warps each; registers and the latency of a tile's header decide, see docs/gpu.md.
-PROGRAMS_A_MULTIPROCESSOR = 4
+# What has a tile at a time: a warp a strip. With 128 registers a thread two programs fit a multiprocessor, and one
+# computes while the other waits for a header.
+TILE_WARPS = 8
+TILE_REGISTERS = 128
+PROGRAMS_A_MULTIPROCESSOR = 2
 # It runs programs one after the other. With two, the second one begins in the middle of a matrix.
 INTERPRETED_PROGRAMS = 2
 INTERPRETED_SHARED_MEMORY = 96 << 10

@@ -7,8 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tilepress.kernels.triton.decode import NUM_WARPS
-from tilepress.kernels.triton.machine import programs
+from tilepress.kernels.triton.machine import TILE_REGISTERS, TILE_WARPS, programs
 from tilepress.kernels.triton.matrix import Matrix
 from tilepress.kernels.triton.strips import FRACTAL_WORDS, STRIPS, first_ranks, read_pair, wrong_ranks
 from tilepress.kernels.triton.tile import SCRATCH_BYTES, open_tile, read_info
@@ -84,6 +83,7 @@ def look_up(ids: Tensor, matrix: Matrix, weight_scale: Tensor) -> Tensor:
         weight_scale,
         scratch,
         rows,
-        num_warps=NUM_WARPS,
+        num_warps=TILE_WARPS,
+        maxnreg=TILE_REGISTERS,
     )
     return rows

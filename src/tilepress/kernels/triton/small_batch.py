@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tilepress.kernels.triton.activations import quantize
 from tilepress.kernels.triton.decode import scratch_memory
+from tilepress.kernels.triton.machine import TILE_REGISTERS, TILE_WARPS
 from tilepress.kernels.triton.operands import Operands
 from tilepress.kernels.triton.output import narrow, scale_sums
 from tilepress.kernels.triton.strips import STRIPS, first_ranks, read_pair, wrong_ranks
@@ -16,7 +17,6 @@ from tilepress.kernels.triton.tile import SCRATCH_BYTES, open_tile, read_info
 
 # The fewest columns that int8 tensor cores multiply by, and so what fewer tokens cost as well.
 MOST_TOKENS = 16
-NUM_WARPS = 4
 
 
 @triton.jit
@@ -151,6 +151,7 @@ def multiply(x: Tensor, operands: Operands, y: Tensor) -> None:
         damaged,
         OWN=operands.own_scales,
         TOKENS=MOST_TOKENS,
-        num_warps=NUM_WARPS,
+        num_warps=TILE_WARPS,
+        maxnreg=TILE_REGISTERS,
         enable_fp_fusion=False,
     )

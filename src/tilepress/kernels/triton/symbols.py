@@ -32,12 +32,11 @@ def take(symbols, flags, rank, below, count):
     low = tl.load(words + at, mask=(flags != 0) & (rank < count), other=0)
     high = tl.load(words + at + 1, mask=(flags != 0) & (4 * at + 4 < count), other=0)
     next_four = ((high.to(tl.uint64) << 32 | low) >> (8 * (rank & 3)).to(tl.uint64)).to(tl.uint32)
-    # Byte by byte, what is not taken by a flagged one moves on to the bytes behind it.
-    moves = (flags ^ EACH_BYTE) << 3
-    spread = next_four << (moves & 8)
-    spread = (spread & 0xFF) | (spread & 0xFFFFFF00) << ((moves >> 8) & 8)
-    spread = (spread & 0xFFFF) | (spread & 0xFFFF0000) << ((moves >> 16) & 8)
-    return symbols | (spread & (flags * 255))
+    # A byte takes the symbol behind those of the flagged bytes before it. What bytes that are not flagged get is cut
+    # off, so that one shift serves the first two bytes, and one the last two.
+    first_two = next_four << (((flags << 3) & 8) ^ 8)
+    last_two = next_four << (24 - (((flags * EACH_BYTE) >> 13) & 24))
+    return symbols | (((first_two & 0xFFFF) | (last_two & 0xFFFF0000)) & (flags * 255))
 
 
 @triton.jit

@@ -11,7 +11,7 @@ from tilepress.kernels.triton.symbols import first_of_run, look_up, take
 # Levels are decoded last one first, each from the symbols of the one behind it, which take up to a whole tile's bytes:
 # two buffers take turns.
 SCRATCH_BYTES = tl.constexpr(2 * 32768)
-LEVEL_WORDS = tl.constexpr(1024)
+LEVEL_WORDS = tl.constexpr(256)
 
 
 @triton.jit
