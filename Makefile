@@ -14,7 +14,7 @@ VLLM_READY := $(VLLM_VENV)/.ready
 NATIVE := $(wildcard csrc/*) CMakeLists.txt pyproject.toml
 CXX_SOURCES := csrc/*.cpp csrc/*.hpp tests/native/*.cpp
 
-.PHONY: help demo test test-all vllm test-vllm lint format bench clean
+.PHONY: help demo test test-all vllm test-vllm lint format bench bench-gpu clean
 
 help:
 	@echo "make demo      fetch a real chat model, quantize, compress, answer a question, print a table"
@@ -25,6 +25,7 @@ help:
 	@echo "make lint      ruff, mypy, clang-format"
 	@echo "make format    let ruff and clang-format rewrite the sources"
 	@echo "make bench     the benchmarks behind docs/performance.md (an hour, on an idle machine)"
+	@echo "make bench-gpu the GPU's part of it, with the Python of GPU_PYTHON, which needs a CUDA build of torch"
 
 $(READY): $(NATIVE) requirements-dev.txt
 	$(PYTHON) -m venv $(VENV)
@@ -75,6 +76,12 @@ bench: $(READY)
 	$(BIN)/python benchmarks/codec.py
 	$(BIN)/python benchmarks/kernel_speed.py
 	$(BIN)/python benchmarks/end_to_end.py
+
+# torch of $(VENV) is for the CPU. GPU_PYTHON is one with a CUDA build, Triton and tilepress (docs/gpu.md).
+GPU_PYTHON ?= $(PYTHON)
+
+bench-gpu:
+	$(GPU_PYTHON) benchmarks/gpu.py
 
 clean:
 	rm -rf $(VENV) $(VLLM_VENV) build .demo .bench

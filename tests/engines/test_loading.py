@@ -242,12 +242,6 @@ def test_unknown_types_and_absent_devices_are_usage_errors(tiny_w8a8s: Path, mon
         tilepress.load(tiny_w8a8s, device="cuda")
 
 
-def test_compressed_weights_are_refused_on_a_gpu(tiny_w8a8s: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    with pytest.raises(UsageError, match="cpu only"):
-        tilepress.load(tiny_w8a8s, device="cuda")
-
-
 def test_transformers_alone_does_not_load_garbage(tiny_w8a8s: Path, tmp_path: Path) -> None:
     compress_directory(tiny_w8a8s, tmp_path / "w8a8sc", tp=1)
     for directory in (tiny_w8a8s, tmp_path / "w8a8sc"):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import os
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -54,6 +55,71 @@ def kernel(threads: Threads = None, repeats: Repeats = 7, quick: Quick = False, 
         return
     _print_machine(machine)
     _print_rows(rows)
+
+
+@bench.command()
+def gpu(
+    device: Annotated[str, typer.Option("--device", help="cuda or cuda:N.")] = "cuda",
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Rounds that medians are taken of.")] = 20,
+    interpret: Annotated[
+        bool,
+        typer.Option("--interpret", help="A tiny matrix in Triton's interpreter, without a GPU; figures mean nothing."),
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Time compressed products on a CUDA device beside cuBLAS in bfloat16 and dense int8, in one run.
+
+    The shapes are those of Qwen3-8B and 32B; each contender visits more than 512 MB of weights, so that no cache helps.
+    Decoding alone is batch 0. A few minutes, 4 GB of the device's memory.
+
+    Examples:
+
+        tilepress bench gpu --json
+    """
+    if interpret:
+        os.environ["TRITON_INTERPRET"] = "1"  # read when the kernels are imported
+    from tilepress.device import resolve_device
+    from tilepress.kernels import check_device
+
+    target = resolve_device("cpu" if interpret else device)
+    if not interpret:
+        check_device(target)
+    from tilepress.bench.gpu import BATCHES, SHAPES, describe_device, measure
+
+    work: dict[str, Any] = {"shapes": [(32, 512)], "batches": [1, 17], "ring_bytes": 0} if interpret else {}
+    measured = describe_device(target, **({"nbytes": 1 << 16} if interpret else {}))
+    total = len(work.get("shapes", SHAPES)) * (1 + len(work.get("batches", BATCHES)))
+    rows = []
+    with progress_bar("gpu") as progress:
+        progress(0, total)
+        for row in measure(target, measured.bandwidth, repeats=1 if interpret else repeats, **work):
+            rows.append(row)
+            progress(len(rows), total)
+    if json:
+        print_json({"device": measured.as_dict(), "rows": [row.as_dict() for row in rows]})
+        return
+    print_table(
+        [
+            ("device", measured.name),
+            ("software", f"torch {measured.torch}, Triton {measured.triton}, Python {measured.python}"),
+            ("bandwidth", f"{measured.bandwidth / 1e9:.0f} GB/s of a copy, read and written"),
+        ]
+    )
+    lines = [
+        (
+            f"{row.n} x {row.k}, {f'batch {row.batch}' if row.batch else 'decode'}" if figure is row.ours else "",
+            figure.name,
+            f"{figure.seconds * 1e6:.1f}",
+            f"{figure.teraweights_per_second:.2f}",
+            f"{figure.of_roofline:.0%}",
+            f"{row.times_bfloat16:.2f}" if figure is row.ours and row.times_bfloat16 else "",
+            f"{row.times_int8:.2f}" if figure is row.ours and row.times_int8 else "",
+        )
+        for row in rows
+        for figure in (row.ours, *row.peers)
+    ]
+    print_grid(("", "", "us", "T weights/s", "of roofline", "x bfloat16", "x int8"), lines)
+    print_note("of roofline: the time of a copy of the bytes that a call has to move, over its own")
 
 
 @bench.command()

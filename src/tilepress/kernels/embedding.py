@@ -25,8 +25,8 @@ def embed(ids: Tensor, weight: Tensor, index: Tensor, info: Tensor, weight_scale
     float32 [vocab]. Returns float32 [..., hidden].
 
     Raises IndexError for an id outside 0 ... vocab - 1, BitstreamError where compressed bytes that are needed are
-    damaged, with the number of the tile, and ValueError for tensors of another dtype, shape or layout. There is no
-    gradient.
+    damaged, with the number of the tile, and ValueError for tensors of another dtype, shape or layout. On a CUDA
+    device, for which the host does not wait, the first two give not-a-number instead. There is no gradient.
     """
     rows: Tensor = _OPERATOR(ids, weight, index, info, weight_scale, hidden)
     return rows

@@ -1,4 +1,4 @@
-"""The operator `torch.ops.tilepress.linear` and its implementation for the CPU."""
+"""The operator `torch.ops.tilepress.linear` and its CPU implementation (CUDA: `tilepress.kernels.triton`)."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ def linear(
     weight_sums: int32 [n], or None to clamp. Returns [..., n] in x's dtype.
 
     Raises BitstreamError where the compressed bytes are damaged, with the number of the tile, and ValueError for
-    tensors of another dtype, shape or layout. There is no gradient.
+    tensors of another dtype, shape or layout. On a CUDA device, for which the host does not wait, damage gives
+    not-a-number in the rows concerned instead. There is no gradient.
     """
     try:
         y: Tensor = _OPERATOR(

@@ -18,8 +18,10 @@ from transformers import (
 from tilepress.checkpoint import open_checkpoint
 from tilepress.device import resolve_device
 from tilepress.engines.transformers.long_context import extend_context
-from tilepress.engines.transformers.quantized_model import build_quantized_model
+from tilepress.engines.transformers.moving import to_cuda
+from tilepress.engines.transformers.quantized_model import QuantizedCheckpoint, build_quantized_model
 from tilepress.errors import CheckpointError, UsageError
+from tilepress.kernels import check_device
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -40,7 +42,7 @@ def load(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A model ready to generate, and its tokenizer, from a float, W8A8S or W8A8SC directory or a hub id.
 
-    device: cpu, cuda[:i] or npu[:i]; quantized models run on the cpu only. dtype: of activations and float tensors,
+    device: cpu, cuda[:i] or npu[:i]; quantized models run on cpu and cuda. dtype: of activations and float tensors,
     one of DTYPES or its name; by default float32 on the cpu and what the directory stores elsewhere. A W8A8S model is
     compressed in memory first and gives the same bits as its W8A8SC directory, whatever its tensor-parallel size.
     max_model_len: tokens of prompt and answer; beyond what the model was trained for its positions are scaled by YaRN.
@@ -60,14 +62,18 @@ def load(
             checkpoint.path, config=config, dtype=compute or default, **source
         )
         model = model.to(target).eval()
-    elif target.type != "cpu":
+    elif target.type == "npu":
         raise UsageError(
-            f"--device {device}: {checkpoint.path} is quantized, and this version multiplies compressed weights on the "
-            "cpu only; use --device cpu, or the float model"
+            f"--device {device}: {checkpoint.path} is quantized, and this version multiplies compressed weights on cpu "
+            "and cuda only; use one of them, or the float model"
         )
     else:
-        model = build_quantized_model(checkpoint, compute or CPU_DTYPE, max_model_len)
+        if target.type == "cuda":
+            check_device(target)
+        model = build_quantized_model(checkpoint, compute or _default_dtype(checkpoint, target), max_model_len)
         model.generation_config = _generation_config(checkpoint.path, model)
+        if target.type == "cuda":
+            model = to_cuda(model, target)
     tokenizer = _tokenizer(checkpoint.path, trust_remote_code)
     # From this length on it warns, once.
     tokenizer.model_max_length = max(tokenizer.model_max_length, model.config.max_position_embeddings)
@@ -80,6 +86,13 @@ def _resolve_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     if dtype not in DTYPES:
         raise UsageError(f"--dtype {dtype}: use one of {', '.join(DTYPES)}")
     return DTYPES[str(dtype)]
+
+
+def _default_dtype(checkpoint: QuantizedCheckpoint, target: torch.device) -> torch.dtype:
+    if target.type == "cpu":
+        return CPU_DTYPE
+    stored = checkpoint.config.get("dtype", checkpoint.config.get("torch_dtype"))
+    return DTYPES.get(str(stored), torch.bfloat16)
 
 
 def _generation_config(path: Path, model: PreTrainedModel) -> GenerationConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+import torch
 from torch import nn
 from vllm.config import ModelConfig, VllmConfig
 from vllm.config.load import LoadConfig
@@ -16,6 +17,7 @@ from tilepress.engines.vllm.quantization import METHOD, TilepressConfig
 from tilepress.engines.vllm.serving.stamp import check_unchanged
 from tilepress.engines.vllm.share import Share, open_share
 from tilepress.errors import UsageError
+from tilepress.kernels import check_device
 
 log = logging.getLogger(__name__)
 
@@ -43,10 +45,12 @@ class TilepressLoader(DefaultModelLoader):
         quantization = vllm_config.quant_config
         if isinstance(quantization, TilepressConfig):
             device = vllm_config.device_config.device_type
-            if device != "cpu":
+            if device == "cuda":
+                check_device(torch.device(device))
+            elif device != "cpu":
                 raise UsageError(
-                    f"{model_config.model} is quantized, and this version multiplies compressed weights on the cpu "
-                    f"only, not on {device}; use a vLLM built for the cpu, or the float model"
+                    f"{model_config.model} is quantized, and this version multiplies compressed weights on cpu and "
+                    f"cuda, not on {device}; use a vLLM built for one of them, or the float model"
                 )
             self._share = open_share(
                 model_config.model,

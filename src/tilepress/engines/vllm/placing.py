@@ -22,9 +22,9 @@ from tilepress.errors import CheckpointError, UsageError
 def place(model: nn.Module, share: Share) -> None:
     """Assign every tensor of `share` but those of layers that another pipeline stage has.
 
-    Compressed bytes stay where they are, in the mapped file. Raises CheckpointError for a tensor that is missing, that
-    the model has no place for, or that has another shape; UsageError for values that the model's type cannot hold and
-    for a vocabulary that vLLM splits in another way.
+    On the CPU compressed bytes stay where they are, in the mapped file. Raises CheckpointError for a tensor that is
+    missing, that the model has no place for, or that has another shape; UsageError for values that the model's type
+    cannot hold and for a vocabulary that vLLM splits in another way.
     """
     placing = _Placing(model, share)
     rank = share.rank
@@ -65,10 +65,14 @@ class _Placing:
         self._assign(name, layer, linear_operands(stored))
         self.missing -= {f"{name}.weight_sums", f"{name}.bias"}
         if prefix == HEAD.name and self._share.shares_table:
-            self.embedding(CompressedEmbedding.of_head(stored))
+            self.embedding(CompressedEmbedding.of_head(stored), table=layer)
 
-    def embedding(self, stored: CompressedEmbedding) -> None:
-        self._assign(EMBEDDING, self._compressed(EMBEDDING, stored.weight.shape), embedding_operands(stored))
+    def embedding(self, stored: CompressedEmbedding, table: nn.Module | None = None) -> None:
+        """Fill the embedding; with the tensors of the layer `table` where that has the same bytes on the device."""
+        layer, operands = self._compressed(EMBEDDING, stored.weight.shape), embedding_operands(stored)
+        if table is not None:
+            operands |= {leaf: table.get_parameter(leaf).data for leaf in ("weight", "index", "info")}
+        self._assign(EMBEDDING, layer, operands)
 
     def float_tensor(self, name: str, stored: Tensor) -> None:
         """Fill a parameter, or add it where it is a bias that the architecture does not have."""
@@ -83,12 +87,12 @@ class _Placing:
             tensor = self._padded(layer, name, tensor)
         self._check_shape(name, tensor.shape, like.shape if leaf in parameters else like.shape[:1])
         if leaf in parameters:
-            like.data = tensor
+            like.data = tensor.to(like.device)
             self.missing.discard(f"{owner}.{leaf}")
         elif isinstance(layer, LinearBase):
-            layer.bias = nn.Parameter(tensor, requires_grad=False)
+            layer.bias = nn.Parameter(tensor.to(like.device), requires_grad=False)
         elif bool(tensor.any()):
-            self._model.set_submodule(owner, BiasedNorm(layer, tensor))
+            self._model.set_submodule(owner, BiasedNorm(layer, tensor.to(like.device)))
 
     def _compressed(self, prefix: str, shape: tuple[int, int]) -> Any:
         """The layer for a compressed weight that is stored with this shape."""
@@ -104,7 +108,8 @@ class _Placing:
 
     def _assign(self, name: str, layer: nn.Module, tensors: dict[str, Tensor]) -> None:
         for leaf, tensor in tensors.items():
-            layer.get_parameter(leaf).data = tensor
+            parameter = layer.get_parameter(leaf)
+            parameter.data = tensor.to(parameter.device)
             self.missing.discard(f"{name}.{leaf}")
 
     def _padded(self, layer: Any, name: str, table: Tensor) -> Tensor:

@@ -1,0 +1,207 @@
+"""Speed of compressed products on a CUDA device beside dense ones, in one run."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from tilepress import codec
+from tilepress.bench import dense_int8_gpu
+from tilepress.bench.codec import gaussian_weights
+from tilepress.bench.gpu_timing import Call, seconds_a_call
+from tilepress.kernels.triton.decode import decode_rows, scratch_memory
+from tilepress.kernels.triton.linear import linear
+from tilepress.kernels.triton.matrix import check_matrix
+
+# Of Qwen3-8B and Qwen3-32B, [n, k]: q, k and v; gate and up; down.
+SHAPES = ((6144, 4096), (24576, 4096), (4096, 12288), (10240, 5120), (51200, 5120), (5120, 25600))
+BATCHES = (1, 16, 2048)
+RING_BYTES = 1 << 29  # ten times the second-level cache of an H100
+COPY_BYTES = 1 << 30
+DEVIATION = 2.0
+
+OURS, DECODE = "tilepress", "tilepress, decode to int8"
+BFLOAT16, TORCH_INT8, TRITON_INT8 = "cuBLAS bfloat16", "torch._int_mm", "dense int8 in Triton"
+DENSE_INT8 = (TORCH_INT8, TRITON_INT8)
+
+
+@dataclass(frozen=True)
+class Device:
+    """bandwidth: bytes a second, read and written, of a copy."""
+
+    name: str
+    capability: str
+    torch: str
+    triton: str
+    python: str
+    bandwidth: float
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """seconds: of one call, a median. of_roofline: the time of a copy of the bytes it has to move, over seconds."""
+
+    name: str
+    seconds: float
+    teraweights_per_second: float
+    of_roofline: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One shape and batch; batch 0 is decoding alone.
+
+    times_bfloat16, times_int8: our speed over that of cuBLAS and of the fastest dense int8 product; None for decoding.
+    """
+
+    n: int
+    k: int
+    batch: int
+    bits_per_weight: float
+    ours: Figure
+    peers: list[Figure]
+    times_bfloat16: float | None
+    times_int8: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def describe_device(device: torch.device, nbytes: int = COPY_BYTES, repeats: int = 7) -> Device:
+    """The device, with its bandwidth measured."""
+    source = torch.zeros(nbytes, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    seconds = seconds_a_call([lambda: target.copy_(source)], repeats, device)
+    on_gpu = device.type == "cuda"
+    return Device(
+        name=torch.cuda.get_device_name(device) if on_gpu else "Triton's interpreter: figures mean nothing",
+        capability=".".join(map(str, torch.cuda.get_device_capability(device))) if on_gpu else "none",
+        torch=torch.__version__,
+        triton=triton.__version__,
+        python=platform.python_version(),
+        bandwidth=2 * nbytes / seconds,
+    )
+
+
+def measure(
+    device: torch.device,
+    bandwidth: float,
+    *,
+    shapes: Sequence[tuple[int, int]] = SHAPES,
+    batches: Sequence[int] = BATCHES,
+    ring_bytes: int = RING_BYTES,
+    repeats: int = 20,
+) -> Iterator[Row]:
+    """Rows as they are measured. Each contender visits copies of its weights that are ring_bytes in all, and two."""
+    for n, k in shapes:
+        weights = _Weights(n, k, device, ring_bytes)
+        yield _row(weights, 0, [weights.decode()], bandwidth, repeats)
+        for batch in batches:
+            yield _row(weights, batch, weights.products(batch), bandwidth, repeats)
+
+
+@dataclass(frozen=True)
+class _Contender:
+    """nbytes: what one call has to read and write."""
+
+    name: str
+    calls: list[Call]
+    nbytes: int
+
+
+class _Weights:
+    """One matrix, compressed and dense, in as many copies as fill the ring."""
+
+    def __init__(self, n: int, k: int, device: torch.device, ring_bytes: int) -> None:
+        matrix = gaussian_weights(n, k, DEVIATION)
+        self.n, self.k, self.device, self._ring_bytes = n, k, device, ring_bytes
+        self._compressed = codec.encode(matrix)
+        self._dense = torch.from_numpy(matrix).to(device)
+
+    @property
+    def compressed_bytes(self) -> int:
+        return self._compressed.nbytes
+
+    def decode(self) -> _Contender:
+        calls: list[Call] = []
+        info = torch.from_numpy(self._compressed.info).to(self.device)
+        for weight, index in self._compressed_copies():
+            matrix = check_matrix(weight, index, info, self.n, self.k)
+            out = torch.empty((self.n, -(-self.k // 32) * 32), dtype=torch.int8, device=self.device)
+            damaged = torch.zeros(matrix.fractal_rows, dtype=torch.int32, device=self.device)
+            arguments = (matrix, out, damaged, scratch_memory(matrix), 0)
+            calls.append(lambda a=arguments: decode_rows(*a))  # type: ignore[misc]
+        return _Contender(DECODE, calls, self.compressed_bytes + self.n * self.k)
+
+    def products(self, batch: int) -> list[_Contender]:
+        """Ours first."""
+        x = torch.randn((batch, self.k), device=self.device).to(torch.bfloat16)
+        moved = 2 * batch * (self.n + self.k)
+        contenders = [_Contender(OURS, self._ours(x), self.compressed_bytes + moved)]
+        wide = [self._dense.to(torch.bfloat16).clone() for _ in range(self._copies(2 * self.n * self.k))]
+        calls: list[Call] = [lambda w=w: torch.nn.functional.linear(x, w) for w in wide]  # type: ignore[misc]
+        contenders.append(_Contender(BFLOAT16, calls, 2 * self.n * self.k + moved))
+        return contenders + self._dense_int8(batch)
+
+    def _ours(self, x: Tensor) -> list[Call]:
+        info = torch.from_numpy(self._compressed.info).to(self.device)
+        rest = (
+            torch.tensor([0.05], device=self.device),
+            torch.tensor([3], dtype=torch.int32, device=self.device),
+            torch.full((self.n,), 1e-3, device=self.device),
+            torch.zeros(self.n, dtype=torch.int32, device=self.device),
+            torch.empty(0, dtype=torch.int32, device=self.device),
+        )
+        return [lambda w=w, i=i: linear(x, w, i, info, *rest) for w, i in self._compressed_copies()]  # type: ignore[misc]
+
+    def _dense_int8(self, batch: int) -> list[_Contender]:
+        """Products of int8 to int32 sums alone: quantizing, scales and bias are not even counted against ours."""
+        copies = [self._dense.clone() for _ in range(self._copies(self.n * self.k))]
+        nbytes = self.n * self.k + batch * (self.k + 4 * self.n)
+        # torch._int_mm takes 17 tokens or more.
+        x = torch.ones((max(batch, 32), self.k), dtype=torch.int8, device=self.device)
+        calls: list[Call] = [lambda w=w: torch._int_mm(x, w.T) for w in copies]  # type: ignore[misc]
+        contenders = [_Contender(TORCH_INT8, calls, nbytes)]
+        if batch <= dense_int8_gpu.TOKENS:
+            few = x[: dense_int8_gpu.TOKENS]
+            calls = [lambda w=w: dense_int8_gpu.multiply(few, w) for w in copies]  # type: ignore[misc]
+            contenders.append(_Contender(TRITON_INT8, calls, nbytes))
+        return contenders
+
+    def _copies(self, nbytes: int) -> int:
+        return max(2, -(-self._ring_bytes // nbytes))
+
+    def _compressed_copies(self) -> list[tuple[Tensor, Tensor]]:
+        weight = torch.from_numpy(self._compressed.weight).to(self.device)
+        index = torch.from_numpy(self._compressed.index).to(self.device)
+        return [(weight.clone(), index.clone()) for _ in range(self._copies(self.compressed_bytes))]
+
+
+def _row(weights: _Weights, batch: int, contenders: list[_Contender], bandwidth: float, repeats: int) -> Row:
+    size = weights.n * weights.k
+    figures = []
+    for contender in contenders:
+        seconds = seconds_a_call(contender.calls, repeats, weights.device)
+        figures.append(Figure(contender.name, seconds, size / seconds / 1e12, contender.nbytes / bandwidth / seconds))
+    ours, peers = figures[0], figures[1:]
+    int8 = [peer.seconds for peer in peers if peer.name in DENSE_INT8]
+    bfloat16 = [peer.seconds for peer in peers if peer.name == BFLOAT16]
+    return Row(
+        n=weights.n,
+        k=weights.k,
+        batch=batch,
+        bits_per_weight=8 * weights.compressed_bytes / size,
+        ours=ours,
+        peers=peers,
+        times_bfloat16=min(bfloat16) / ours.seconds if bfloat16 else None,
+        times_int8=min(int8) / ours.seconds if int8 else None,
+    )

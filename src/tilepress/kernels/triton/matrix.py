@@ -1,0 +1,39 @@
+"""A compressed matrix as the kernels take it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tilepress.kernels.op import require
+
+# Kernels load 16 bytes at a time.
+ALIGNMENT = 16
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """weight: uint8 [bytes], index: int64 [tiles], info: int64 [5], on one device; n and k: what info has to say."""
+
+    weight: Tensor
+    index: Tensor
+    info: Tensor
+    n: int
+    k: int
+
+    @property
+    def fractal_rows(self) -> int:
+        return -(-self.n // 16)
+
+
+def check_matrix(weight: Tensor, index: Tensor, info: Tensor, n: int, k: int) -> Matrix:
+    """Raises ValueError for tensors of another dtype, length or layout. Their content is left to the kernels."""
+    require("weight", weight, torch.int8, weight.numel())
+    require("index", index, torch.int8, index.numel() // 8 * 8)
+    require("info", info, torch.int64, 5)
+    for name, tensor in (("weight", weight), ("index", index)):
+        if tensor.data_ptr() % ALIGNMENT:
+            raise ValueError(f"{name} begins at {tensor.data_ptr():#x}; a multiple of {ALIGNMENT} is needed")
+    return Matrix(weight.view(-1).view(torch.uint8), index.view(-1).view(torch.int64), info, n, k)
