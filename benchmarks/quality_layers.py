@@ -5,7 +5,8 @@ The pieces of `tilepress quant` in its order, but for bounded memory: one pass f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -16,10 +17,11 @@ from tilepress.quantize import Recipe
 from tilepress.quantize.calibration_size import calibration_size
 from tilepress.quantize.decoder import LayerwiseDecoder
 from tilepress.quantize.folding import FoldedLayer, fold, mix_scales
+from tilepress.quantize.hidden_states import sequences_a_pass
+from tilepress.quantize.job import SAMPLED_ROWS
 from tilepress.quantize.layer import LinearGroup, linear_groups
 from tilepress.quantize.machine import machine_of
-from tilepress.quantize.pipeline import SAMPLED_ROWS, TOKENS_A_PASS
-from tilepress.quantize.sensitivity import layer_sensitivities
+from tilepress.quantize.sensitivity import gradient_of_sampled_loss, layer_sensitivity
 from tilepress.quantize.statistics import InputStatistics, StatisticsCollector
 
 CPU = torch.device("cpu")
@@ -61,7 +63,7 @@ class Observed:
         """Of each layer, by the names of FEEDS."""
         hidden = self.decoder.embed(self._tokens)
         arguments = self.decoder.layer_arguments(hidden.shape[1])
-        sequences = max(1, TOKENS_A_PASS // hidden.shape[1])
+        sequences = sequences_a_pass(*hidden.shape[:2])
         rows_a_pass = -(-SAMPLED_ROWS * sequences // len(hidden))
         generator = torch.Generator().manual_seed(0)
         found = []
@@ -88,8 +90,14 @@ class Observed:
             inputs.append(hidden)
             with self.decoder.layer(index) as layer:
                 hidden = torch.cat([layer(part, **arguments[index]) for part in hidden.split(1)])
-        backward = layer_sensitivities(self.decoder, inputs, hidden, torch.Generator().manual_seed(0))
-        return [seen.gradients for seen in backward][::-1]
+        generator = torch.Generator().manual_seed(0)
+        gradient = gradient_of_sampled_loss(self.decoder, hidden.split(1), hidden.shape[1], generator)
+        found = []
+        for index in reversed(range(self.decoder.layers)):
+            of_layer = (inputs[index].split(1), arguments[index], gradient, generator)
+            with layer_sensitivity(self.decoder, index, *of_layer) as seen:
+                found.append(seen.gradients)
+        return found[::-1]
 
     @torch.no_grad()
     def layers(self, *, scaled: bool) -> list[Layer]:
@@ -97,11 +105,13 @@ class Observed:
         return [self._layer(index, scaled) for index in range(self.decoder.layers)]
 
     def _layer(self, index: int, scaled: bool) -> Layer:
-        statistics, where = self.statistics[index], f"model.layers.{index}"
+        # Folding and grouping use up what they are given, to save memory; here it is needed again.
+        statistics, where = deepcopy(self.statistics[index]), f"model.layers.{index}"
         if scaled:
             scales = mix_scales(statistics, self._damping, where, **self._heads)
         else:
             scales = {name: torch.ones_like(seen.mean) for name, seen in statistics.items()}
         with self.decoder.layer(index) as layer:
             folded = fold(layer.state_dict(), statistics, scales, DTYPE, **self._heads)
-        return Layer(index, folded, linear_groups(folded, self.gradients[index], self._damping, where))
+        used_up = replace(folded, tensors=dict(folded.tensors), statistics=dict(folded.statistics))
+        return Layer(index, folded, list(linear_groups(used_up, self.gradients[index], self._damping, where)))
