@@ -42,6 +42,7 @@ os.environ |= {
 }
 from vllm import LLM, SamplingParams
 from vllm.distributed import cleanup_dist_env_and_memory
+from vllm.exceptions import VLLMValidationError
 
 NEW_TOKENS = 64
 PROMPTS = [[256, 5, 6, 7], [256, *range(60, 100)], [80, 33, 33, 33]]
@@ -173,7 +174,10 @@ def test_pipeline_stages_load_their_layers(tmp_path: Path) -> None:
 
 def test_a_prompt_of_more_than_the_trained_length_is_refused(w8a8sc: Path) -> None:
     sampling = SamplingParams(temperature=0, max_tokens=1)
-    with served(w8a8sc, max_model_len=None) as engine, pytest.raises(ValueError, match="maximum context length is 512"):
+    with (
+        served(w8a8sc, max_model_len=None) as engine,
+        pytest.raises(VLLMValidationError, match="context length is 512"),
+    ):
         engine.generate([{"prompt_token_ids": [5] * 768}], sampling, use_tqdm=False)
 
 
