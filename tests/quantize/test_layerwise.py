@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from tilepress.checkpoint import FloatCheckpoint
 from tilepress.checkpoint.feeds import FEEDS, LINEARS
-from tilepress.errors import QuantizationError
+from tilepress.errors import CheckpointError, QuantizationError
 from tilepress.quantize import sensitivity as sensitivity_module
 from tilepress.quantize.decoder import LayerwiseDecoder
 from tilepress.quantize.sensitivity import gradient_of_sampled_loss, layer_sensitivity
@@ -128,3 +129,11 @@ def test_weights_that_are_not_finite_are_refused_by_name(value: float, tmp_path:
 
     with pytest.raises(QuantizationError, match=r"model.layers.1.mlp.up_proj.weight: 1 of 8192 values"):
         layer_inputs(decoder, TOKENS)
+
+
+def test_a_config_that_transformers_refuses_is_named(tmp_path: Path) -> None:
+    path = make_tiny_llama(tmp_path / "model", heads=4, kv_heads=2, hidden=64)
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    (path / "config.json").write_text(json.dumps(config | {"rms_norm_eps": "small"}), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"model/config\.json: transformers refuses it: .*rms_norm_eps"):
+        LayerwiseDecoder(FloatCheckpoint(path), torch.device("cpu"))

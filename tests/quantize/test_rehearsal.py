@@ -35,8 +35,9 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (make_tiny_qwen3, {"tied": True}, Recipe(head=True, embeddings=True, dtype="bfloat16")),
         (make_tiny_qwen2, {"head_dim": 8}, Recipe(head=True, embeddings=True, activations="static", loss=1e-9)),
         (make_tiny_llama, {"attention_bias": True}, Recipe(size=1, activations="per-token")),
+        (make_tiny_llama, {"heads": 9, "kv_heads": 3, "hidden": 288, "head_dim": 32}, Recipe()),
     ],
-    ids=["wider than the rehearsal", "tied", "biased", "another target"],
+    ids=["wider than the rehearsal", "tied", "biased", "another target", "three heads a group"],
 )
 def test_a_model_that_can_be_quantized_passes_and_leaves_nothing(
     make: Any, options: dict[str, Any], recipe: Recipe, tmp_path: Path, scratch: Path

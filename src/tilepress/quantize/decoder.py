@@ -5,16 +5,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from tilepress.checkpoint import ModelShape
 from tilepress.checkpoint.feeds import FINAL_NORM
 from tilepress.checkpoint.tensor_files import Stored
 from tilepress.errors import QuantizationError
+from tilepress.model_config import model_config
 
 # Logits are made of so many positions at a time: 512 of a vocabulary of 152 thousand take 311 MB, softmaxes as much.
 POSITIONS = 512
@@ -23,8 +25,10 @@ HEAD_ROWS = 8192
 
 
 class TensorSource(Protocol):
-    """Where float tensors come from; FloatCheckpoint is one."""
+    """Where float tensors come from; FloatCheckpoint is one. path: of the directory, named in errors."""
 
+    @property
+    def path(self) -> Path: ...
     @property
     def config(self) -> dict[str, Any]: ...
     @property
@@ -46,7 +50,7 @@ class LayerwiseDecoder:
         self._source = source
         self.device = device
         settings = {k: v for k, v in source.config.items() if k != "quantization_config"}
-        config = AutoConfig.for_model(settings.pop("model_type"), **settings)
+        config = model_config(settings, source.path)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
         self._model = model.eval().requires_grad_(False)

@@ -59,13 +59,14 @@ class CutOut(FloatCheckpoint):
 
     def __init__(self, source: FloatCheckpoint) -> None:
         whole = source.shape
+        heads = whole.heads // whole.kv_heads
         self.path, self.architecture = source.path, source.architecture
         self.shape = replace(
             whole,
             layers=1,
-            hidden=min(whole.hidden, HIDDEN),
+            hidden=min(whole.hidden, HIDDEN) // heads * heads,  # of Llama transformers asks for a multiple
             intermediate=min(whole.intermediate, INTERMEDIATE),
-            heads=whole.heads // whole.kv_heads,
+            heads=heads,
             kv_heads=1,
             vocab=min(whole.vocab, VOCABULARY),
         )

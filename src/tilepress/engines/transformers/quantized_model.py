@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from tilepress.checkpoint import EMBEDDING, W8A8SCCheckpoint, W8A8SCheckpoint
 from tilepress.checkpoint import CompressedEmbedding as StoredTable
@@ -20,6 +20,7 @@ from tilepress.engines.transformers.fused_linear import FusedLinear
 from tilepress.engines.transformers.long_context import extend_context
 from tilepress.engines.transformers.vocabulary import StoredEmbedding, StoredHead
 from tilepress.errors import CheckpointError, UsageError
+from tilepress.model_config import model_config
 
 QuantizedCheckpoint = W8A8SCheckpoint | W8A8SCCheckpoint
 
@@ -66,10 +67,7 @@ def _refuse_saving(*arguments: object, **options: object) -> None:
 def _model_config(checkpoint: QuantizedCheckpoint) -> PreTrainedConfig:
     fields = {key: value for key, value in checkpoint.config.items() if key not in ADDED_KEYS}
     fields["tie_word_embeddings"] = checkpoint.shape.tied
-    try:
-        return AutoConfig.for_model(**fields)
-    except (TypeError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{checkpoint.path / 'config.json'}: transformers refuses it: {error}") from error
+    return model_config(fields, checkpoint.path)
 
 
 def _place_compressed(
