@@ -17,7 +17,7 @@ from tilepress.quantize.decoder import LayerwiseDecoder
 from tilepress.quantize.rate import LARGEST
 from tilepress.quantize.report import LinearReport
 from tilepress.quantize.steps import SAMPLED_COLUMNS, WeightSample, drawn_columns, refit_scale
-from tilepress.quantize.tile_rate import coded_bits
+from tilepress.quantize.tile_rate import coded_bits, share_of_zeros
 
 ROWS = 8192
 
@@ -83,7 +83,7 @@ def quantize_embedding(
         name=EMBEDDING,
         weights=weight.numel(),
         bits=coded_bits(weight),
-        zeros=float((weight == 0).sum()) / weight.numel(),
+        zeros=share_of_zeros(weight),
         relative_error=error / max(norm, 1e-30),
         clipped=0.0,
         loss=loss,

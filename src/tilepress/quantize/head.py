@@ -21,7 +21,7 @@ from tilepress.quantize.rounded_rows import ROWS, round_rows
 from tilepress.quantize.smoothing import column_scales, representable_scales
 from tilepress.quantize.statistics import InputStatistics, InputSums
 from tilepress.quantize.steps import WeightSample, refit_scale, relative_steps, sample_weights
-from tilepress.quantize.tile_rate import coded_bits
+from tilepress.quantize.tile_rate import coded_bits, share_of_zeros
 
 NAME = "lm_head"
 
@@ -150,7 +150,7 @@ def quantize_head(
         name=NAME,
         weights=weight.numel(),
         bits=coded_bits(weight),
-        zeros=float((weight == 0).sum()) / weight.numel(),
+        zeros=share_of_zeros(weight),
         relative_error=float(rounded.error.sum() / rounded.norm.sum().clamp(min=1e-30)),
         clipped=inputs.clipped(tokens),
         overflows=float(inputs.leaves(head.statistics.rows).float().mean()),

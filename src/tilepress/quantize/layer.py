@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tilepress.checkpoint import QuantizedLinear
-from tilepress.checkpoint.activations import OVERFLOW, PER_TOKEN
+from tilepress.checkpoint.activations import OVERFLOW, PER_TOKEN, row_sums
 from tilepress.checkpoint.descriptions import W8A8S, W8A8S_DYNAMIC
 from tilepress.checkpoint.feeds import FEEDS, Feed
 from tilepress.errors import QuantizationError
@@ -22,7 +22,7 @@ from tilepress.quantize.report import LinearReport
 from tilepress.quantize.rounded_rows import round_rows
 from tilepress.quantize.statistics import InputStatistics
 from tilepress.quantize.steps import WeightSample, relative_steps, sample_weights
-from tilepress.quantize.tile_rate import coded_bits
+from tilepress.quantize.tile_rate import coded_bits, share_of_zeros
 
 # Rows of a weight that are worked on at a time.
 ROWS = 4096
@@ -128,7 +128,7 @@ def quantize_group(
             name=f"{where}.{reader}",
             weights=q.numel(),
             bits=coded_bits(q),
-            zeros=float((q == 0).sum()) / q.numel(),
+            zeros=share_of_zeros(q),
             relative_error=float(error.sum() / rounded.norm[part].sum().clamp(min=1e-30)),
             clipped=clipped,
             loss=0.5 * float(error @ group.sensitivity[part]) / len(tokens),
@@ -141,12 +141,13 @@ def quantize_group(
 def pack(integers: Tensor, steps: Tensor, inputs: ActivationRange, bias: Tensor | None, where: str) -> QuantizedLinear:
     """The stored form: deq_scale = input_scale · step, quant_bias = round(bias / deq_scale - offset · Σ_k q).
 
-    integers int8 [n, k]; steps and bias float32 [n]. QuantizationError if a value leaves float32's or int32's range.
+    integers int8 [n, k], on the CPU; steps and bias float32 [n]. QuantizationError if a value leaves the range of
+    float32 or int32.
     """
-    deq_scale = inputs.scale * steps.to(integers.device, torch.float32)
-    shift = -inputs.offset * integers.sum(dim=1, dtype=torch.int64)
+    deq_scale = inputs.scale * steps.cpu().float()
+    shift = -inputs.offset * row_sums(integers).long()
     if bias is not None:
-        steps_of_bias = bias.to(integers.device, torch.float64) / deq_scale.double()
+        steps_of_bias = bias.cpu().double() / deq_scale.double()
         shift = shift + steps_of_bias.round().clamp(-(2.0**62), 2.0**62).long()
     limits = torch.iinfo(torch.int32)
     if not deq_scale.isfinite().all() or (deq_scale <= 0).any():
@@ -158,10 +159,10 @@ def pack(integers: Tensor, steps: Tensor, inputs: ActivationRange, bias: Tensor 
             f"{where}: quant_bias does not fit int32; a bias is far larger than the outputs of its row"
         )
     return QuantizedLinear(
-        weight=integers.cpu(),
+        weight=integers,
         input_scale=inputs.scale,
         input_offset=inputs.offset,
-        deq_scale=deq_scale.cpu(),
-        quant_bias=shift.to(torch.int32).cpu(),
+        deq_scale=deq_scale,
+        quant_bias=shift.to(torch.int32),
         kind=W8A8S_DYNAMIC if inputs.per_token else W8A8S,
     )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tilepress.checkpoint import QuantizedEmbedding, QuantizedLinear
-from tilepress.checkpoint.activations import has_own_scales
+from tilepress.checkpoint.activations import has_own_scales, row_sums
 from tilepress.checkpoint.feeds import FINAL_NORM
 from tilepress.quantize.collected import CollectedModel
 from tilepress.quantize.decoder import LayerwiseDecoder
@@ -37,7 +37,7 @@ class StudentLinear(nn.Module):
         self.log_scale = nn.Parameter(torch.zeros_like(self._scale))
         self.shift: nn.Parameter | None = None
         if biased:
-            sums = linear.weight.sum(dim=1, dtype=torch.int64)
+            sums = row_sums(linear.weight).long()
             bias = (linear.quant_bias + linear.input_offset * sums) * linear.deq_scale.double()
             self._bias = bias.float().to(device)
             self.shift = nn.Parameter(torch.zeros_like(self._bias))

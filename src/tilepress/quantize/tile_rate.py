@@ -36,6 +36,11 @@ def coded_bits(integers: Tensor) -> float:
     return mean_bits(tile_rate(strip_counts(integers))[0], len(integers))
 
 
+def share_of_zeros(integers: Tensor) -> float:
+    """Of integers [n, k]. Comparing them with zero would take a byte for each, and adding those up eight."""
+    return 1.0 - int(torch.count_nonzero(integers)) / integers.numel()
+
+
 def mean_bits(bits: Tensor, rows: int) -> float:
     """The mean over `rows` rows of the bits float32 [ceil(rows / 128)] of their rows of tiles."""
     share = torch.full_like(bits, TILE_ROWS)
