@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from vllm.model_executor.layers.quantization.base_config import QuantizeMethodBase
 
 import tilepress.kernels  # noqa: F401 (registers torch.ops.tilepress)
-from tilepress.engines.vllm.parameters import placeholder
+from tilepress.engines.vllm.parameters import register_compressed
 
 
 class CompressedEmbeddingMethod(QuantizeMethodBase):
@@ -29,11 +29,8 @@ class CompressedEmbeddingMethod(QuantizeMethodBase):
         params_dtype: torch.dtype,
         **extra_weight_attrs: Any,
     ) -> None:
-        layer.compressed_shape = (sum(output_partition_sizes), input_size_per_partition)
-        for name in ("weight", "index"):
-            layer.register_parameter(name, placeholder(torch.int8))
-        layer.register_parameter("info", placeholder(torch.int64))
-        layer.register_parameter("weight_scale", placeholder(torch.float32))
+        shape = (sum(output_partition_sizes), input_size_per_partition)
+        register_compressed(layer, shape, {"weight_scale": torch.float32})
 
     def embedding(self, layer: Any, ids: Tensor) -> Tensor:
         """ids: int64 [...], rows of the rank. Returns [..., hidden] in the model's type."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from vllm.model_executor.layers.linear import LinearMethodBase
 
 import tilepress.kernels  # noqa: F401 (registers torch.ops.tilepress)
-from tilepress.engines.vllm.parameters import placeholder
+from tilepress.engines.vllm.parameters import register_compressed
 
 
 class CompressedLinearMethod(LinearMethodBase):
@@ -31,14 +31,9 @@ class CompressedLinearMethod(LinearMethodBase):
         params_dtype: torch.dtype,
         **extra_weight_attrs: Any,
     ) -> None:
-        layer.compressed_shape = (sum(output_partition_sizes), input_size_per_partition)
-        for name in ("weight", "index"):
-            layer.register_parameter(name, placeholder(torch.int8))
-        layer.register_parameter("info", placeholder(torch.int64))
-        for name in ("input_scale", "deq_scale"):
-            layer.register_parameter(name, placeholder(torch.float32))
-        for name in ("input_offset", "quant_bias", "weight_sums"):
-            layer.register_parameter(name, placeholder(torch.int32))
+        floats = dict.fromkeys(("input_scale", "deq_scale"), torch.float32)
+        integers = dict.fromkeys(("input_offset", "quant_bias", "weight_sums"), torch.int32)
+        register_compressed(layer, (sum(output_partition_sizes), input_size_per_partition), floats | integers)
 
     def apply(self, layer: Any, x: Tensor, bias: Tensor | None = None) -> Tensor:
         y: Tensor = torch.ops.tilepress.linear.default(
