@@ -18,9 +18,9 @@ import pytest
 from killed_runs import compress_and_kill
 from quantized_models import make_w8a8s
 from tilepress.checkpoint import compressing, streaming_file
+from tilepress.checkpoint.lock import locked
 from tilepress.cli import main
 from tilepress.compress import compress_directory, journal, kept_progress, part_writer, reshard_directory
-from tilepress.compress.lock import locked
 from tilepress.errors import CheckpointError
 from tiny_models import make_tiny_qwen3
 
@@ -171,8 +171,8 @@ def test_ctrl_c_says_that_progress_is_kept(
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (lambda copy: os.utime(copy / "quant_model_weight_w8a8s.safetensors"), "w8a8s.safetensors has another time"),
-        (lambda copy: (copy / "tokenizer.json").write_text("{}"), "tokenizer.json has another size"),
+        (lambda copy: os.utime(copy / "quant_model_weight_w8a8s.safetensors"), "w8a8s.safetensors time of change was"),
+        (lambda copy: (copy / "tokenizer.json").write_text("{}"), "tokenizer.json size was"),
         (lambda copy: (copy / "chat_template.jinja").write_text(""), "chat_template.jinja"),
         (lambda copy: (copy / "LICENSE").write_text("MIT"), "LICENSE is new"),
     ],
@@ -200,13 +200,13 @@ def test_a_run_that_has_finished_nothing_is_in_no_ones_way(
     assert files(out) == undisturbed
 
 
-def test_contents_tell_where_size_and_time_do_not(copy: Path, tmp_path: Path) -> None:
+def test_content_tells_where_size_and_time_do_not(copy: Path, tmp_path: Path) -> None:
     interrupted(copy, tmp_path / "c")
     config = copy / "config.json"
     status, text = config.stat(), config.read_text()
     config.write_text(text.replace("256", "257", 1))
     os.utime(config, ns=(status.st_atime_ns, status.st_mtime_ns))
-    with pytest.raises(CheckpointError, match=r"config.json has another beginning"):
+    with pytest.raises(CheckpointError, match=r"config.json content differs"):
         compress_directory(copy, tmp_path / "c", tp=2)
 
 
@@ -216,7 +216,7 @@ def test_another_number_of_parts_is_refused_until_restart(
     out = tmp_path / "c"
     interrupted(source, out, tp=4)
     assert main(f"compress -m {source} -o {out} --tp 2".split()) == 2
-    assert "tp was 4 and is 2" in capsys.readouterr().err
+    assert "tp was 4, is 2" in capsys.readouterr().err
     assert main(f"compress -m {source} -o {out} --tp 2 --restart".split()) == 0
     assert files(out) == undisturbed
 
@@ -224,7 +224,7 @@ def test_another_number_of_parts_is_refused_until_restart(
 def test_another_version_is_refused(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupted(source, tmp_path / "c")
     monkeypatch.setattr("tilepress.__version__", "99")
-    with pytest.raises(CheckpointError, match=r"tilepress was .* and is 99"):
+    with pytest.raises(CheckpointError, match=r"tilepress was .*, is 99"):
         compress_directory(source, tmp_path / "c", tp=2)
 
 

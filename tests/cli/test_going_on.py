@@ -28,12 +28,12 @@ def test_an_error_after_some_work_says_where_it_is_kept(
     assert quant(tiny_qwen3, out, calibration, "--size", "1KB") == 2
     said = capsys.readouterr().err
     assert "cannot be met" in said
-    assert f"what is done is kept in {tmp_path / '.out.quant'}; the same command goes on" in said
+    assert f"what is finished is kept in {tmp_path / '.out.quant'}, and the same command goes on" in said
 
     assert quant(tiny_qwen3, out, calibration, "--bits", "4") == 2
     said = capsys.readouterr().err
     assert "recipe bits was None, is 4.0" in said
-    assert "what is done is kept" not in said, "the same command is not what helps"
+    assert "is kept" not in said, "the same command is not what helps"
 
     assert quant(tiny_qwen3, out, calibration, "--bits", "4", "--restart") == 0
     assert sorted(path.name for path in tmp_path.iterdir() if "out" in path.name) == ["out"]

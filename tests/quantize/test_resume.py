@@ -123,7 +123,7 @@ def test_another_recipe_is_refused_and_restart_begins_anew(
 
 def test_another_calibration_text_is_refused(begun: Path, tiny_qwen3: Path, calibration: Path) -> None:
     calibration.write_text(calibration.read_text(encoding="utf-8").replace("model", "modem"), encoding="utf-8")
-    with pytest.raises(UsageError, match="calibration text is another"):
+    with pytest.raises(UsageError, match="calibration text differs"):
         quantize(tiny_qwen3, begun, calibration)
 
 
@@ -131,7 +131,7 @@ def test_other_weights_are_refused_by_their_file(
     begun: Path, tiny_qwen3: Path, calibration: Path, tmp_path: Path
 ) -> None:
     other = make_tiny_qwen3(tmp_path / "other", seed=1)
-    with pytest.raises(UsageError, match=r"source model\.safetensors is another"):
+    with pytest.raises(UsageError, match=r"source model\.safetensors content differs"):
         quantize(other, begun, calibration)
 
 
@@ -139,7 +139,7 @@ def test_two_processes_do_not_share_the_work(begun: Path, tiny_qwen3: Path, cali
     path = work_directory(begun)
     fingerprint = json.loads((path / "fingerprint.json").read_text(encoding="utf-8"))
     with (
-        pytest.raises(CheckpointError, match="another process is at this work"),
+        pytest.raises(CheckpointError, match="another process writes there now"),
         WorkDirectory(path, fingerprint),
     ):
         quantize(tiny_qwen3, begun, calibration)

@@ -51,13 +51,19 @@ def compress(
         torchrun --nproc_per_node 4 -m tilepress.compress --model_path Qwen3-8B-w8a8s --save_directory Qwen3-8B-w8a8sc
     """
     from tilepress.checkpoint import W8A8SCheckpoint, open_checkpoint
-    from tilepress.compress import compress_directory, compress_under_torchrun, compressible, plan_compression
+    from tilepress.compress import (
+        compress_directory,
+        compress_under_torchrun,
+        compressible,
+        kept_progress,
+        plan_compression,
+    )
     from tilepress.group import launched_by_torchrun
 
     if trust_remote_code:
         print_note("compressing needs no remote code; none is run")
     started = time.monotonic()
-    with noting_progress(save_directory), progress_bar("compress") as progress:
+    with noting_progress(lambda: kept_progress(save_directory)), progress_bar("compress") as progress:
         if launched_by_torchrun():
             world = int(os.environ["WORLD_SIZE"])
             if tp not in (None, world):

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from tilepress.cli.console import print_note
 
 
 @contextmanager
-def noting_progress(out: Path) -> Iterator[None]:
-    """Around making `out`: on Ctrl-C, or SIGTERM, a note that what is finished is kept."""
-    from tilepress.compress import kept_progress
-
+def noting_progress(kept: Callable[[], str | None]) -> Iterator[None]:
+    """On Ctrl-C, or SIGTERM, a note of what is kept, if there is anything; errors say it themselves."""
     try:
         yield
     except KeyboardInterrupt:
-        kept = kept_progress(out)
-        if kept is not None:
-            print_note(kept)
+        if (sentence := kept()) is not None:
+            print_note(sentence)
         raise

@@ -9,9 +9,9 @@ import typer
 
 from tilepress.cli.byte_sizes import parse_bytes
 from tilepress.cli.console import human_seconds, is_silent, print_json, print_note, print_table, progress_bar
+from tilepress.cli.interruption import noting_progress
 from tilepress.cli.needs import note_needs
 from tilepress.cli.options import Device, Json, ModelPath, TrustRemoteCode
-from tilepress.cli.progress_kept import going_on
 from tilepress.cli.quantization_options import (
     Activations,
     Bits,
@@ -86,6 +86,7 @@ def quant(
     from tilepress.group import launched_by_torchrun
     from tilepress.quantize import (
         choose_recipe,
+        kept_progress,
         measure_pace,
         plan_quantization,
         quantize_checkpoint,
@@ -126,7 +127,7 @@ def quant(
         rehearse(source, recipe, target)
 
     quantize = quantize_under_torchrun if launched_by_torchrun() else quantize_checkpoint
-    with going_on(save_path), progress_bar("quantize") as progress:
+    with noting_progress(lambda: kept_progress(save_path)), progress_bar("quantize") as progress:
         report = quantize(
             source,
             save_path,

@@ -36,10 +36,10 @@ def reshard(
 
         tilepress reshard Qwen3-8B-w8a8sc --tp 2 --save-directory Qwen3-8B-w8a8sc-tp2
     """
-    from tilepress.compress import reshard_directory
+    from tilepress.compress import kept_progress, reshard_directory
 
     started = time.monotonic()
-    with noting_progress(save_directory), progress_bar("reshard") as progress:
+    with noting_progress(lambda: kept_progress(save_directory)), progress_bar("reshard") as progress:
         made = reshard_directory(directory, save_directory, tp=tp, threads=threads, restart=restart, progress=progress)
     parts = save_directory.glob("part*-of-*/*.safetensors")
     size, seconds = sum(part.stat().st_size for part in parts), time.monotonic() - started

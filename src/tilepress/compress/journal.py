@@ -11,9 +11,9 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tilepress.checkpoint.fingerprint import differences
+from tilepress.checkpoint.lock import locked
 from tilepress.checkpoint.streaming_file import Written, write_whole
-from tilepress.compress.fingerprint import changes
-from tilepress.compress.lock import locked
 from tilepress.errors import CheckpointError
 
 T = TypeVar("T")
@@ -70,7 +70,7 @@ class Journal:
         if begun != job:
             raise OtherJobError(
                 f"{Path(file.name).parent}: an unfinished run had another source or other options: "
-                f"{', '.join(changes(begun, job))}; give the command as it was then, or --restart to start over"
+                f"{', '.join(differences(begun, job))}; give the command as it was then, or --restart to start over"
             )
         self._end = len(lines[0])
         for line in lines[1:]:

@@ -12,9 +12,9 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+from tilepress.checkpoint.lock import locked
 from tilepress.checkpoint.staging import discard, publish, refuse_existing, sync
 from tilepress.compress.journal import Journal, OtherJobError, open_journal
-from tilepress.compress.lock import locked
 from tilepress.errors import CheckpointError, TilepressError
 
 

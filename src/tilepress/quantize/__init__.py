@@ -15,6 +15,7 @@ from tilepress.quantize.rehearsal import rehearse
 from tilepress.quantize.report import DistillationReport, LinearReport, QuantizationReport
 from tilepress.quantize.stored_size import w8a8sc_size
 from tilepress.quantize.torchrun import quantize_under_torchrun
+from tilepress.quantize.work_directory import kept_progress
 
 __all__ = [
     "DistillationReport",
@@ -24,6 +25,7 @@ __all__ = [
     "Recipe",
     "RecipeChoice",
     "choose_recipe",
+    "kept_progress",
     "measure_pace",
     "plan_quantization",
     "quantize_checkpoint",

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from tilepress.checkpoint.fingerprint import differences
 from tilepress.checkpoint.json_files import read_object, write_object
+from tilepress.checkpoint.lock import locked
 from tilepress.checkpoint.staging import discard, save_tensors, sync, writing
 from tilepress.checkpoint.tensor_files import TensorFiles
 from tilepress.checkpoint.tensor_stream import stream_tensor
-from tilepress.errors import CheckpointError, UsageError
-from tilepress.quantize.fingerprint import differences
+from tilepress.errors import CheckpointError, TilepressError, UsageError
 
 FINGERPRINT = "fingerprint"
 LOCK = "lock"
@@ -34,7 +35,7 @@ class WorkDirectory:
 
     A stage is a record, JSON; tensors are in safetensors files. Each file is written under another name, synced and
     renamed, the record of a stage last: whenever the process ends, a stage is done or not. An exception leaves what is
-    done, and nothing where that is no stage.
+    done, which a TilepressError then says, and nothing where that is no stage.
 
     fingerprint: what the work depends on. restart: begin anew. Raises UsageError where the work that is there was begun
     with another fingerprint, CheckpointError where another process holds it or it cannot be made.
@@ -44,27 +45,19 @@ class WorkDirectory:
         self.path = path
         self._fingerprint = dict(fingerprint)
         self._restart = restart
-        self._lock: TextIO | None = None
+        self._lock = ExitStack()
 
     def __enter__(self) -> WorkDirectory:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / LOCK).open("w", encoding="ascii")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._unlock()
-            raise CheckpointError(
-                f"{self.path}: another process is at this work; wait for it, or choose another directory to make"
-            ) from None
         except OSError as error:
             raise CheckpointError(
                 f"{self.path}: cannot be made ({error.strerror}); choose another directory to make"
             ) from None
-        try:
+        with ExitStack() as lock:
+            lock.enter_context(locked(self.path / LOCK))
             self._open()
-        except BaseException:
-            self._unlock()
-            raise
+            self._lock = lock.pop_all()
         return self
 
     def __exit__(
@@ -72,7 +65,9 @@ class WorkDirectory:
     ) -> None:
         if kind is None or not self.has_stages():
             discard(self.path)
-        self._unlock()
+        elif isinstance(error, TilepressError):
+            error.args = (f"{error}; {_kept(self.path)}",)
+        self._lock.close()
 
     def has_stages(self) -> bool:
         """Whether any stage is done."""
@@ -145,10 +140,11 @@ class WorkDirectory:
         partial.rename(self.path / name)
         sync(self.path)
 
-    def _unlock(self) -> None:
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+
+def kept_progress(out: Path) -> str | None:
+    """One sentence where an unfinished quantization has left something; else None."""
+    path = work_directory(out)
+    return _kept(path) if path.exists() else None
 
 
 def remove_finished(out: Path, rank: int = 0) -> None:
@@ -156,6 +152,10 @@ def remove_finished(out: Path, rank: int = 0) -> None:
     path = work_directory(out, rank)
     if out.exists() and (path / f"{FINISHED}.json").exists():
         shutil.rmtree(path)
+
+
+def _kept(path: Path) -> str:
+    return f"what is finished is kept in {path}, and the same command goes on from there"
 
 
 # The stage after which the output is put in place.
