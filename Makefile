@@ -14,12 +14,13 @@ VLLM_READY := $(VLLM_VENV)/.ready
 NATIVE := $(wildcard csrc/*) CMakeLists.txt pyproject.toml
 CXX_SOURCES := csrc/*.cpp csrc/*.hpp tests/native/*.cpp
 
-.PHONY: help demo test test-all vllm test-vllm lint format bench bench-gpu clean
+.PHONY: help demo test test-slow test-all vllm test-vllm lint format bench bench-gpu clean
 
 help:
 	@echo "make demo      fetch a real chat model, quantize, compress, answer a question, print a table"
 	@echo "make test      the tests (a few minutes)"
-	@echo "make test-all  the tests and the slow ones"
+	@echo "make test-slow the slow ones"
+	@echo "make test-all  all tests but those of the vLLM engine"
 	@echo "make vllm      an environment with vLLM for the CPU, $(VLLM_VENV)/"
 	@echo "make test-vllm the tests of the vLLM engine, in that environment (4 minutes)"
 	@echo "make lint      ruff, mypy, clang-format"
@@ -37,11 +38,17 @@ $(READY): $(NATIVE) requirements-dev.txt
 demo: $(READY)
 	$(BIN)/python demo/demo.py
 
+# Most tests keep one core busy.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
+
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+test-slow: $(READY)
+	$(PYTEST) -m slow
 
 test-all: $(READY)
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
 
 # torchaudio, torchvision and torchcodec, which vLLM asks for, have no place beside a CPU build of torch and no use for text.
 $(VLLM_READY): $(NATIVE) requirements-dev.txt

@@ -13,7 +13,8 @@ import torch
 
 from tiny_models import make_tiny_qwen3
 
-torch.set_num_threads(2)
+# Of two processes that share the tests each has one core of a small machine; alone it has both.
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
 @pytest.fixture(scope="session")

@@ -46,6 +46,7 @@ def test_rows_are_measured_kept_and_shown(tiny_qwen3: Path, text: Path, tmp_path
     assert set(json.loads(kept.read_text())) == set(kl), "an interrupted run would go on from here"
 
 
+@pytest.mark.slow
 def test_results_of_one_text_are_not_taken_for_those_of_another(tiny_qwen3: Path, text: Path, tmp_path: Path) -> None:
     results = tmp_path / "results.json"
     options = ("--cache", tmp_path, "--model", tiny_qwen3, "--text", text, "--tokens", 500, "--json", results)

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tilepress.checkpoint import FloatCheckpoint
 from tilepress.quantize import Recipe, quantize_checkpoint
 
@@ -45,6 +47,7 @@ def torchrun(program: list[str], source: Path, out: Path, calibration: Path) -> 
     )
 
 
+@pytest.mark.slow
 def test_a_killed_rank_ends_the_job_which_then_goes_on_to_what_one_process_makes(
     tiny_qwen3: Path, calibration: Path, tmp_path: Path
 ) -> None:

@@ -66,7 +66,7 @@ def test_one_sequence_a_rank_gives_the_same_bits(tied: bool, calibration: Path, 
     assert nothing == {}
 
 
-@pytest.mark.parametrize("world", [3, 8])
+@pytest.mark.parametrize("world", [3, pytest.param(8, marks=pytest.mark.slow)])
 def test_the_order_of_sums_is_all_that_differs(world: int, calibration: Path, tmp_path: Path) -> None:
     """Six sequences: two a rank, or two ranks without any."""
     source = make_tiny_qwen3(tmp_path / "float")
