@@ -158,7 +158,7 @@ def _with_feedback(
     begin: told where each block of columns starts and what is left of it, before its first column is quantized.
     """
     remaining, result = columns.clone(), torch.empty_like(columns)
-    feedback = matrix.factor.feedback()
+    feedback = matrix.factor.feedback
     for start in range(0, len(columns), BLOCK):
         stop = min(start + BLOCK, len(columns))
         block = remaining[start:stop]

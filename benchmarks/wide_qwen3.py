@@ -1,16 +1,17 @@
-"""A model of Qwen3-8B's width with 8 layers and random weights, float and W8A8S, to measure speed without a hub.
+"""A model of Qwen3-8B's width with few layers and random weights, float and W8A8S, to measure speed without a hub.
 
-    python benchmarks/wide_qwen3.py FOLDER TOKENIZER_DIR
+    python benchmarks/wide_qwen3.py FOLDER TOKENIZER_DIR [--layers 8] [--embeddings]
 
 FOLDER gets `wide-qwen3` (float16, 3.5 GB), `wide-qwen3-w8a8s` and `wide-qwen3-w8a8sc`; TOKENIZER_DIR is a directory
-with a tokenizer of 49,152 tokens, such as SmolLM2's. The integers are those that quantization to some 3.5 bits leaves:
+with a tokenizer of 49,152 tokens, such as SmolLM2's. The head is quantized, and is the embedding too with --embeddings,
+which else is float16 as in the float model. The integers are those that quantization to some 3.5 bits leaves:
 rounded Gaussians with 0.5 % of the weights from one eight times as wide, with a step a row. The float weights are the
 same model.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,7 +28,6 @@ CONFIG = {
     "model_type": "qwen3",
     "hidden_size": 4096,
     "intermediate_size": 12288,
-    "num_hidden_layers": 8,
     "num_attention_heads": 32,
     "num_key_value_heads": 8,
     "head_dim": 128,
@@ -45,13 +45,13 @@ CONFIG = {
 NAMES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-def make(folder: Path, tokenizer: Path) -> None:
+def make(folder: Path, tokenizer: Path, layers: int, *, embeddings: bool) -> None:
     """Whatever of the three directories is missing."""
     source, quantized, compressed = (folder / f"wide-qwen3{suffix}" for suffix in ("", "-w8a8s", "-w8a8sc"))
     if not source.exists():
-        _make_float(source, tokenizer)
+        _make_float(source, tokenizer, layers)
     if not quantized.exists():
-        _make_w8a8s(source, quantized)
+        _make_w8a8s(source, quantized, layers, embeddings=embeddings)
     if not compressed.exists():
         compress_directory(quantized, compressed)
 
@@ -84,9 +84,9 @@ def _floats(integers: Tensor, steps: Tensor) -> Tensor:
     return (integers * steps[:, None]).half()
 
 
-def _make_float(out: Path, tokenizer: Path) -> None:
-    layers, hidden = CONFIG["num_hidden_layers"], CONFIG["hidden_size"]
-    with float_directory(out, CONFIG, tokenizer, shards=layers + 1) as save:
+def _make_float(out: Path, tokenizer: Path, layers: int) -> None:
+    hidden = CONFIG["hidden_size"]
+    with float_directory(out, CONFIG | {"num_hidden_layers": layers}, tokenizer, shards=layers + 1) as save:
         save({"model.embed_tokens.weight": _floats(*_table()), "model.norm.weight": torch.ones(hidden).half()})
         for layer in range(layers):
             tensors = {f"{prefix}.weight": _floats(integers, steps) for prefix, integers, steps in _layer(layer)}
@@ -100,7 +100,7 @@ def _make_float(out: Path, tokenizer: Path) -> None:
             save(tensors)
 
 
-def _make_w8a8s(source: Path, out: Path) -> None:
+def _make_w8a8s(source: Path, out: Path, layers: int, *, embeddings: bool) -> None:
     checkpoint = FloatCheckpoint(source)
     scale = round_input_scale(0.04, "float16", "input_scale")
 
@@ -109,15 +109,19 @@ def _make_w8a8s(source: Path, out: Path) -> None:
 
     with W8A8SWriter(out, checkpoint, dtype="float16") as writer:
         for name in checkpoint.names():
-            if "_proj." not in name:
+            if "norm" in name or not (embeddings or "_proj." in name):
                 writer.add_float(name, checkpoint.tensor(name))
-        for layer in range(CONFIG["num_hidden_layers"]):
+        for layer in range(layers):
             for prefix, integers, steps in _layer(layer):
                 writer.add_linear(prefix, quantized(integers, steps))
         writer.add_linear("lm_head", quantized(*_table()))
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit(__doc__)
-    make(Path(sys.argv[1]), Path(sys.argv[2]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("tokenizer", type=Path)
+    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--embeddings", action="store_true")
+    options = parser.parse_args()
+    make(options.folder, options.tokenizer, options.layers, embeddings=options.embeddings)

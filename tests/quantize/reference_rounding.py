@@ -18,7 +18,7 @@ def round_plainly(weight: Tensor, steps: Tensor, factor: HessianFactor, rate: Te
     remaining = (weight / steps[:, None]).numpy()
     tables = lengths.view(-1, 128).numpy()
     table_of_row = np.arange(len(remaining)) // 128 if len(tables) > 1 else np.zeros(len(remaining), int)
-    feedback, rates = factor.feedback().numpy(), rate.numpy()
+    feedback, rates = factor.feedback.numpy(), rate.numpy()
     integers = np.zeros(remaining.shape, np.int8)
     order = factor.order.tolist()
     for position, column in enumerate(order):

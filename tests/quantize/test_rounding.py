@@ -118,7 +118,7 @@ def native_arguments() -> dict[str, np.ndarray | int]:
         "weight": weight,
         "steps": steps,
         "order": factor.order,
-        "feedback": factor.feedback(),
+        "feedback": factor.feedback,
         "rate": rate,
         "lengths": lengths,
         "out": torch.zeros(130, 24, dtype=torch.int8),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from tilepress.errors import QuantizationError
+from tilepress.quantize.triangular import inverse_of_upper
 
 DAMPING_ATTEMPTS = 5
 # Rows, and values, that are worked on at a time: of 25600 columns a whole matrix takes 2.6 GB.
@@ -41,11 +43,10 @@ class HessianFactor:
         by_column[self.order] = self.cost
         return by_column
 
+    @cached_property
     def feedback(self) -> Tensor:
         """U_jk / U_jj, float32 [k, k]: how the error of column j is spread over the columns that come after it."""
-        inverse = torch.eye(len(self.order), dtype=self.upper.dtype, device=self.upper.device)
-        torch.linalg.solve_triangular(self.upper, inverse, upper=True, out=inverse)
-        return inverse.mul_(self.upper.diagonal()[:, None])
+        return inverse_of_upper(self.upper).mul_(self.upper.diagonal()[:, None])
 
 
 def factorize(hessian: Tensor, damping: float, where: str) -> HessianFactor:

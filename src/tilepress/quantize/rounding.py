@@ -34,7 +34,7 @@ def round_weights(weight: Tensor, steps: Tensor, factor: HessianFactor, lengths:
         weight.contiguous().numpy(),
         steps.contiguous().numpy(),
         factor.order.numpy(),
-        factor.feedback().contiguous().numpy(),
+        factor.feedback.contiguous().numpy(),
         rate.numpy(),
         lengths.reshape(-1, LARGEST + 1).contiguous().numpy(),
         out.numpy(),
@@ -53,7 +53,7 @@ def round_in_torch(weight: Tensor, steps: Tensor, factor: HessianFactor, rate: T
     remaining = (weight / steps[:, None]).T[factor.order].contiguous()
     integers = torch.empty_like(remaining)
     columns = len(factor.order)
-    feedback = factor.feedback()
+    feedback = factor.feedback
     for start in range(0, columns, BLOCK):
         stop = min(start + BLOCK, columns)
         block = remaining[start:stop]

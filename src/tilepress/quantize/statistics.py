@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tilepress.checkpoint.feeds import FEEDS
 from tilepress.quantize.ranks import ALONE, Ranks
+from tilepress.quantize.triangular import add_gram, mirror
 
 FEWER = 512
 # Rows of a Hessian that are worked on at a time: one of 25600 columns takes 2.6 GB, and a copy as much.
@@ -111,7 +112,7 @@ class InputSums:
     def add(self, x: Tensor, rows: Tensor) -> None:
         """x: tokens [m, k]. rows: those of them that are kept as the sample."""
         low, high = x.aminmax(dim=0)
-        self.products.addmm_(x.T, x)
+        add_gram(self.products, x)
         self.total += x.sum(dim=0)
         self.low, self.high = torch.minimum(self.low, low), torch.maximum(self.high, high)
         self.tokens += len(x)
@@ -121,7 +122,7 @@ class InputSums:
         """What all ranks added up, in the memory of the sums: nothing can be added any more."""
         tokens = int(ranks.add_up(torch.tensor(self.tokens)))
         return InputStatistics(
-            ranks.add_up(self.products).div_(tokens),
+            mirror(ranks.add_up(self.products)).div_(tokens),
             ranks.add_up(self.total).div_(tokens),
             ranks.least(self.low),
             ranks.greatest(self.high),
