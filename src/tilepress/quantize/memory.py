@@ -10,7 +10,9 @@ from tilepress.errors import UsageError
 from tilepress.quantize.calibration_size import CalibrationSize
 from tilepress.quantize.decoder import HEAD_ROWS, POSITIONS
 from tilepress.quantize.hidden_states import TOKENS_A_PASS
+from tilepress.quantize.job import SAMPLED_ROWS
 from tilepress.quantize.recipe import Recipe
+from tilepress.quantize.rounded_rows import ROWS as ROUNDED_ROWS
 from tilepress.quantize.student_memory import student_memory
 
 FLOAT = 4
@@ -53,27 +55,29 @@ def working_memory(shape: ModelShape, recipe: Recipe, size: CalibrationSize) -> 
 
 
 def _running(shape: ModelShape, size: CalibrationSize) -> int:
-    """A layer, its Hessians and the activations of some sequences; in the first pass the gradient of all of them."""
+    """A layer, its statistics and the activations of some sequences; in the first pass the gradient of all of them."""
     a_token = 4 * shape.intermediate + 4 * shape.heads * shape.head_dim + 4 * shape.hidden
     gradient = FLOAT * size.sensitivity_samples * size.sensitivity_length * shape.hidden
-    return _layer(shape, FEEDS) + _hessians(shape, FEEDS) + FLOAT * TOKENS_A_PASS * a_token + gradient
+    return _layer(shape, FEEDS) + _statistics(shape, FEEDS) + FLOAT * TOKENS_A_PASS * a_token + gradient
 
 
 def _scaling(shape: ModelShape) -> int:
-    """A layer, its Hessians and a factor of the largest."""
-    return _layer(shape, FEEDS) + _hessians(shape, FEEDS) + max(_hessians(shape, (feed,)) for feed in FEEDS)
+    """A layer, its statistics and a factor of the largest Hessian."""
+    return _layer(shape, FEEDS) + _statistics(shape, FEEDS) + max(_hessians(shape, (feed,)) for feed in FEEDS)
 
 
 def _rounding(shape: ModelShape, feed: Feed) -> int:
-    """What is left of the layer and its Hessians when a group's turn comes, its factor and its feedback.
+    """What is left of the layer and its statistics when a group's turn comes, its factor and its feedback;
+    the integers of this group and those before it, and the rows whose error is measured once more in float32.
 
     Linears that are fused are there twice for a moment, before there is any feedback.
     """
-    left = FEEDS[FEEDS.index(feed) :]
+    number = FEEDS.index(feed)
+    left, rounded = FEEDS[number:], _layer(shape, FEEDS[: number + 1]) // FLOAT
     weights, hessian = _layer(shape, (feed,)), _hessians(shape, (feed,))
     fused = weights if len(feed.readers) > 1 else 0
-    rounded = weights // FLOAT
-    return _layer(shape, left) + _hessians(shape, left) + hessian + max(fused, hessian + rounded)
+    measured = min(weights, FLOAT * ROUNDED_ROWS * shape.linear(feed.readers[0])[1])
+    return _layer(shape, left) + _statistics(shape, left) + hessian + max(fused, hessian + measured) + rounded
 
 
 def _logits(shape: ModelShape, size: CalibrationSize) -> int:
@@ -90,6 +94,11 @@ def _table(shape: ModelShape) -> int:
 def _layer(shape: ModelShape, feeds: tuple[Feed, ...]) -> int:
     linears = (shape.linear(reader) for feed in feeds for reader in feed.readers)
     return FLOAT * sum(n * k for n, k in linears)
+
+
+def _statistics(shape: ModelShape, feeds: tuple[Feed, ...]) -> int:
+    """Hessians, and the tokens that are kept as a sample."""
+    return _hessians(shape, feeds) + FLOAT * SAMPLED_ROWS * sum(shape.linear(feed.readers[0])[1] for feed in feeds)
 
 
 def _hessians(shape: ModelShape, feeds: tuple[Feed, ...]) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor
 from tilepress.quantize.hessian import HessianFactor
 from tilepress.quantize.rate import LARGEST
 from tilepress.quantize.rounding import round_weights
+from tilepress.quantize.triangular import inverse_of_upper
 
 # Wide enough to run at about the speed of the widths of real models, small enough for half a second.
 COLUMNS, ROWS = 1024, 1024
@@ -21,7 +22,7 @@ REPEATS = 2
 @dataclass(frozen=True)
 class Pace:
     """Floating-point operations a second: product: of a product of float32 matrices. factor: of a Cholesky factor and
-    its triangular inverse. rounding: of rounding with error feedback, n · k² of a weight [n, k].
+    its inverse. rounding: of rounding with error feedback, n · k² of a weight [n, k].
     """
 
     product: float
@@ -40,18 +41,23 @@ def measure_pace(device: torch.device) -> Pace:
     steps = torch.full((ROWS,), 0.5, device=device)
     lengths = torch.full((LARGEST + 1,), 4.0, device=device)
     product = _fastest(lambda: inputs.T @ inputs)
-    factoring = _fastest(lambda: torch.linalg.solve_triangular(torch.linalg.cholesky(hessian).T, hessian, upper=True))
-    rounding = _fastest(lambda: round_weights(weight, steps, factor, lengths))
+    factoring = _fastest(lambda: inverse_of_upper(torch.linalg.cholesky(hessian).T))
+    rounding = _fastest(lambda: round_weights(weight, steps, factor, lengths))  # the first makes the feedback
     return Pace(
         product=2.0 * len(inputs) * COLUMNS**2 / product,
-        factor=factor_work(COLUMNS) / factoring,
-        rounding=rounding_work(ROWS, COLUMNS) / max(rounding - factoring, 0.2 * rounding),
+        factor=(cholesky_work(COLUMNS) + inverse_work(COLUMNS)) / factoring,
+        rounding=rounding_work(ROWS, COLUMNS) / rounding,
     )
 
 
-def factor_work(columns: int) -> float:
-    """Operations of a Cholesky factor and of solving with it for as many right-hand sides as columns."""
-    return columns**3 / 3 + float(columns) ** 3
+def cholesky_work(columns: int) -> float:
+    """Operations of a Cholesky factor."""
+    return columns**3 / 3
+
+
+def inverse_work(columns: int) -> float:
+    """Operations of the inverse of a triangular matrix."""
+    return columns**3 / 3
 
 
 def rounding_work(rows: int, columns: int) -> float:
