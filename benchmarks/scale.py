@@ -1,20 +1,24 @@
 """Memory and time of every command on models of Qwen3's true widths, beside what `tilepress plan` says before.
 
-    python benchmarks/scale.py FOLDER --tokenizer DIR [--sizes 8B 14B 32B] [--layers 1 2]
+    python benchmarks/scale.py FOLDER --tokenizer DIR [--sizes 8B 14B 32B] [--layers 2]
         [--samples 4] [--sequence-length 512] [--json]
 
 FOLDER gets a checkpoint of synthetic_qwen3.py for each size and number of layers and what becomes of it, up to 10 GB at
 a time, and is empty again in the end. Head and embedding are quantized, nothing is distilled. Each command is a process
 of its own; its peak is the most that it had resident (ru_maxrss), mapped pages of files included. Depth hardly adds to
-that. Of two numbers of layers the difference in time is that of the layers, from which the whole model's time follows.
+that. How long each stage of a quantization takes is read from when its record is written; from that of the layers
+follows how long the whole model would take.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import itertools
 import json
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +27,7 @@ from typing import Any
 from measured_process import run_measured
 
 HERE = Path(__file__).parent
+OF_LAYERS = ("forward", "sensitivity", "layer")
 DEPTHS = {"0.6B": 28, "1.7B": 28, "4B": 36, "8B": 36, "14B": 40, "32B": 64}
 
 
@@ -44,7 +49,8 @@ def measure(size: str, layers: int, folder: Path, options: argparse.Namespace) -
     }
     for name, command in commands.items():
         started = time.monotonic()
-        output, peak = run_measured([sys.executable, "-m", "tilepress", *command.split()])
+        with StageTimes(folder / f".{quantized.name}.quant") as stages:
+            output, peak = run_measured([sys.executable, "-m", "tilepress", *command.split()])
         seconds = time.monotonic() - started
         if name == "plan":
             planned = {step["work"]: step for step in json.loads(output)["steps"]}
@@ -57,19 +63,58 @@ def measure(size: str, layers: int, folder: Path, options: argparse.Namespace) -
             "planned_seconds": step["seconds"],
             "peak_bytes": peak,
             "planned_bytes": step["memory"]["needed"],
+            **(extrapolated(source, size, seconds, stages.seconds()) if name == "quant" else {}),
         }
     for made in (source, quantized, compressed):
         shutil.rmtree(made)
 
 
-def whole_model(rows: list[dict[str, Any]], size: str) -> dict[str, float] | None:
-    """Seconds a layer and of the whole model in `quant`, from the fewest and the most layers; None from one number."""
-    times = {row["layers"]: row["seconds"] for row in rows if row["size"] == size and row["command"] == "quant"}
-    few, many = min(times), max(times)
-    if few == many:
-        return None
-    layer = (times[many] - times[few]) / (many - few)
-    return {"layer_seconds": layer, "model_seconds": times[few] + (DEPTHS[size] - few) * layer}
+class StageTimes:
+    """When each stage of a quantization was done, by the records in its work directory, while the block runs."""
+
+    def __init__(self, work: Path) -> None:
+        self._work, self._ended, self._over = work, dict[str, float](), threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> StageTimes:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def seconds(self) -> dict[str, float]:
+        """Stage -> how long it took."""
+        ended = sorted((when, stage) for stage, when in self._ended.items())
+        return {stage: when - before for (before, _), (when, stage) in itertools.pairwise(ended)}
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.2):
+            for record in self._work.glob("*.json"):
+                with contextlib.suppress(FileNotFoundError):
+                    self._ended.setdefault(record.stem, record.stat().st_mtime)
+
+
+def extrapolated(source: Path, size: str, seconds: float, stages: dict[str, float]) -> dict[str, Any]:
+    """Seconds by kind of stage, those of a layer, and those of the model with all of its layers."""
+    kinds: dict[str, float] = {}
+    for stage, took in stages.items():
+        kind = stage.partition("-")[0]
+        kinds[kind] = kinds.get(kind, 0.0) + took
+    config = json.loads((source / "config.json").read_text())
+    layers = config["num_hidden_layers"]
+    heads = config["num_attention_heads"] + 2 * config["num_key_value_heads"]
+    rows = heads * config["head_dim"] + 2 * config["hidden_size"] + 2 * config["intermediate_size"]
+    of_tables = 2 * config["vocab_size"]
+    # The search for the bits takes its time by the row.
+    search = kinds["allocation"] * rows / (layers * rows + of_tables)
+    layer = sum(kinds[kind] for kind in OF_LAYERS) / layers + search
+    return {
+        "stage_seconds": kinds,
+        "layer_seconds": layer,
+        "model_seconds": seconds + (DEPTHS[size] - layers) * layer,
+    }
 
 
 def line(row: dict[str, Any]) -> str:
@@ -88,7 +133,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--tokenizer", type=Path, required=True, metavar="DIR")
     parser.add_argument("--sizes", nargs="+", default=["8B", "14B", "32B"], choices=DEPTHS)
-    parser.add_argument("--layers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--layers", type=int, nargs="+", default=[2])
     parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--sequence-length", type=int, default=512)
     parser.add_argument("--json", action="store_true")
@@ -103,15 +148,14 @@ def main() -> None:
                 rows.append(row)
                 if not options.json:
                     print(line(row), flush=True)
-    times = {size: whole_model(rows, size) for size in options.sizes}
     if options.json:
-        print(json.dumps({"rows": rows, "times": times}, indent=1))
+        print(json.dumps(rows, indent=1))
         return
-    for size, found in times.items():
-        if found is not None:
+    for row in rows:
+        if row["command"] == "quant":
+            hours, depth = row["model_seconds"] / 3600, DEPTHS[row["size"]]
             print(
-                f"Qwen3-{size}: {found['layer_seconds']:.0f} s a layer, {found['model_seconds'] / 3600:.1f} hours for "
-                f"{DEPTHS[size]} layers with head and embedding"
+                f"Qwen3-{row['size']}: {row['layer_seconds']:.0f} s a layer, {hours:.1f} hours for all {depth} layers"
             )
 
 

@@ -71,8 +71,9 @@ def encoding_speed() -> float:
 
 
 def _peak(integers: dict[str, int], model: Compressible) -> int:
-    """One linear as it is mapped, fused, and encoded; or a table of floats, which is mapped and copied."""
-    tables = [HEAD.name, EMBEDDING]
-    largest = max(count * (2 if prefix in tables else 3) for prefix, count in integers.items())
-    floats = 2 * model.shape.vocab * model.shape.hidden if len(integers.keys() & set(tables)) < 2 else 0
+    """One linear as it is mapped, fused, and encoded; or a table, which is not fused, or of floats and copied."""
+    tables = {HEAD.name, EMBEDDING}
+    floats = 2 * model.shape.vocab * model.shape.hidden if len(integers.keys() & tables) < 2 else 0
+    encoded = max(0, model.output - floats) / sum(integers.values())
+    largest = max(round(count * ((prefix not in tables) + 1 + encoded)) for prefix, count in integers.items())
     return PROCESS + max(largest, floats)
