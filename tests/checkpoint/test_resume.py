@@ -17,10 +17,18 @@ import pytest
 
 from killed_runs import compress_and_kill
 from quantized_models import make_w8a8s
-from tilepress.checkpoint import compressing, streaming_file
+from tilepress.checkpoint import W8A8SCheckpoint, compressing, streaming_file
 from tilepress.checkpoint.lock import locked
 from tilepress.cli import main
-from tilepress.compress import compress_directory, journal, kept_progress, part_writer, reshard_directory
+from tilepress.compress import (
+    compress_directory,
+    compressible,
+    journal,
+    kept_progress,
+    part_writer,
+    plan_compression,
+    reshard_directory,
+)
 from tilepress.errors import CheckpointError
 from tiny_models import make_tiny_qwen3
 
@@ -226,6 +234,18 @@ def test_another_version_is_refused(source: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("tilepress.__version__", "99")
     with pytest.raises(CheckpointError, match=r"tilepress was .*, is 99"):
         compress_directory(source, tmp_path / "c", tp=2)
+
+
+@pytest.mark.usefixtures("each_module")
+def test_what_is_written_already_is_not_needed_again(source: Path, tmp_path: Path) -> None:
+    def needed() -> int:
+        return plan_compression(compressible(W8A8SCheckpoint(source)), tmp_path / "c").disks[0].needed
+
+    whole = needed()
+    interrupted(source, tmp_path / "c")
+    written = sum(file.stat().st_size for file in (work(tmp_path / "c") / "directory").rglob("*.safetensors"))
+    assert written > 0
+    assert needed() == whole - written
 
 
 @pytest.mark.usefixtures("each_module")

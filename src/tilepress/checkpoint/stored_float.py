@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tilepress.errors import CheckpointError
+from tilepress.finite import is_finite
 
 # Checked at a time, so that an embedding table needs no second one for what the checks find.
 ROWS = 8192
@@ -21,11 +22,11 @@ def stored_float(name: str, tensor: Tensor, dtype: str, source: Path) -> tuple[T
     converted = torch.empty(tensor.shape, dtype=getattr(torch, dtype))
     flushed = 0
     for values, stored in zip(torch.split(tensor.detach(), ROWS), torch.split(converted, ROWS), strict=True):
-        if not bool(torch.isfinite(values).all()):
+        if not is_finite(values):
             raise CheckpointError(f"{source}: {name} holds NaN or infinite values; get the model again")
         stored.copy_(values)
-        overflow = torch.isinf(stored)
-        if bool(overflow.any()):
+        if not is_finite(stored):
+            overflow = torch.isinf(stored)
             remedy = "; use --dtype bfloat16" if dtype == "float16" else ""
             raise CheckpointError(
                 f"{source}: {int(overflow.sum())} values of {name} exceed {dtype}, such as "

@@ -14,6 +14,7 @@ from tilepress.checkpoint.architecture import HEAD, fused_groups
 from tilepress.checkpoint.descriptions import FLOAT
 from tilepress.checkpoint.quantization_report import stored_bits
 from tilepress.checkpoint.w8a8s import W8A8SCheckpoint
+from tilepress.compress.work_directory import written_bytes
 from tilepress.free_memory import available_bytes
 from tilepress.needs import DISK_SPEED, Memory, Needs, disk
 
@@ -53,10 +54,11 @@ def plan_compression(model: Compressible, out: Path) -> Needs:
         integers[HEAD.name] = table
     if model.embeddings:
         integers[EMBEDDING] = table
+    left = max(0, model.output - written_bytes(out))
     return Needs(
         work="compress",
         memory=Memory(_peak(integers, model), available_bytes(), "free memory: a linear at a time is the least"),
-        disks=(disk("the W8A8SC directory", out.absolute().parent, model.output, "write to another disk with -o"),),
+        disks=(disk("the W8A8SC directory", out.absolute().parent, left, "write to another disk with -o"),),
         seconds=sum(integers.values()) / encoding_speed() + (sum(integers.values()) + model.output) / DISK_SPEED,
         output=model.output,
     )

@@ -97,6 +97,11 @@ def kept_progress(out: Path) -> str | None:
     return _kept(work.path) if work.has_progress() else None
 
 
+def written_bytes(out: Path) -> int:
+    """Of the weights of `out` that an unfinished run has written."""
+    return sum(file.stat().st_size for file in WorkDirectory(_path(out)).directory.glob("part*/*"))
+
+
 def _kept(path: Path) -> str:
     return f"what is finished is kept in {path}, and the same command goes on from there"
 

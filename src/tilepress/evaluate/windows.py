@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tilepress.errors import UsageError
+from tilepress.finite import is_finite
 from tilepress.start_token import start_token
 
 # Logits of one chunk, 64 MiB of float32: a window of 512 tokens and 152 thousand of vocabulary would take 311 MB.
@@ -55,7 +56,7 @@ def log_probabilities(model: PreTrainedModel, states: Tensor) -> Tensor:
     """float32 [positions, vocabulary], normalised. Raises UsageError where a logit is not finite."""
     head: nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     logits = head(states).float()
-    if not bool(torch.isfinite(logits).all()):
+    if not is_finite(logits):
         raise UsageError(f"the model's logits are not finite in {model.dtype}; try float32, or check the checkpoint")
     return torch.log_softmax(logits, dim=-1)
 

@@ -16,6 +16,7 @@ from tilepress.checkpoint import ModelShape
 from tilepress.checkpoint.feeds import FINAL_NORM
 from tilepress.checkpoint.tensor_files import Stored
 from tilepress.errors import QuantizationError
+from tilepress.finite import is_finite
 from tilepress.model_config import model_config
 
 # Logits are made of so many positions at a time: 512 of a vocabulary of 152 thousand take 311 MB, softmaxes as much.
@@ -62,8 +63,9 @@ class LayerwiseDecoder:
 
     def load(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
         """One tensor, or rows [start, stop) of it, in float32 on the device. QuantizationError if it is not finite."""
-        tensor = self._source.read(name, start, stop).to(self.device, torch.float32)
-        if not tensor.isfinite().all():
+        stored = self._source.read(name, start, stop).to(self.device)
+        tensor = stored.to(torch.float32)
+        if not is_finite(stored):
             bad = tensor.numel() - int(tensor.isfinite().sum())
             raise QuantizationError(
                 f"{name}: {bad} of {tensor.numel()} values are NaN or infinite; "

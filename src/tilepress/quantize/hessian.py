@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tilepress.errors import QuantizationError
+from tilepress.finite import is_finite
 from tilepress.quantize.triangular import inverse_of_upper
 
 DAMPING_ATTEMPTS = 5
@@ -58,8 +59,7 @@ def factorize(hessian: Tensor, damping: float, where: str) -> HessianFactor:
     """
     diagonal = hessian.diagonal()
     mean = float(diagonal.mean())
-    low, high = hessian.aminmax()  # either is NaN where any value is; isfinite() takes another matrix and more
-    if not (low.isfinite() and high.isfinite()) or mean <= 0.0:
+    if not is_finite(hessian) or mean <= 0.0:
         raise QuantizationError(
             f"{where}: the calibration inputs are not finite or all zero; "
             "check the float model's output on the calibration text"
