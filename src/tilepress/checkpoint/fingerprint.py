@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ def describe_file(file: Path) -> dict[str, Any]:
     for sample in _samples(file, status.st_size):
         digest.update(sample)
     seconds, nanoseconds = divmod(status.st_mtime_ns, 10**9)
-    changed = f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}.{nanoseconds:09d}"
+    changed = f"{datetime.fromtimestamp(seconds, timezone.utc):%Y-%m-%d %H:%M:%S}.{nanoseconds:09d}"
     return {"size": status.st_size, "time of change": changed, "content": digest.hexdigest()}
 
 
