@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,15 @@ from tiny_models import make_tiny_llama, make_tiny_qwen2, make_tiny_qwen3
 MAKERS = {"qwen3": make_tiny_qwen3, "qwen2": make_tiny_qwen2, "llama": make_tiny_llama}
 
 WHOLE: dict[str, object] = {"head": True, "embeddings": True}
+# Of all combinations, those that every run of the tests has.
+QUICK = [
+    ("qwen3", WHOLE, "static"),
+    ("qwen3", WHOLE, "overflow"),
+    ("qwen3", {}, "per-token"),
+    ("qwen2", WHOLE, "per-token"),
+    ("qwen2", {}, "overflow"),
+    ("llama", {}, "static"),
+]
 TOKENS = torch.randint(0, 256, (2, 40), generator=torch.Generator().manual_seed(0))
 
 
@@ -36,8 +46,15 @@ def tensors(directory: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("qwen3", WHOLE), ("qwen2", {}), ("llama", {})],
-    ids=["qwen3-whole", "qwen2-linears", "llama-linears"],
+    [
+        ("qwen3", WHOLE),
+        ("qwen2", {}),
+        ("llama", {}),
+        pytest.param("qwen3", {}, marks=pytest.mark.slow),
+        pytest.param("qwen2", WHOLE, marks=pytest.mark.slow),
+        pytest.param("llama", WHOLE, marks=pytest.mark.slow),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "whole" if value else "linears",
 )
 def test_the_loss_goes_down_and_the_integers_stay(
     name: str, options: dict[str, object], calibration: Path, tmp_path: Path
@@ -65,12 +82,8 @@ def test_the_loss_goes_down_and_the_integers_stay(
 @pytest.mark.parametrize(
     ("name", "options", "activations"),
     [
-        ("qwen3", WHOLE, "static"),
-        ("qwen3", WHOLE, "overflow"),
-        ("qwen3", {}, "per-token"),
-        ("qwen2", WHOLE, "per-token"),
-        ("qwen2", {}, "overflow"),
-        ("llama", {}, "static"),
+        pytest.param(*case, marks=[] if case in QUICK else pytest.mark.slow)
+        for case in itertools.product(MAKERS, ({}, WHOLE), ("static", "overflow", "per-token"))
     ],
     ids=lambda value: value if isinstance(value, str) else "whole" if value else "linears",
 )
