@@ -111,3 +111,8 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def kept_in(path: Path) -> str:
+    """What is said of work that was cut short and has left something in `path`."""
+    return f"what is finished is kept in {path}, and the same command goes on from there"

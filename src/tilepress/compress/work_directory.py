@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tilepress.checkpoint.lock import locked
-from tilepress.checkpoint.staging import discard, publish, refuse_existing, sync
+from tilepress.checkpoint.staging import discard, kept_in, publish, refuse_existing, sync
 from tilepress.compress.journal import Journal, OtherJobError, open_journal
 from tilepress.errors import CheckpointError, TilepressError
 
@@ -79,7 +79,7 @@ def work_directory(out: Path, *, restart: bool) -> Iterator[WorkDirectory]:
             if not work.has_progress():
                 discard(path)
             elif isinstance(error, TilepressError) and not isinstance(error, OtherJobError):
-                error.args = (f"{error}; {_kept(path)}",)
+                error.args = (f"{error}; {kept_in(path)}",)
             raise
         discard(path)
 
@@ -94,16 +94,12 @@ def clear_published(out: Path) -> None:
 def kept_progress(out: Path) -> str | None:
     """One sentence where an unfinished run has left something; else None."""
     work = WorkDirectory(_path(out))
-    return _kept(work.path) if work.has_progress() else None
+    return kept_in(work.path) if work.has_progress() else None
 
 
 def written_bytes(out: Path) -> int:
     """Of the weights of `out` that an unfinished run has written."""
     return sum(file.stat().st_size for file in WorkDirectory(_path(out)).directory.glob("part*/*"))
-
-
-def _kept(path: Path) -> str:
-    return f"what is finished is kept in {path}, and the same command goes on from there"
 
 
 def _path(out: Path) -> Path:

@@ -15,7 +15,7 @@ from torch import Tensor
 from tilepress.checkpoint.fingerprint import differences
 from tilepress.checkpoint.json_files import read_object, write_object
 from tilepress.checkpoint.lock import locked
-from tilepress.checkpoint.staging import discard, save_tensors, sync, writing
+from tilepress.checkpoint.staging import discard, kept_in, save_tensors, sync, writing
 from tilepress.checkpoint.tensor_files import TensorFiles
 from tilepress.checkpoint.tensor_stream import stream_tensor
 from tilepress.errors import CheckpointError, TilepressError, UsageError
@@ -66,7 +66,7 @@ class WorkDirectory:
         if kind is None or not self.has_stages():
             discard(self.path)
         elif isinstance(error, TilepressError):
-            error.args = (f"{error}; {_kept(self.path)}",)
+            error.args = (f"{error}; {kept_in(self.path)}",)
         self._lock.close()
 
     def has_stages(self) -> bool:
@@ -144,7 +144,7 @@ class WorkDirectory:
 def kept_progress(out: Path) -> str | None:
     """One sentence where an unfinished quantization has left something; else None."""
     path = work_directory(out)
-    return _kept(path) if path.exists() else None
+    return kept_in(path) if path.exists() else None
 
 
 def remove_finished(out: Path, rank: int = 0) -> None:
@@ -152,10 +152,6 @@ def remove_finished(out: Path, rank: int = 0) -> None:
     path = work_directory(out, rank)
     if out.exists() and (path / f"{FINISHED}.json").exists():
         shutil.rmtree(path)
-
-
-def _kept(path: Path) -> str:
-    return f"what is finished is kept in {path}, and the same command goes on from there"
 
 
 # The stage after which the output is put in place.
