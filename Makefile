@@ -18,11 +18,11 @@ CXX_SOURCES := csrc/*.cpp csrc/*.hpp tests/native/*.cpp
 
 help:
 	@echo "make demo      fetch a real chat model, quantize, compress, answer a question, print a table"
-	@echo "make test      the tests (a few minutes)"
+	@echo "make test      the tests (6 minutes on two cores)"
 	@echo "make test-slow the slow ones"
 	@echo "make test-all  all tests but those of the vLLM engine"
 	@echo "make vllm      an environment with vLLM for the CPU, $(VLLM_VENV)/"
-	@echo "make test-vllm the tests of the vLLM engine, in that environment (4 minutes)"
+	@echo "make test-vllm the tests of the vLLM engine, in that environment (6 minutes)"
 	@echo "make lint      ruff, mypy, clang-format"
 	@echo "make format    let ruff and clang-format rewrite the sources"
 	@echo "make bench     the benchmarks behind docs/performance.md (an hour, on an idle machine)"
