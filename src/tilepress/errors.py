@@ -27,3 +27,7 @@ class JobError(TilepressError):
 
 class UsageError(TilepressError):
     """An option, a device or the installation does not allow what was asked."""
+
+
+class TilepressWarning(UserWarning):
+    """What the user should know although the work goes on. The command line shows it as a note."""

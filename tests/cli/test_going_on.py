@@ -28,7 +28,8 @@ def test_an_error_after_some_work_says_where_it_is_kept(
     assert quant(tiny_qwen3, out, calibration, "--size", "1KB") == 2
     said = capsys.readouterr().err
     assert "cannot be met" in said
-    assert f"what is finished is kept in {tmp_path / '.out.quant'}, and the same command goes on" in said
+    assert f"what is finished before it is in {tmp_path / '.out.quant'}: other options need --restart" in said
+    assert "the same command" not in said, "which would fail as before"
 
     assert quant(tiny_qwen3, out, calibration, "--bits", "4") == 2
     said = capsys.readouterr().err

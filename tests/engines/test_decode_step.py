@@ -13,7 +13,7 @@ import tilepress
 from quantized_models import make_w8a8s
 from tilepress.engines.transformers import generate
 from tilepress.engines.transformers.decode_step import DecodeStep
-from tilepress.engines.transformers.decoding import is_plain
+from tilepress.engines.transformers.decoding import effective_settings, is_plain
 from tilepress.engines.transformers.growing_cache import GrowingCache
 from tiny_models import make_tiny_llama, make_tiny_qwen2, make_tiny_qwen3
 
@@ -98,7 +98,7 @@ def test_answers_are_those_of_transformers(tiny: Loaded) -> None:
         {"min_new_tokens": 20, "suppress_tokens": [10]},
         {"do_sample": True, "temperature": 2.0, "top_k": 40, "top_p": 0.9},
     ):
-        assert is_plain(model, options)
+        assert is_plain(effective_settings(model, options), options)
         torch.manual_seed(7)
         answer = generate(model, tokenizer, "Hello", max_new_tokens=24, **options)
         torch.manual_seed(7)
@@ -109,7 +109,7 @@ def test_answers_are_those_of_transformers(tiny: Loaded) -> None:
 
 def test_answers_of_other_loops_are_left_to_transformers(tiny: Loaded) -> None:
     model, _ = tiny
-    assert is_plain(model, {})
+    assert is_plain(effective_settings(model, {}), {})
     for options in (
         {"num_beams": 2},
         {"prompt_lookup_num_tokens": 4},
@@ -119,7 +119,7 @@ def test_answers_of_other_loops_are_left_to_transformers(tiny: Loaded) -> None:
         {"use_cache": False},
         {"negative_prompt_ids": torch.zeros(1, 1)},
     ):
-        assert not is_plain(model, options), options
+        assert not is_plain(effective_settings(model, options), options), options
 
 
 def test_models_that_have_to_be_called_as_they_are(tiny_w8a8s: Path, tmp_path: Path) -> None:

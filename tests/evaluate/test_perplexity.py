@@ -15,7 +15,7 @@ import tilepress
 from quantized_models import make_w8a8s
 from tilepress import UsageError
 from tilepress.evaluate import divergence, perplexity, windows
-from tilepress.start_token import start_token
+from tilepress.text import start_token
 from tiny_models import byte_level_tokenizer, make_tiny_qwen3
 
 TEXT = "The quick brown fox jumps over the lazy dog. " * 6

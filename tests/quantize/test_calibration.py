@@ -6,7 +6,7 @@ import pytest
 
 from tilepress.errors import QuantizationError
 from tilepress.quantize.calibration import token_sequences
-from tilepress.start_token import start_token
+from tilepress.text import start_token
 from tiny_models import byte_level_tokenizer
 
 IM_START = 256

@@ -59,7 +59,13 @@ def test_an_important_column_keeps_its_extremes() -> None:
     assert careless.scale < 0.5 * careful.scale
 
 
-@pytest.mark.parametrize(("low", "high"), [(0.0, 0.0), (0.0, 1e-6), (-1e8, 1e8)])
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1e-6), (-1e8, 1e8)])
 def test_a_scale_that_float16_cannot_hold_is_refused_by_name(low: float, high: float) -> None:
     with pytest.raises(QuantizationError, match=r"model.layers.0.qkv.*bfloat16"):
         range_of(low, high, torch.float16, "model.layers.0.qkv")
+
+
+def test_an_input_that_is_always_zero_has_a_range() -> None:
+    zeros = range_of(0.0, 0.0, torch.float16, "model.layers.0.down")
+    assert (zeros.scale, zeros.offset) == (1.0, 0)
+    assert torch.equal(zeros.round_trip(torch.zeros(3, 4)), torch.zeros(3, 4))

@@ -268,7 +268,6 @@ def test_a_rank_deficient_hessian_is_damped_until_it_can_be_factored() -> None:
             - torch.diag(torch.tensor([9.0, 0, 0, -99])),
             "not positive definite",
         ),
-        (torch.zeros(4, 4), "all zero"),
         (torch.full((4, 4), float("nan")), "not finite"),
     ],
 )
@@ -276,3 +275,11 @@ def test_a_hopeless_hessian_is_refused_by_name(hessian: Tensor, message: str) ->
     with pytest.raises(QuantizationError, match=message) as refusal:
         factorize(hessian, 1e-6, "model.layers.3.down")
     assert "model.layers.3.down" in str(refusal.value)
+
+
+def test_columns_that_are_never_used_cost_next_to_nothing() -> None:
+    factor = factorize(torch.zeros(4, 4), 0.01, "model.layers.3.down")
+    assert sorted(factor.order.tolist()) == [0, 1, 2, 3]
+    assert (factor.cost > 0).all()
+    assert (factor.cost < 1e-9).all()
+    assert torch.equal(factor.feedback, torch.eye(4))

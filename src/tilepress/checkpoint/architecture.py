@@ -20,8 +20,23 @@ _KNOWN: dict[str, tuple[bool, frozenset[str], dict[str, frozenset[str]]]] = {
     "LlamaForCausalLM": (False, frozenset(), {"attention_bias": _QKV | _O, "mlp_bias": _MLP}),
 }
 
+# By model_type of config.json, by which transformers chooses the class.
+CLASSES = {"qwen3": "Qwen3ForCausalLM", "qwen2": "Qwen2ForCausalLM", "llama": "LlamaForCausalLM"}
+
 MAX_LAYERS = 1024
 MAX_SIZE = 1 << 24
+_SIZES = dict.fromkeys(
+    (
+        "num_attention_heads",
+        "hidden_size",
+        "num_key_value_heads",
+        "intermediate_size",
+        "head_dim",
+        "vocab_size",
+        "max_position_embeddings",
+    ),
+    MAX_SIZE,
+) | {"num_hidden_layers": MAX_LAYERS}
 
 
 @dataclass(frozen=True)
@@ -77,12 +92,35 @@ def group_of(prefix: str) -> tuple[str, FusedGroup]:
     raise KeyError(prefix)
 
 
+def class_name(config: Mapping[str, Any], path: Path | str = "config.json") -> str:
+    """The class that transformers loads for a config.json: `model_type` decides; where it is missing, `architectures`.
+
+    Raises CheckpointError for a class that is not in the table, and where the two name different ones of it.
+    """
+    named, kind = config.get("architectures"), config.get("model_type")
+    listed = named[0] if isinstance(named, list) and len(named) == 1 else named
+    told = listed if isinstance(listed, str) and listed in _KNOWN else None
+    if kind is None and told is None:
+        raise CheckpointError(
+            f"{path}: architectures is {named!r} and model_type is missing; tilepress reads dense "
+            f"{', '.join(sorted(_KNOWN))}"
+        )
+    loaded = told if kind is None else CLASSES.get(str(kind))
+    if loaded is None:
+        raise CheckpointError(
+            f"{path}: model_type is {kind!r}, architectures is {named!r}; tilepress reads dense "
+            f"{', '.join(sorted(_KNOWN))} (model_type {', '.join(sorted(CLASSES))})"
+        )
+    if told is not None and told != loaded:
+        raise CheckpointError(
+            f"{path}: model_type is {kind!r}, which is {loaded}, but architectures is {named!r}; get config.json again"
+        )
+    return loaded
+
+
 def architecture_of(config: Mapping[str, Any], path: Path | str = "config.json") -> Architecture:
-    """The architecture that a config.json names. Raises CheckpointError for one that is not in the table."""
-    named = config.get("architectures")
-    name = named[0] if isinstance(named, list) and len(named) == 1 else named
-    if not isinstance(name, str) or name not in _KNOWN:
-        raise CheckpointError(f"{path}: architectures is {named!r}; tilepress reads dense {', '.join(sorted(_KNOWN))}")
+    """The architecture that a config.json names. Raises CheckpointError as `class_name` does."""
+    name = class_name(config, path)
     qk_norm, biased, switches = _KNOWN[name]
     for key, linears in switches.items():
         if config.get(key):
@@ -107,12 +145,9 @@ class ModelShape:
     def from_config(cls, config: Mapping[str, Any], path: Path | str = "config.json") -> ModelShape:
         """Raises CheckpointError for a size that is missing, not a positive integer, or does not fit the others."""
 
-        def size(key: str, *, default: int | None = None, limit: int = MAX_SIZE) -> int:
+        def size(key: str, *, default: int | None = None) -> int:
             value = config.get(key)
-            value = default if value is None else value
-            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= limit:
-                raise CheckpointError(f"{path}: {key} is {value!r}; it has to be an integer from 1 to {limit}")
-            return value
+            return _checked(key, default if value is None else value, path)
 
         heads, hidden = size("num_attention_heads"), size("hidden_size")
         kv_heads = size("num_key_value_heads", default=heads)
@@ -121,11 +156,11 @@ class ModelShape:
                 f"{path}: num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}; "
                 "get config.json again"
             )
-        tied = config.get("tie_word_embeddings", False)
+        tied = config.get("tie_word_embeddings") or False
         if not isinstance(tied, bool):
             raise CheckpointError(f"{path}: tie_word_embeddings is {tied!r}; it has to be true or false")
         return cls(
-            layers=size("num_hidden_layers", limit=MAX_LAYERS),
+            layers=size("num_hidden_layers"),
             hidden=hidden,
             intermediate=size("intermediate_size"),
             heads=heads,
@@ -134,6 +169,13 @@ class ModelShape:
             vocab=size("vocab_size"),
             tied=tied,
         )
+
+    @staticmethod
+    def check(config: Mapping[str, Any], path: Path | str = "config.json") -> None:
+        """Raises CheckpointError for a size that is given and is no positive integer within the limits."""
+        for key in _SIZES:
+            if config.get(key) is not None:
+                _checked(key, config[key], path)
 
     def linear(self, name: str) -> tuple[int, int]:
         """[n, k] of a linear of a layer, by its name in the layer such as "self_attn.q_proj", or of "lm_head"."""
@@ -152,6 +194,13 @@ class ModelShape:
     def group(self, group: FusedGroup) -> tuple[int, int]:
         """[n, k] of a fused group: the rows of its members, one after the other."""
         return sum(self.linear(member)[0] for member in group.members), self.linear(group.members[0])[1]
+
+
+def _checked(key: str, value: object, path: Path | str) -> int:
+    limit = _SIZES[key]
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= limit:
+        raise CheckpointError(f"{path}: {key} is {value!r}; it has to be an integer from 1 to {limit}")
+    return value
 
 
 def norm_shapes(architecture: Architecture, shape: ModelShape) -> dict[str, tuple[int, ...]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,19 +13,57 @@ from torch import Tensor
 
 from tilepress.checkpoint.architecture import ModelShape, architecture_of, float_tensors
 from tilepress.checkpoint.auxiliary import auxiliary_files
+from tilepress.checkpoint.config_file import read_config
 from tilepress.checkpoint.descriptions import FLOAT
 from tilepress.checkpoint.json_files import read_object
 from tilepress.checkpoint.tensor_files import Stored, TensorFiles, find_weights
-from tilepress.errors import CheckpointError
+from tilepress.errors import CheckpointError, TilepressWarning
 
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+_PREFIX, _LAYERS = "model.", "model.layers."
+_TABLE, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_IGNORED = (".rotary_emb.inv_freq", ".attn.masked_bias")
+# Rows of the tables that are compared at a time.
+_ROWS = 8192
+
+
+def has_float_weights(directory: Path) -> bool:
+    """Whether a directory holds weights that `FloatCheckpoint` would read."""
+    return find_weights(directory, "model") is not None
+
+
+def float_weights(directory: Path) -> Path:
+    """The one safetensors file of a float model, or the index of its shards: the one that transformers reads.
+
+    model.safetensors comes before an index of other shards, of which a TilepressWarning tells. Raises CheckpointError
+    where there is neither.
+    """
+    found = find_weights(directory, "model")
+    if found is None:
+        raise CheckpointError(f"{directory}: no model.safetensors and no model.safetensors.index.json")
+    whole = directory / "model.safetensors"
+    if found == whole or not whole.exists():
+        return found
+    placed = read_object(found).get("weight_map")
+    if not isinstance(placed, dict) or set(placed.values()) != {whole.name}:
+        warnings.warn(
+            f"{directory}: holds {whole.name} and {found.name} of other shards; {whole.name} is read, as transformers "
+            "does; remove the one that does not belong to the model",
+            TilepressWarning,
+            stacklevel=3,
+        )
+    return whole
 
 
 class FloatCheckpoint:
     """config.json with model.safetensors, or its shards and index. Tensors are read when asked for.
 
-    Raises CheckpointError where a tensor of the architecture is missing, has another shape or is not float, where one
-    is stored that the architecture does not have, and for a model that is quantized already.
+    What transformers loads as the class is read, under the names that it gives: tensors stored without "model." before
+    them, and one table where the config ties head and embedding and both are stored alike. Where transformers would
+    draw a missing tensor at random, or leave out a part of the decoder, this raises CheckpointError; and for a tensor
+    that has another shape or is not float, and for a model that is quantized already. TilepressWarning tells of stored
+    tensors that are not read.
     """
 
     kind: Literal["float"] = "float"
@@ -31,7 +71,7 @@ class FloatCheckpoint:
     def __init__(self, path: Path) -> None:
         self.path = path
         config = path / "config.json"
-        self.config: dict[str, Any] = read_object(config)
+        self.config: dict[str, Any] = read_config(path)
         self.architecture = architecture_of(self.config, config)
         if self.config.get("quantization_config"):
             method = self.config["quantization_config"]
@@ -40,24 +80,76 @@ class FloatCheckpoint:
                 f"{config}: quantization_config says {method!r}, the weights are quantized already; "
                 "start from the float model"
             )
-        weights = find_weights(path, "model")
-        if weights is None:
-            raise CheckpointError(f"{path}: no model.safetensors and no model.safetensors.index.json")
-        self._files = TensorFiles(weights)
+        self._files = TensorFiles(float_weights(path))
         shape = ModelShape.from_config(self.config, config)
-        # A head that is stored though the config calls it tied is a head of its own.
-        self.shape = replace(shape, tied=shape.tied and "lm_head.weight" not in self._files)
+        self._stored_names = self._by_model_name(float_tensors(self.architecture, replace(shape, tied=False)))
+        # A head that is stored though the config calls it tied is a head of its own, if it is another one.
+        self.shape = replace(shape, tied=shape.tied and self._has_one_table(shape))
         expected = float_tensors(self.architecture, self.shape)
         for name, size in expected.items():
-            self._files.expect(name, size, FLOAT_DTYPES)
-        for name in self._files:
-            # Older Llama checkpoints store the rotary frequencies, which follow from the config.
-            if name not in expected and not name.endswith(".rotary_emb.inv_freq"):
-                raise CheckpointError(
-                    f"{self._files.stored(name).file}: {name} is not a tensor of {self.architecture.name} as {config} "
-                    "describes it; check that config and weights belong together"
-                )
+            if name not in self._stored_names:
+                raise self._missing(name)
+            self._files.expect(self._stored_names[name], size, FLOAT_DTYPES)
+        self._check_surplus(expected)
         self._names = list(expected)
+
+    def _by_model_name(self, names: Mapping[str, object]) -> dict[str, str]:
+        """Name in the model -> name in the files. transformers adds the prefix where the model has it, name by name."""
+        found = {name: name for name in self._files}
+        for stored in self._files:
+            name = f"{_PREFIX}{stored}"
+            if stored not in names and name in names:
+                if name in self._files:
+                    raise CheckpointError(
+                        f"{self._files.stored(stored).file}: holds {stored}, and {name} is there too; "
+                        "get the checkpoint again"
+                    )
+                del found[stored]
+                found[name] = stored
+        return found
+
+    def _has_one_table(self, shape: ModelShape) -> bool:
+        """Whether a model that is tied by its config has one table: only one is stored, or two that are equal."""
+        head, table = (self._stored_names.get(name) for name in (_HEAD, _TABLE))
+        if head is None:
+            return True
+        if table is None:
+            self._stored_names[_TABLE] = self._stored_names.pop(_HEAD)
+            return True
+        if self._files.stored(head).shape != self._files.stored(table).shape:
+            return False
+        for start in range(0, shape.vocab, _ROWS):
+            one, other = (self._files.read(name, start, start + _ROWS) for name in (head, table))
+            if one.dtype != other.dtype or not torch.equal(one, other):
+                return False
+        return True
+
+    def _missing(self, name: str) -> CheckpointError:
+        remedy = "get the checkpoint again"
+        if name == _HEAD:
+            remedy = 'set "tie_word_embeddings": true in config.json if its head is the embedding, or ' + remedy
+        return CheckpointError(f"{self._files.path}: tensor {name} is missing; {remedy}")
+
+    def _check_surplus(self, expected: Mapping[str, object]) -> None:
+        """transformers leaves out what the class has no place for. What the decoder needs must not be left out so."""
+        surplus = [name for name in self._stored_names if name not in expected]
+        modules = {name.rpartition(".")[0] for name in expected} | {_LAYERS.rpartition(".")[0]}
+        # Older Llama checkpoints store the rotary frequencies, which follow from the config.
+        ignored = [name for name in surplus if not name.endswith(_IGNORED) and name != _HEAD]
+        for name in ignored:
+            if name.startswith(_LAYERS) or name.rpartition(".")[0] in modules:
+                raise CheckpointError(
+                    f"{self._files.stored(self._stored_names[name]).file}: {name} is not a tensor of "
+                    f"{self.architecture.name} as {self.path / 'config.json'} describes it; check that config and "
+                    "weights belong together"
+                )
+        if ignored:
+            warnings.warn(
+                f"{self._files.path}: {len(ignored)} tensors are not read, such as {ignored[0]}: "
+                f"{self.architecture.name} has no place for them",
+                TilepressWarning,
+                stacklevel=3,
+            )
 
     def names(self) -> list[str]:
         """Names of all tensors, embedding first, in the order of the architecture."""
@@ -69,20 +161,24 @@ class FloatCheckpoint:
     def tensor(self, name: str) -> Tensor:
         """The tensor in its stored dtype, mapped from the file; not to be written to."""
         if not self.has(name):
-            raise CheckpointError(f"{self._files.path}: tensor {name} is missing")
-        return self._files.tensor(name)
+            raise self._missing(name)
+        return self._files.tensor(self._stored_names[name])
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
         """Rows [start, stop) of the tensor in its stored dtype, in memory of their own."""
-        return self._files.read(name, start, stop)
+        if not self.has(name):
+            raise self._missing(name)
+        return self._files.read(self._stored_names[name], start, stop)
 
     def stored(self, name: str) -> Stored:
         """Dtype, shape and file of the tensor."""
-        return self._files.stored(name)
+        if not self.has(name):
+            raise self._missing(name)
+        return self._files.stored(self._stored_names[name])
 
     def inventory(self) -> list[tuple[str, Stored]]:
         """Type (FLOAT) and header of each tensor."""
-        return [(FLOAT, self._files.stored(name)) for name in self._names]
+        return [(FLOAT, self.stored(name)) for name in self._names]
 
     def files(self) -> list[Path]:
         """The weight files."""

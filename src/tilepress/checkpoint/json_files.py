@@ -10,6 +10,23 @@ from tilepress.errors import CheckpointError
 
 MAX_BYTES = 64 << 20
 
+# How the small file begins that git-lfs puts in place of one that it has not fetched.
+_POINTER = b"version https://git-lfs"
+
+
+def refuse_pointer(path: Path) -> None:
+    """Raises CheckpointError for a git-lfs pointer instead of the file."""
+    try:
+        with path.open("rb") as file:
+            pointer = file.read(len(_POINTER)) == _POINTER
+    except OSError:
+        return
+    if pointer:
+        raise CheckpointError(
+            f"{path}: is a git-lfs pointer, not the file itself; run `git lfs pull` in {path.parent}, or download the "
+            "file again"
+        )
+
 
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in `path`. Raises CheckpointError where there is none."""
@@ -22,6 +39,7 @@ def read_object(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
+        refuse_pointer(path)
         raise CheckpointError(f"{path}: not valid JSON ({error}); get it again") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: holds {_kind(value)}; it has to be a JSON object")

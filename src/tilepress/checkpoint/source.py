@@ -6,9 +6,8 @@ import re
 from pathlib import Path
 
 from tilepress.checkpoint.descriptions import description_file
-from tilepress.checkpoint.float_checkpoint import FloatCheckpoint
+from tilepress.checkpoint.float_checkpoint import FloatCheckpoint, has_float_weights
 from tilepress.checkpoint.json_files import read_object
-from tilepress.checkpoint.tensor_files import find_weights
 from tilepress.checkpoint.w8a8s import W8A8SCheckpoint
 from tilepress.checkpoint.w8a8sc import W8A8SCCheckpoint, part_directories
 from tilepress.errors import CheckpointError
@@ -39,13 +38,14 @@ def open_checkpoint(path: str | Path, *, revision: str | None = None) -> Checkpo
         return W8A8SCCheckpoint(directory)
     if description_file(directory) is not None:
         return W8A8SCheckpoint(directory)
+    _refuse_other_folders(directory)
     config = read_object(directory / "config.json")
     if config.get("quantize") is not None:
         raise CheckpointError(
             f"{directory / 'config.json'}: quantize is {config['quantize']!r}, but there is neither "
             "quant_model_description.json nor part0-of-N; get the checkpoint again"
         )
-    if find_weights(directory, "model") is not None:
+    if has_float_weights(directory):
         return FloatCheckpoint(directory)
     pickles = sorted(file.name for pattern in _PICKLES for file in directory.glob(pattern))
     if pickles:
@@ -57,6 +57,27 @@ def open_checkpoint(path: str | Path, *, revision: str | None = None) -> Checkpo
         f"{directory}: not a model directory: it holds no model.safetensors, no quant_model_description.json and no "
         "part0-of-N; give the directory of a model"
     )
+
+
+def _refuse_other_folders(directory: Path) -> None:
+    """Raises CheckpointError for folders that people take for a model's: what they are, and what to give instead."""
+    if (directory / "config.json").exists():
+        return
+    if (directory / "adapter_config.json").exists():
+        base = read_object(directory / "adapter_config.json").get("base_model_name_or_path")
+        raise CheckpointError(
+            f"{directory}: holds a LoRA adapter of {base}, not a model; merge it into that model first (peft: "
+            "merge_and_unload, then save_pretrained) and give the merged directory"
+        )
+    snapshots = sorted(found.parent for found in directory.glob("snapshots/*/config.json"))
+    if snapshots:
+        raise CheckpointError(f"{directory}: is the hub cache's folder of a model; give its snapshot, {snapshots[-1]}")
+    files = sorted(directory.glob("*.gguf"))
+    if files:
+        raise CheckpointError(
+            f"{files[0]}: GGUF files are not read, and their weights are mostly rounded already; give the directory of "
+            "the float model"
+        )
 
 
 def _download(hub_id: str, revision: str | None) -> Path:

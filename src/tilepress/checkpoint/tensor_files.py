@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tilepress.checkpoint.data_offsets import data_offsets
-from tilepress.checkpoint.json_files import read_object
+from tilepress.checkpoint.json_files import read_object, refuse_pointer
 from tilepress.checkpoint.mapped_pages import release_pages
 from tilepress.errors import CheckpointError
 
@@ -47,8 +47,9 @@ class Stored:
 class TensorFiles:
     """The tensors of `weights`, a .safetensors file or the .index.json of its shards.
 
-    Opening reads headers only. Raises CheckpointError for a file that is missing, truncated or no safetensors file, and
-    for an index that does not match its shards.
+    Opening reads headers only. What the shards hold counts, as in transformers: an index may name tensors that no shard
+    holds, such as the head of a tied model. Raises CheckpointError for a file that is missing, truncated or no
+    safetensors file, and for a tensor that two shards hold.
     """
 
     def __init__(self, weights: Path) -> None:
@@ -62,18 +63,12 @@ class TensorFiles:
             handle = _open(file)
             self._handles[file] = handle
             for name in handle.keys():  # noqa: SIM118 (a handle is not iterable)
-                if placed is not None and placed.get(name) != file.name:
+                if name in self._stored:
                     raise CheckpointError(
-                        f"{file}: holds {name}, which {weights.name} places in {placed.get(name)}; "
+                        f"{file}: holds {name}, which {self._stored[name].file.name} holds too; "
                         "get the checkpoint again"
                     )
                 self._stored[name] = _stored(file, handle, name)
-        missing = sorted((placed or {}).keys() - self._stored.keys())
-        if missing and placed:
-            raise CheckpointError(
-                f"{weights.parent / placed[missing[0]]}: does not hold {missing[0]}, which {weights.name} places "
-                "there; get the checkpoint again"
-            )
 
     def __contains__(self, name: str) -> bool:
         return name in self._stored
@@ -175,6 +170,7 @@ def _open(file: Path) -> Any:
     try:
         return safe_open(file, framework="pt")
     except (SafetensorError, OSError) as error:
+        refuse_pointer(file)
         raise CheckpointError(f"{file}: not a whole safetensors file ({error}); get it again") from None
 
 

@@ -23,7 +23,7 @@ from tilepress.checkpoint.architecture import (
 from tilepress.checkpoint.auxiliary import auxiliary_files
 from tilepress.checkpoint.compressed_linear import CompressedLinear
 from tilepress.checkpoint.compressing import CompressingRank
-from tilepress.checkpoint.config_file import flavour
+from tilepress.checkpoint.config_file import flavour, read_config
 from tilepress.checkpoint.descriptions import (
     FLOAT,
     W8A8S,
@@ -42,7 +42,6 @@ from tilepress.checkpoint.embedding import (
     tied_to_integers,
 )
 from tilepress.checkpoint.float_checkpoint import FLOAT_DTYPES
-from tilepress.checkpoint.json_files import read_object
 from tilepress.checkpoint.quantized_linear import (
     PARAMETERS,
     QuantizedLinear,
@@ -52,7 +51,7 @@ from tilepress.checkpoint.quantized_linear import (
 )
 from tilepress.checkpoint.rank import Rank
 from tilepress.checkpoint.tensor_files import Stored, TensorFiles, find_weights
-from tilepress.errors import CheckpointError
+from tilepress.errors import CheckpointError, TilepressWarning
 
 _QUANTIZED = (W8A8S, W8A8SC)
 # The types that each of the five tensors is read in.
@@ -77,7 +76,7 @@ class W8A8SCheckpoint:
     def __init__(self, path: Path) -> None:
         self.path = path
         config = path / "config.json"
-        self.config: dict[str, Any] = read_object(config)
+        self.config: dict[str, Any] = read_config(path)
         self.architecture = architecture_of(self.config, config)
         self.description = _read_w8a8s_description(path)
         self.activations = mode_of(self.description)
@@ -235,7 +234,9 @@ class W8A8SCheckpoint:
                 )
         if duplicates:
             warnings.warn(
-                f"{self.path}: ignored {len(duplicates)} duplicate tensors such as {duplicates[0]}", stacklevel=4
+                f"{self.path}: ignored {len(duplicates)} duplicate tensors such as {duplicates[0]}",
+                TilepressWarning,
+                stacklevel=4,
             )
 
     def _check_group(self, prefix: str) -> None:

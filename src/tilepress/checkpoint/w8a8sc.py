@@ -21,9 +21,8 @@ from tilepress.checkpoint.architecture import (
 )
 from tilepress.checkpoint.auxiliary import auxiliary_files
 from tilepress.checkpoint.compressed_linear import CompressedLinear
-from tilepress.checkpoint.config_file import flavour
+from tilepress.checkpoint.config_file import flavour, read_config
 from tilepress.checkpoint.embedding import EMBEDDING, CompressedEmbedding
-from tilepress.checkpoint.json_files import read_object
 from tilepress.checkpoint.mapped_pages import release_pages
 from tilepress.checkpoint.part import Part
 from tilepress.checkpoint.rank import Rank
@@ -48,7 +47,7 @@ class W8A8SCCheckpoint:
     def __init__(self, path: Path) -> None:
         self.path = path
         config = path / "config.json"
-        self.config: dict[str, Any] = read_object(config)
+        self.config: dict[str, Any] = read_config(path)
         self.architecture = architecture_of(self.config, config)
         shape = ModelShape.from_config(self.config, config)
         directories = part_directories(path)

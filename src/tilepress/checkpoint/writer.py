@@ -31,7 +31,7 @@ from tilepress.checkpoint.stored_float import stored_float
 from tilepress.checkpoint.tensor_files import TensorFiles
 from tilepress.checkpoint.tensor_stream import stream_tensor
 from tilepress.checkpoint.w8a8s import W8A8SCheckpoint
-from tilepress.errors import CheckpointError
+from tilepress.errors import CheckpointError, TilepressWarning
 
 WEIGHTS = "quant_model_weight_w8a8s"
 
@@ -220,6 +220,7 @@ class W8A8SWriter:
             warnings.warn(
                 f"{self._out}: {sum(self.flushed.values())} values of {len(self.flushed)} tensors became 0 in "
                 f"{self._dtype}, most in {most} ({self.flushed[most]}); --dtype bfloat16 keeps them",
+                TilepressWarning,
                 stacklevel=3,
             )
 

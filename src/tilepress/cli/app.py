@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import typer
 
@@ -13,7 +15,7 @@ from tilepress import _native
 from tilepress.cli.bench import bench
 from tilepress.cli.chat import chat
 from tilepress.cli.compress import compress
-from tilepress.cli.console import print_error
+from tilepress.cli.console import print_error, print_note
 from tilepress.cli.eval import evaluate
 from tilepress.cli.inspect import inspect
 from tilepress.cli.plan import plan
@@ -21,7 +23,7 @@ from tilepress.cli.quant import quant
 from tilepress.cli.reshard import reshard
 from tilepress.cli.run import run
 from tilepress.cli.serve import serve
-from tilepress.errors import TilepressError, UsageError
+from tilepress.errors import TilepressError, TilepressWarning, UsageError
 
 EPILOG = "Options may be spelled with - or _. --debug, anywhere, shows the traceback of an error."
 
@@ -65,7 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         _check_instruction_set()
-        return app(words, prog_name="tilepress", standalone_mode=True) or 0
+        with warnings.catch_warnings():
+            _show_as_notes()
+            return app(words, prog_name="tilepress", standalone_mode=True) or 0
     except SystemExit as exit_:
         if isinstance(exit_.code, str):  # Python prints it, too, where nobody catches the exception
             print_error(exit_.code)
@@ -77,6 +81,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _show_as_notes() -> None:
+    """What tilepress warns of becomes a note, each once; all other warnings are shown as before."""
+    others = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
+        if issubclass(category, TilepressWarning):
+            print_note(str(message))
+        else:
+            others(message, category, *where)
+
+    warnings.showwarning = show  # type: ignore[assignment]
+    warnings.simplefilter("once", TilepressWarning)
 
 
 def _check_instruction_set() -> None:

@@ -22,7 +22,7 @@ def sampling_options(temperature: float) -> dict[str, Any]:
     if temperature < 0:
         raise UsageError(f"--temperature {temperature}: it has to be 0 or more")
     if temperature == 0:
-        return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, "num_beams": 1}
     return {"do_sample": True, "temperature": temperature}
 
 

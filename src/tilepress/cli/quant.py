@@ -124,7 +124,6 @@ def quant(
         needs = plan_quantization(source, recipe, save_path, target, memory, measure_pace(target))
         needs.check()
         note_needs(needs)
-        rehearse(source, recipe, target)
 
     quantize = quantize_under_torchrun if launched_by_torchrun() else quantize_checkpoint
     with noting_progress(lambda: kept_progress(save_path)), progress_bar("quantize") as progress:
@@ -135,6 +134,7 @@ def quant(
             calibration=calib,
             device=device,
             before_work=before_work,
+            rehearsal=lambda: rehearse(source, recipe, target),
             max_memory=memory,
             restart=restart,
             progress=lambda p: progress(p.done, p.total),

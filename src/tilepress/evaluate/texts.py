@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pydoc_data.topics import topics
 
-from tilepress.prose import is_prose
+from tilepress.text import is_prose
 
 
 def held_out_english() -> str:

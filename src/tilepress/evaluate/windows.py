@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tilepress.errors import UsageError
 from tilepress.finite import is_finite
-from tilepress.start_token import start_token
+from tilepress.text import start_token
 
 # Logits of one chunk, 64 MiB of float32: a window of 512 tokens and 152 thousand of vocabulary would take 311 MB.
 CHUNK_LOGITS = 1 << 24

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from tilepress.errors import QuantizationError
-from tilepress.start_token import start_token
+from tilepress.text import start_token
 
 FEWEST_TOKENS = 32
 

@@ -15,7 +15,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from tilepress.errors import QuantizationError
-from tilepress.prose import is_prose
+from tilepress.text import is_prose
 
 ROLES = {"human": "user", "gpt": "assistant", "system": "system", "user": "user", "assistant": "assistant"}
 

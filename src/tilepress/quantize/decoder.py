@@ -10,14 +10,13 @@ from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
 
 from tilepress.checkpoint import ModelShape
 from tilepress.checkpoint.feeds import FINAL_NORM
 from tilepress.checkpoint.tensor_files import Stored
 from tilepress.errors import QuantizationError
 from tilepress.finite import is_finite
-from tilepress.model_config import model_config
+from tilepress.model_config import empty_model, model_config
 
 # Logits are made of so many positions at a time: 512 of a vocabulary of 152 thousand take 311 MB, softmaxes as much.
 POSITIONS = 512
@@ -50,11 +49,9 @@ class LayerwiseDecoder:
     def __init__(self, source: TensorSource, device: torch.device) -> None:
         self._source = source
         self.device = device
-        settings = {k: v for k, v in source.config.items() if k != "quantization_config"}
-        config = model_config(settings, source.path)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
-        self._model = model.eval().requires_grad_(False)
+        config = model_config(source.config, source.path)
+        model = empty_model(config, torch.float32, source.path)
+        self._model = model.requires_grad_(False)
         rotary = model.model.rotary_emb
         self._rotary = type(rotary)(config=config).to(device)
         self.layers = len(model.model.layers)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer
 
 from tilepress.checkpoint import FloatCheckpoint
 from tilepress.checkpoint.feeds import FINAL_NORM
 from tilepress.checkpoint.staging import refuse_existing
 from tilepress.errors import UsageError
+from tilepress.model_config import generation_config
 from tilepress.quantize.calibration import token_sequences
 from tilepress.quantize.calibration_size import CalibrationSize, calibration_size
 from tilepress.quantize.calibration_text import default_documents, read_documents
@@ -34,8 +34,10 @@ from tilepress.quantize.recipe import Recipe
 from tilepress.quantize.report import LinearReport, QuantizationReport
 from tilepress.quantize.result import collected_model, write_result
 from tilepress.quantize.second_pass import SecondPass, result_stages
-from tilepress.quantize.work_directory import FINISHED, WorkDirectory, remove_finished, work_directory
+from tilepress.quantize.weight_check import check_weights
+from tilepress.quantize.work_directory import FINISHED, WorkDirectory, is_begun, remove_finished, work_directory
 from tilepress.quantize.work_size import work_size
+from tilepress.text import load_tokenizer
 
 
 def quantize_checkpoint(
@@ -48,6 +50,7 @@ def quantize_checkpoint(
     max_memory: int | None = None,
     restart: bool = False,
     before_work: Callable[[], None] | None = None,
+    rehearsal: Callable[[], None] | None = None,
     progress: Callable[[Progress], None] | None = None,
     ranks: Ranks = ALONE,
 ) -> QuantizationReport:
@@ -65,9 +68,10 @@ def quantize_checkpoint(
     all return the report. max_memory is for each.
 
     calibration: a file for `read_documents`; without one, docstrings of Python's standard library. The same recipe,
-    text and device give the same bytes. before_work: called when source, text and recipe are found to be usable; what
-    it raises ends the call. Raises QuantizationError, CheckpointError; UsageError where an embedding is
-    to be quantized without the head that is tied to it, other work on `out` is there or max_memory is too little.
+    text and device give the same bytes. before_work: called when source, text and recipe are found to be usable;
+    rehearsal: when all weights are, too. What they raise ends the call. Raises QuantizationError, CheckpointError;
+    UsageError where an embedding is to be quantized without the head that is tied to it, other work on `out` is there
+    or max_memory is too little.
     """
     if recipe.embeddings and source.shape.tied and not recipe.head:
         raise UsageError(
@@ -81,6 +85,10 @@ def quantize_checkpoint(
     )
     if before_work is not None:
         ranks.first(before_work)
+    if not is_begun(out):
+        ranks.first(lambda: check_weights(source, recipe))
+    if rehearsal is not None:
+        ranks.first(rehearsal)
     return quantize_tokens(
         source,
         out,
@@ -154,7 +162,8 @@ def _settled(
     source: FloatCheckpoint, recipe: Recipe, calibration: Path | None, machine: Machine, max_memory: int | None
 ) -> tuple[CalibrationSize, Tensor, int]:
     """What is chosen where the recipe leaves it open; the tokens int64 [samples, length]; the steps of distillation."""
-    tokenizer = AutoTokenizer.from_pretrained(source.path)
+    tokenizer = load_tokenizer(source.path)
+    generation_config(source.path)  # it is copied: an engine would refuse the result for it
     documents = default_documents(recipe.seed) if calibration is None else read_documents(calibration, tokenizer)
     context = int(source.config["max_position_embeddings"])
     size = calibration_size(recipe, source.shape, context, machine)

@@ -59,9 +59,12 @@ def round_trip_by_token(x: Tensor) -> Tensor:
 def range_of(low: float, high: float, dtype: torch.dtype, where: str, *, own_scales: bool = False) -> ActivationRange:
     """The range that covers [low, high] and 0, with its scale rounded to `dtype`.
 
-    QuantizationError naming `where` if the scale is no normal number of that type.
+    For an input that is always zero the scale is 1. QuantizationError naming `where` if the scale is no normal number
+    of that type.
     """
     low, high = min(low, 0.0), max(high, 0.0)
+    if low == high:
+        return ActivationRange(1.0, 0, own_scales)
     scale = float(torch.tensor((high - low) / 255.0).to(dtype))
     if not torch.finfo(dtype).tiny <= scale <= torch.finfo(dtype).max:
         name = str(dtype).removeprefix("torch.")

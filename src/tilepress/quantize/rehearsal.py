@@ -12,11 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tilepress.checkpoint import FloatCheckpoint, ModelShape
+from tilepress.checkpoint import FloatCheckpoint, ModelShape, architecture_of
 from tilepress.checkpoint.architecture import float_tensors
+from tilepress.checkpoint.json_files import write_object
+from tilepress.checkpoint.staging import save_tensors
 from tilepress.checkpoint.tensor_files import Stored
-from tilepress.errors import TilepressError, UsageError
+from tilepress.errors import TilepressWarning, UsageError
 from tilepress.quantize.calibration_size import CalibrationSize
+from tilepress.quantize.decoder import LayerwiseDecoder
 from tilepress.quantize.pipeline import quantize_tokens
 from tilepress.quantize.recipe import Recipe
 
@@ -24,31 +27,77 @@ from tilepress.quantize.recipe import Recipe
 HIDDEN, INTERMEDIATE, VOCABULARY = 256, 512, 1024
 SAMPLES, LENGTH = 2, 32
 
+_TOKEN_IDS = ("_token_id", "_token_ids", "_token_index")
+
 
 def rehearse(source: FloatCheckpoint, recipe: Recipe, device: torch.device) -> None:
     """Quantize one layer of a few channels of `source` into a scratch directory, which is removed again.
 
     The path is that of `quantize_checkpoint`: statistics, gradients, factors, rounding, encoding, distillation if the
-    recipe has steps of it, writing and reading back. Raises UsageError with what is missing or does not work on
-    `device`; TilepressError as quantization does.
+    recipe has steps of it, writing and reading back. Where that fails, a model that is known to work is rehearsed too,
+    to tell what is at fault: if it fails as well, UsageError says what is missing or does not work on `device`; if not,
+    a TilepressWarning says that the cut-out failed, since the whole model may well go through. Raises CheckpointError
+    where transformers refuses the config of the whole model.
     """
+    LayerwiseDecoder(source, torch.device("cpu"))
+    try:
+        _quantize_cut_out(source, recipe, device)
+    except Exception as error:  # a cut goes wrong in ways of its own: assertions, keys, shapes
+        reason = f"{type(error).__name__}: {error}"
+        if not _works(recipe, device):
+            raise UsageError(
+                f"a rehearsal on a small part of the model failed on {device}: {reason}; nothing was begun"
+            ) from error
+        warnings.warn(
+            f"the rehearsal on a small part of the model failed ({reason}), and did not on another model: the part was "
+            "cut badly, or the model is unusual there; the run goes on without it",
+            TilepressWarning,
+            stacklevel=2,
+        )
+
+
+def _quantize_cut_out(source: FloatCheckpoint, recipe: Recipe, device: torch.device) -> None:
     cut = CutOut(source)
     steps = min(1, recipe.distill_steps or 0)
     short = replace(recipe, bits=None, size=None, loss=None, distill_steps=steps)
     size = CalibrationSize(SAMPLES, LENGTH, SAMPLES, LENGTH, 1 << 30, ())
     tokens = torch.randint(cut.shape.vocab, (SAMPLES, LENGTH), generator=torch.Generator().manual_seed(0))
-    try:
-        with tempfile.TemporaryDirectory(prefix="tilepress-rehearsal-") as folder, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of values too small for the stored type: the real run says it of all
-            out = Path(folder) / "w8a8s"
-            quantize_tokens(cut, out, short, size, tokens, steps, device=str(device), states_memory=size.memory)
-    except TilepressError:
-        raise
-    except (RuntimeError, ImportError, OSError) as error:
-        raise UsageError(
-            f"a rehearsal on a small part of the model failed on {device}: {type(error).__name__}: {error}; "
-            "nothing was begun"
-        ) from error
+    with tempfile.TemporaryDirectory(prefix="tilepress-rehearsal-") as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of values too small for the stored type: the real run says it of all
+        out = Path(folder) / "w8a8s"
+        quantize_tokens(cut, out, short, size, tokens, steps, device=str(device), states_memory=size.memory)
+
+
+def _works(recipe: Recipe, device: torch.device) -> bool:
+    """Whether a model that quantizes everywhere, of random weights, does so here."""
+    with tempfile.TemporaryDirectory(prefix="tilepress-rehearsal-") as folder:
+        try:
+            _quantize_cut_out(_control(Path(folder)), recipe, device)
+        except Exception:
+            return False
+    return True
+
+
+def _control(folder: Path) -> FloatCheckpoint:
+    config = {
+        "model_type": "llama",
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 256,
+        "max_position_embeddings": 256,
+        "tie_word_embeddings": True,
+    }
+    write_object(folder / "config.json", config)
+    shape, generator = ModelShape.from_config(config), torch.Generator().manual_seed(0)
+    tensors = {
+        name: torch.ones(size) if "norm" in name else torch.randn(size, generator=generator) * 0.08
+        for name, size in float_tensors(architecture_of(config), shape).items()
+    }
+    save_tensors(tensors, folder / "model.safetensors")
+    return FloatCheckpoint(folder)
 
 
 class CutOut(FloatCheckpoint):
@@ -91,7 +140,10 @@ class CutOut(FloatCheckpoint):
 
 
 def _config(whole: Mapping[str, Any], shape: ModelShape) -> dict[str, Any]:
-    config = dict(whole) | {
+    """Of the cut-out. Token ids go: they may lie beyond its vocabulary, and nothing here asks for one."""
+    config = {key: None if key.endswith(_TOKEN_IDS) else value for key, value in whole.items()}
+    config |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+    config |= {
         "hidden_size": shape.hidden,
         "intermediate_size": shape.intermediate,
         "num_hidden_layers": shape.layers,

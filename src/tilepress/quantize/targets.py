@@ -26,7 +26,7 @@ def fit_target(samples: Sequence[WeightSample], recipe: Recipe, fixed: int) -> f
     fixed: bytes that no factor changes. QuantizationError for what is out of reach, with what is in reach.
     """
     if recipe.size is not None:
-        return fit_scale(samples, _bits_of_size(samples, recipe.size, fixed))
+        return fit_scale(samples, _bits_of_size(samples, recipe, recipe.size, fixed))
     if recipe.loss is not None:
         return _fit_loss(samples, recipe.loss)
     return fit_scale(samples, DEFAULT_BITS if recipe.bits is None else recipe.bits)
@@ -60,18 +60,18 @@ def loss_curve(samples: Sequence[WeightSample], factor: float, fixed: int) -> tu
     return tuple(points)
 
 
-def _bits_of_size(samples: Sequence[WeightSample], size: int, fixed: int) -> float:
+def _bits_of_size(samples: Sequence[WeightSample], recipe: Recipe, size: int, fixed: int) -> float:
+    more = "" if recipe.head and recipe.embeddings else ", or quantize head and embedding too (--head --embeddings)"
     bits = (size - fixed) * 8 / _weights(samples)
     least, most = (stored_bytes(samples, bits, fixed) for bits in (LEAST_BITS, MOST_BITS))
     if size <= fixed:
         raise QuantizationError(
             f"a size of {_mb(size)} cannot be met: what stays float, scales and index take {_mb(fixed)}; ask for "
-            f"{_mb(least)} or more, or quantize head and embedding too (--head --embeddings)"
+            f"{_mb(least)} or more{more}"
         )
     if bits < LEAST_BITS:
         raise QuantizationError(
-            f"a size of {_mb(size)} leaves {bits:.2f} bits a weight; ask for {_mb(least)} or more, "
-            "or quantize head and embedding too (--head --embeddings)"
+            f"a size of {_mb(size)} leaves {bits:.2f} bits a weight; ask for {_mb(least)} or more{more}"
         )
     if bits > MOST_BITS:
         raise QuantizationError(f"a size of {_mb(size)} is more than int8 weights fill; ask for {_mb(most)} or less")

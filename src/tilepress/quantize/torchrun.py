@@ -28,6 +28,7 @@ def quantize_under_torchrun(
     max_memory: int | None = None,
     restart: bool = False,
     before_work: Callable[[], None] | None = None,
+    rehearsal: Callable[[], None] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> QuantizationReport:
     """`quantize_checkpoint` on all processes, which read `source` each; the first reads the text and writes `out`.
@@ -48,6 +49,7 @@ def quantize_under_torchrun(
             max_memory=max_memory,
             restart=restart,
             before_work=before_work,
+            rehearsal=rehearsal,
             progress=progress if this.rank == 0 else None,
             ranks=GroupRanks(this),
         )

@@ -18,7 +18,7 @@ from tilepress.checkpoint.lock import locked
 from tilepress.checkpoint.staging import discard, kept_in, save_tensors, sync, writing
 from tilepress.checkpoint.tensor_files import TensorFiles
 from tilepress.checkpoint.tensor_stream import stream_tensor
-from tilepress.errors import CheckpointError, TilepressError, UsageError
+from tilepress.errors import CheckpointError, QuantizationError, TilepressError, UsageError
 
 FINGERPRINT = "fingerprint"
 LOCK = "lock"
@@ -63,15 +63,13 @@ class WorkDirectory:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if kind is None or not self.has_stages():
+        if kind is None or not has_stages(self.path):
             discard(self.path)
+        elif isinstance(error, QuantizationError):  # what the model and the options lead to, time and again
+            error.args = (f"{error}; what is finished before it is in {self.path}: other options need --restart",)
         elif isinstance(error, TilepressError):
             error.args = (f"{error}; {kept_in(self.path)}",)
         self._lock.close()
-
-    def has_stages(self) -> bool:
-        """Whether any stage is done."""
-        return any(file.stem != FINGERPRINT for file in self.path.glob("*.json"))
 
     def require(self, nbytes: int) -> None:
         """Raises CheckpointError where the disk has no room for a directory of so many bytes."""
@@ -141,10 +139,20 @@ class WorkDirectory:
         sync(self.path)
 
 
+def is_begun(out: Path) -> bool:
+    """Whether an unfinished quantization has left anything."""
+    return has_stages(work_directory(out))
+
+
+def has_stages(path: Path) -> bool:
+    """Whether any stage is done in a work directory."""
+    return any(file.stem != FINGERPRINT for file in path.glob("*.json"))
+
+
 def kept_progress(out: Path) -> str | None:
     """One sentence where an unfinished quantization has left something; else None."""
     path = work_directory(out)
-    return kept_in(path) if path.exists() else None
+    return kept_in(path) if has_stages(path) else None
 
 
 def remove_finished(out: Path, rank: int = 0) -> None:

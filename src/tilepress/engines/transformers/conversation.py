@@ -10,7 +10,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tilepress.engines.transformers.generate import Generation, complete, render, with_tool_calls
 from tilepress.engines.transformers.prefix_cache import PrefixCache
-from tilepress.engines.transformers.tool_calls import parse_tool_calls
 from tilepress.engines.transformers.tools import Tool, check_template, tool_schemas
 from tilepress.errors import UsageError
 
@@ -102,9 +101,9 @@ class Conversation:
         )
         message: dict[str, Any] = {"role": "assistant", "content": answer.text}
         if self._tools is not None:
-            answer = with_tool_calls(answer)
+            answer, content = with_tool_calls(answer, self._tokenizer)
         if answer.tool_calls:
-            message["content"] = parse_tool_calls(answer.text).content
+            message["content"] = content
             message["tool_calls"] = [{"type": "function", "function": call.as_dict()} for call in answer.tool_calls]
         self.messages = [*messages, message]
         return answer

@@ -32,15 +32,24 @@ OTHER_LOOPS = {
 PREPARED = {"logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn"}
 
 
-def is_plain(model: PreTrainedModel, options: Mapping[str, Any]) -> bool:
-    """Whether `model.generate(**options)` is greedy search or sampling of one sequence: no beams, no drafts."""
+def effective_settings(model: PreTrainedModel, options: Mapping[str, Any]) -> GenerationConfig:
+    """The model's settings of generation, with the options of `generate` that are such settings in their place."""
     config = copy(model.generation_config)
-    for name in options.keys() - PREPARED:
-        if not hasattr(config, name):
-            return False
-        setattr(config, name, options[name])
-    return config.get_generation_mode() in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE) and all(
-        getattr(config, name, None) in values for name, values in OTHER_LOOPS.items()
+    for name, value in options.items():
+        if hasattr(config, name):
+            setattr(config, name, value)
+    return config
+
+
+def is_plain(settings: GenerationConfig, options: Mapping[str, Any]) -> bool:
+    """Whether `generate` with these settings is greedy search or sampling of one sequence: no beams, no drafts.
+
+    settings: `effective_settings` of the options.
+    """
+    if any(not hasattr(settings, name) for name in options.keys() - PREPARED):
+        return False
+    return settings.get_generation_mode() in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE) and all(
+        getattr(settings, name, None) in values for name, values in OTHER_LOOPS.items()
     )
 
 

@@ -8,17 +8,28 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StopStringCriteria, TextStreamer
 
 from tilepress.engines.transformers.decode_step import DecodeStep
-from tilepress.engines.transformers.decoding import Decoding, is_plain
+from tilepress.engines.transformers.decoding import Decoding, effective_settings, is_plain
 from tilepress.engines.transformers.growing_cache import GrowingCache
 from tilepress.engines.transformers.prefix_cache import PrefixCache
-from tilepress.engines.transformers.tool_calls import ToolCall, parse_tool_calls
+from tilepress.engines.transformers.tool_calls import MARKS, ToolCall, parse_tool_calls
 from tilepress.engines.transformers.tools import Tool, check_template, tool_schemas
 from tilepress.errors import UsageError
 
 Message = Mapping[str, Any]
+
+# What the model's generation_config.json may say and an answer does not depend on: one text is asked for, and the cache
+# is ours, which holds what any other would.
+FIXED: dict[str, Any] = {
+    "return_dict_in_generate": False,
+    "num_return_sequences": 1,
+    "use_cache": True,
+    "cache_implementation": None,
+    "prompt_lookup_num_tokens": None,
+    "prefill_chunk_size": None,
+}
 
 
 @dataclass(frozen=True)
@@ -66,6 +77,7 @@ def generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompt: str,
+    /,
     *,
     system: str | None = None,
     max_new_tokens: int = 512,
@@ -106,12 +118,20 @@ def generate(
         prompt_lookup_num_tokens=prompt_lookup_num_tokens,
         **sampling,
     )
-    return answer if schemas is None else with_tool_calls(answer)
+    return answer if schemas is None else with_tool_calls(answer, tokenizer)[0]
 
 
-def with_tool_calls(answer: Generation) -> Generation:
-    parsed = parse_tool_calls(answer.text)
-    return replace(answer, tool_calls=parsed.calls, tool_errors=parsed.errors)
+def with_tool_calls(answer: Generation, tokenizer: PreTrainedTokenizerBase) -> tuple[Generation, str]:
+    """The answer with the calls in it, and its text without them.
+
+    Where the tokenizer calls the marks of a call special, the answer's text lacks them: the calls are read from the
+    tokens, with these marks and no other special token.
+    """
+    marks = {tokenizer.convert_tokens_to_ids(mark) for mark in MARKS}
+    hidden = set(tokenizer.all_special_ids) - marks
+    marked = tokenizer.decode([token for token in answer.tokens if token not in hidden], skip_special_tokens=False)
+    parsed = parse_tool_calls(str(marked))
+    return replace(answer, tool_calls=parsed.calls, tool_errors=parsed.errors), parsed.content
 
 
 def render(
@@ -139,6 +159,7 @@ def complete(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     tokens: Sequence[int],
+    /,
     *,
     max_new_tokens: int,
     cache: PrefixCache | None = None,
@@ -166,33 +187,51 @@ def complete(
         raise UsageError(f"the tokenizer gives token {max(tokens)}, the model has {vocabulary}; they do not match")
     stream = _Stream(tokenizer, on_text)
     prompt = torch.tensor([list(tokens)], device=model.device)
-    plain = is_plain(model, sampling)
+    options: dict[str, Any] = FIXED | {name: value for name, value in sampling.items() if name != "tokenizer"}
+    settings = effective_settings(model, options)
+    if settings.num_return_sequences != 1:
+        raise UsageError(f"num_return_sequences is {settings.num_return_sequences}; one answer is given at a time")
+    plain = is_plain(settings, options)
     if prompt_lookup_num_tokens and not plain:
         raise UsageError(
             "prompt lookup drafts tokens for greedy search and sampling of one sequence only; set "
             "prompt_lookup_num_tokens=0, or leave out beams and other assistants"
         )
+    if settings.stop_strings is not None:
+        # transformers (5.16 to 5.19) loses the tokenizer that these need on the way to a loop of one's own.
+        stop: Any = StopStringCriteria(tokenizer, settings.stop_strings)
+        options |= {"stop_strings": None, "stopping_criteria": [*options.get("stopping_criteria", ()), stop]}
+    streamed, own_cache = _streams(settings), settings.cache_implementation is not None
+    if own_cache or not streamed:
+        cache = None
     past = None if cache is None else cache.begin(model, tokens)
     cached = 0 if past is None else past.get_seq_length()
     decoding = Decoding(GrowingCache() if past is None else past, stream, prompt_lookup_num_tokens)
     if plain and (prompt_lookup_num_tokens or DecodeStep.supports(model)):
-        sampling["custom_generate"], past = decoding, decoding.cache
+        options["custom_generate"], past = decoding, decoding.cache
     engine: Any = model  # its `generate` is typed for batches of every kind
     try:
         output = engine.generate(
             prompt,
             attention_mask=torch.ones_like(prompt),
-            past_key_values=past,
-            streamer=stream,
             max_new_tokens=min(max_new_tokens, context - len(tokens)),
             pad_token_id=_pad_token(model, tokenizer),
-            **sampling,
+            **({} if own_cache else {"past_key_values": past}),
+            **({"streamer": stream} if streamed else {}),
+            **options,
         )
-    except BaseException:
+    except BaseException as error:
         if cache is not None:
             cache.clear()  # some layers may hold tokens that others do not
+        if isinstance(error, (ValueError, TypeError, NotImplementedError)):
+            raise UsageError(
+                f"transformers does not generate with these options: {' '.join(str(error).split())}; they are those "
+                "given and those of the model's generation_config.json"
+            ) from error
         raise
     new = tuple(output[0, len(tokens) :].tolist())
+    if not streamed:
+        stream.whole(new)
     if cache is not None:
         cache.end([*tokens, *new])
     return Generation(
@@ -217,6 +256,11 @@ def _pad_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> in
     return None
 
 
+def _streams(settings: GenerationConfig) -> bool:
+    """Whether tokens are final as they come: not those of beams."""
+    return settings.num_beams in (None, 1)
+
+
 class _Stream(TextStreamer):
     """Hands text on as it becomes final, and notes when the first and the last token came."""
 
@@ -233,6 +277,12 @@ class _Stream(TextStreamer):
         if self.on_text is not None:
             super().put(value)  # type: ignore[no-untyped-call]
         self.next_tokens_are_prompt = False
+
+    def whole(self, tokens: Sequence[int]) -> None:
+        """All of an answer whose tokens did not come one by one."""
+        self.first = self.last = time.perf_counter()
+        if self.on_text is not None:
+            self.on_text(str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)))
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         if text and self.on_text is not None:

@@ -6,30 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GenerationConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from tilepress.checkpoint import open_checkpoint
+from tilepress.checkpoint import FloatCheckpoint, open_checkpoint
 from tilepress.device import resolve_device
 from tilepress.engines.transformers.long_context import extend_context
 from tilepress.engines.transformers.moving import to_cuda
 from tilepress.engines.transformers.quantized_model import QuantizedCheckpoint, build_quantized_model
 from tilepress.errors import CheckpointError, UsageError
 from tilepress.kernels import check_device
+from tilepress.model_config import generation_config, model_config
+from tilepress.text import load_tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 # On a processor without 16-bit arithmetic compressed models generate as fast in float32 as in 16 bits, and float models
 # take a prompt in a sixth of the time (docs/engines.md has the numbers).
 CPU_DTYPE = torch.float32
-
-VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.*", "*.tiktoken")
 
 
 def load(
@@ -53,14 +46,12 @@ def load(
     target = resolve_device(device)
     compute = _resolve_dtype(dtype)
     checkpoint = open_checkpoint(path)
-    if checkpoint.kind == "float":
-        default: Any = CPU_DTYPE if target.type == "cpu" else "auto"
-        source: Any = {"trust_remote_code": trust_remote_code, "local_files_only": True}
-        config = AutoConfig.from_pretrained(checkpoint.path, **source)
-        extend_context(config, max_model_len)
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            checkpoint.path, config=config, dtype=compute or default, **source
-        )
+    # What is small and may be broken is read before gigabytes are.
+    tokenizer = load_tokenizer(checkpoint.path, trust_remote_code=trust_remote_code)
+    stored_settings = generation_config(checkpoint.path)
+    if isinstance(checkpoint, FloatCheckpoint):
+        default = CPU_DTYPE if target.type == "cpu" else "auto"
+        model: Any = _float_model(checkpoint, compute or default, max_model_len, trust_remote_code)
         model = model.to(target).eval()
     elif target.type == "npu":
         raise UsageError(
@@ -71,13 +62,29 @@ def load(
         if target.type == "cuda":
             check_device(target)
         model = build_quantized_model(checkpoint, compute or _default_dtype(checkpoint, target), max_model_len)
-        model.generation_config = _generation_config(checkpoint.path, model)
         if target.type == "cuda":
             model = to_cuda(model, target)
-    tokenizer = _tokenizer(checkpoint.path, trust_remote_code)
+    if stored_settings is not None:
+        model.generation_config = stored_settings
     # From this length on it warns, once.
     tokenizer.model_max_length = max(tokenizer.model_max_length, model.config.max_position_embeddings)
     return model, tokenizer
+
+
+def _float_model(checkpoint: FloatCheckpoint, dtype: Any, max_model_len: int | None, trust_remote_code: bool) -> Any:
+    """transformers' model of a float directory, which `checkpoint` has found to be whole."""
+    source: Any = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+    try:
+        config: PreTrainedConfig = (
+            AutoConfig.from_pretrained(checkpoint.path, **source)
+            if trust_remote_code
+            else model_config(checkpoint.config, checkpoint.path)
+        )
+        config.tie_word_embeddings = checkpoint.shape.tied
+        extend_context(config, max_model_len)
+        return AutoModelForCausalLM.from_pretrained(checkpoint.path, config=config, dtype=dtype, **source)
+    except (OSError, TypeError, ValueError, KeyError, ImportError) as error:
+        raise CheckpointError(f"{checkpoint.path}: transformers cannot load the model: {error}") from error
 
 
 def _resolve_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
@@ -93,29 +100,3 @@ def _default_dtype(checkpoint: QuantizedCheckpoint, target: torch.device) -> tor
         return CPU_DTYPE
     stored = checkpoint.config.get("dtype", checkpoint.config.get("torch_dtype"))
     return DTYPES.get(str(stored), torch.bfloat16)
-
-
-def _generation_config(path: Path, model: PreTrainedModel) -> GenerationConfig:
-    """The stored one; where there is none, the one that transformers derives from the model's config."""
-    if not (path / "generation_config.json").is_file():
-        config: GenerationConfig = model.generation_config
-        return config
-    try:
-        return GenerationConfig.from_pretrained(path, local_files_only=True)
-    except (OSError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path / 'generation_config.json'} cannot be read: {error}") from error
-
-
-def _tokenizer(path: Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
-    # Without any of these transformers makes a tokenizer that knows no token, and does not say so.
-    if not any(file for pattern in VOCABULARIES for file in path.glob(pattern)):
-        raise CheckpointError(f"{path}: no tokenizer.json; copy the tokenizer's files from the original model")
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            path, trust_remote_code=trust_remote_code, local_files_only=True
-        )
-    except (OSError, TypeError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"{path}: transformers cannot read the tokenizer ({error}); copy its files from the original model"
-        ) from error
-    return tokenizer

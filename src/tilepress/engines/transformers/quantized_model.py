@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from tilepress.checkpoint import EMBEDDING, W8A8SCCheckpoint, W8A8SCheckpoint
 from tilepress.checkpoint import CompressedEmbedding as StoredTable
@@ -20,7 +20,7 @@ from tilepress.engines.transformers.fused_linear import FusedLinear
 from tilepress.engines.transformers.long_context import extend_context
 from tilepress.engines.transformers.vocabulary import StoredEmbedding, StoredHead
 from tilepress.errors import CheckpointError, UsageError
-from tilepress.model_config import model_config
+from tilepress.model_config import empty_model, model_config
 
 QuantizedCheckpoint = W8A8SCheckpoint | W8A8SCCheckpoint
 
@@ -40,8 +40,7 @@ def build_quantized_model(
     """
     config = _model_config(checkpoint)
     extend_context(config, max_model_len)
-    with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
+    model = empty_model(config, dtype, checkpoint.path)
     for prefix in checkpoint.fused_groups():
         stored = checkpoint.compressed_linear(prefix)
         _place_compressed(model, checkpoint, prefix, stored)

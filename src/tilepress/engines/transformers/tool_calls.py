@@ -9,6 +9,7 @@ from typing import Any
 
 START, END = "<tool_call>", "</tool_call>"
 THOUGHT_START, THOUGHT_END = "<think>", "</think>"
+MARKS = (START, END, THOUGHT_START, THOUGHT_END)
 
 _SPACE = re.compile(r"\s*")
 

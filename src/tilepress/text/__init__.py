@@ -1,0 +1,8 @@
+"""Text: which of it is prose, and how a model's tokenizer and chat template take it."""
+
+from __future__ import annotations
+
+from tilepress.text.prose import is_prose
+from tilepress.text.tokenizer import check_chat_template, load_tokenizer, start_token
+
+__all__ = ["check_chat_template", "is_prose", "load_tokenizer", "start_token"]
