@@ -66,7 +66,8 @@ $(VLLM_READY): $(NATIVE) requirements-dev.txt
 vllm: $(VLLM_READY)
 
 test-vllm: $(VLLM_READY)
-	$(VLLM_BIN)/python -m pytest -m "slow or not slow" tests/engines/test_vllm.py tests/engines/test_vllm_serve.py
+	$(VLLM_BIN)/python -m pytest -m "slow or not slow" tests/engines/test_vllm.py tests/engines/test_vllm_serve.py \
+	    tests/zoo/test_zoo_vllm.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

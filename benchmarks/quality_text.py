@@ -15,7 +15,7 @@ from itertools import chain, zip_longest
 from pathlib import Path
 
 from tilepress.evaluate import held_out_english
-from tilepress.prose import is_prose
+from tilepress.text import is_prose
 
 BOOKS = {
     "debian-reference-en": "usr/share/debian-reference/debian-reference.en.txt.gz",

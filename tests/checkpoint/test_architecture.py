@@ -8,7 +8,7 @@ import pytest
 
 from tilepress.checkpoint import GROUPS, FusedGroup, ModelShape, architecture_of
 from tilepress.checkpoint.architecture import HEAD, float_tensors, fused_groups, group_of
-from tilepress.checkpoint.split import check_tp, columns, held_rows, member_rows, spans
+from tilepress.checkpoint.split import check_tp, columns, held_rows, member_rows, part_shape, spans
 from tilepress.errors import CheckpointError
 
 CONFIG: dict[str, Any] = {
@@ -125,8 +125,9 @@ def rows_of_part(shape: ModelShape, group: FusedGroup, tp: int, rank: int) -> li
 @pytest.mark.parametrize("group", [*GROUPS, HEAD], ids=lambda group: group.name)
 @pytest.mark.parametrize("held", [1, 2, 4, 16, 32])
 @pytest.mark.parametrize("tp", [1, 2, 8, 16, 32])
-def test_spans_of_parts_are_the_part_of_any_other_size(group: FusedGroup, held: int, tp: int) -> None:
-    shape = ModelShape.from_config(CONFIG)
+@pytest.mark.parametrize("vocab", [151936, 151665])
+def test_spans_of_parts_are_the_part_of_any_other_size(group: FusedGroup, held: int, tp: int, vocab: int) -> None:
+    shape = ModelShape.from_config(CONFIG | {"vocab_size": vocab})
     for rank in range(tp):
         found = spans(shape, group, held, rank=rank, tp=tp)
         rows = [row for part, start, stop in found for row in rows_of_part(shape, group, held, part)[start:stop]]
@@ -138,6 +139,14 @@ def test_spans_of_parts_are_the_part_of_any_other_size(group: FusedGroup, held: 
 def test_sizes_that_do_not_divide() -> None:
     with pytest.raises(CheckpointError, match=r"m: 3 tensor-parallel parts do not fit .* one of 1, 2, 4, 8, 16, 32"):
         check_tp(ModelShape.from_config(CONFIG), 3, Path("m"))
-    odd = ModelShape.from_config(CONFIG | {"vocab_size": 151935})
-    with pytest.raises(CheckpointError, match=r"151935 tokens; choose one of 1$"):
-        check_tp(odd, 2, Path("m"))
+    small = ModelShape.from_config(CONFIG | {"vocab_size": 65})
+    with pytest.raises(CheckpointError, match=r"choose one of 1, 2$"):  # of 4 ranks the last two would have no row
+        check_tp(small, 4, Path("m"))
+
+
+@pytest.mark.parametrize(
+    ("vocab", "rows"), [(128288, (64160, 64128)), (151665, (75840, 75825)), (32001, (16032, 15969))]
+)
+def test_a_vocabulary_is_split_as_vllm_splits_it(vocab: int, rows: tuple[int, int]) -> None:
+    shape = ModelShape.from_config(CONFIG | {"vocab_size": vocab})
+    assert tuple(part_shape(shape, HEAD, 2, rank)[0] for rank in range(2)) == rows

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 import tilepress
 from tilepress import UsageError
-from tilepress.engines.transformers import generate
+from tilepress.engines.transformers import PrefixCache, generate
 
 Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
@@ -96,3 +96,59 @@ def test_requests_that_make_no_sense_are_refused(tiny: Loaded, monkeypatch: pyte
     monkeypatch.setattr(tokenizer, "chat_template", "{{ raise_exception('no system role') }}")
     with pytest.raises(UsageError, match="chat template refuses the conversation: no system role"):
         generate(model, tokenizer, "Hello", system="Be brief.")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"stop_strings": ["e", "\x00"]},
+        {"num_beams": 3},
+        {"num_beams": 2, "stop_strings": ["e"]},
+        {"repetition_penalty": 1.5, "no_repeat_ngram_size": 2},
+        {"cache_implementation": "static"},
+        {"return_dict_in_generate": True, "output_scores": True},
+        {"use_cache": False},
+    ],
+    ids=lambda options: " ".join(options),
+)
+@pytest.mark.parametrize("stored", [False, True], ids=["given", "stored"])
+def test_settings_of_generation_are_those_of_transformers(
+    options: dict[str, object], stored: bool, tiny: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given as arguments, or in the model's generation_config.json; with a prefix cache and without."""
+    model, tokenizer = tiny
+    ids = tokenizer("<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n", return_tensors="pt")["input_ids"]
+    settings = GenerationConfig(**{**model.generation_config.to_dict(), **(options if stored else {})})
+    monkeypatch.setattr(model, "generation_config", settings)
+    expected = model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=12,
+        pad_token_id=258,
+        tokenizer=tokenizer,
+        **({} if stored else options),
+    )
+    tokens = expected if isinstance(expected, torch.Tensor) else expected.sequences
+    for cache in (None, PrefixCache()):
+        pieces: list[str] = []
+        answer = generate(
+            model,
+            tokenizer,
+            "Hello",
+            max_new_tokens=12,
+            cache=cache,
+            on_text=pieces.append,
+            **({} if stored else options),
+        )
+        assert answer.tokens == tuple(tokens[0, ids.shape[1] :].tolist())
+        assert "".join(pieces) == answer.text
+
+
+def test_settings_that_transformers_refuses_are_one_line(tiny: Loaded) -> None:
+    for options, message in (
+        ({"num_return_sequences": 2, "num_beams": 2}, "num_return_sequences is 2; one answer is given at a time"),
+        ({"temperature": "hot", "do_sample": True}, "does not generate with these options"),
+        ({"warp_factor": 9}, "does not generate with these options: .*warp_factor"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            generate(*tiny, "Hello", max_new_tokens=4, **options)

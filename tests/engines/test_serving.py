@@ -205,10 +205,10 @@ def test_ranks_that_do_not_divide_the_model_are_refused(
     with pytest.raises(CheckpointError, match="choose one of 1, 2, 4, 8"):
         plan(make_w8a8s(qwen3, tmp_path / "w8a8s"), tp=3)
     monkeypatch.setattr(tiny_models, "VOCABULARY", 300)
-    odd = make_w8a8s(make_tiny_qwen3(tmp_path / "odd"), tmp_path / "odd-w8a8s")
+    odd = make_w8a8s(make_tiny_qwen3(tmp_path / "odd", heads=6, kv_heads=3, intermediate=96), tmp_path / "odd-w8a8s")
     plan(odd)
-    with pytest.raises(UsageError, match="no multiple of 64"):
-        plan(odd, tp=2)
+    with pytest.raises(UsageError, match="vLLM does not split a vocabulary of 320 rows into so many parts"):
+        plan(odd, tp=3)
 
 
 def test_a_port_in_use_is_refused() -> None:

@@ -144,3 +144,20 @@ def test_no_tools_and_templates_without_tools_are_refused(tiny: Loaded, monkeypa
         monkeypatch.setattr(tokenizer, "chat_template", template)
         with pytest.raises(UsageError, match="chat template knows no tools; use a model trained to call them"):
             generate(model, tokenizer, "Hello", tools=[WEATHER])
+
+
+@pytest.mark.parametrize("marks", ["<tool_call> </tool_call>", "<tool_call> </tool_call> <think> </think>"])
+def test_marks_that_the_tokenizer_calls_special_are_read_and_not_shown(marks: str, tiny_w8a8s: Path) -> None:
+    model, tokenizer = tilepress.load(tiny_w8a8s, max_model_len=1024)
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.add_special_tokens({"additional_special_tokens": marks.split()})
+    said = f"<think>Hm.</think>Now.\n{CALL}"
+    conversation = Conversation(model, tokenizer, tools=[WEATHER])
+    asked = conversation.say("Weather in Paris?", **says(tokenizer, said))
+    assert asked.tool_calls == (ToolCall("get_weather", {"city": "Paris"}),)
+    assert asked.tool_errors == ()
+    assert "<tool_call>" not in asked.text
+    assert "<|im_end|>" not in asked.text
+    assert '"get_weather"' in asked.text
+    assert conversation.messages[-1]["content"] == "<think>Hm.</think>Now."
+    assert conversation.tool_results(["rain"], **says(tokenizer, "Rain.")).text == "Rain."

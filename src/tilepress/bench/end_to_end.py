@@ -19,7 +19,7 @@ from tilepress.engines.transformers import load
 from tilepress.engines.transformers.generate import Generation, complete
 from tilepress.errors import UsageError
 
-GREEDY: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+GREEDY: dict[str, Any] = {"num_beams": 1, "do_sample": False, "temperature": None, "top_p": None, "top_k": None}
 
 
 @dataclass(frozen=True)

@@ -38,13 +38,13 @@ COMPRESSED = ("weight", "index", "info")
 
 
 class Part:
-    """Tensors of one part, checked on opening against the model's shape and `tp`. tied: no head is stored.
+    """Tensors of one part, checked on opening against the model's shape, `rank` and `tp`. tied: no head is stored.
 
     shares_table: the embedding is the head's integers. Raises CheckpointError; BitstreamError where a weight is not of
     our bitstream.
     """
 
-    def __init__(self, path: Path, architecture: Architecture, shape: ModelShape, tp: int) -> None:
+    def __init__(self, path: Path, architecture: Architecture, shape: ModelShape, rank: int, tp: int) -> None:
         self.path = path
         self._architecture = architecture
         file = description_file(path)
@@ -63,13 +63,13 @@ class Part:
         self.shares_table = shares_table(shape, self.description, self._files)
         self.tied = shape.tied and "lm_head.weight" not in self._files and not self.shares_table
         self.types: dict[str, str] = {}
-        self._check_embedding(shape.vocab // tp, shape.hidden)
+        self._check_embedding(*part_shape(shape, HEAD, tp, rank))
         for norm, size in norm_shapes(architecture, shape).items():
             self._check_float(f"{norm}.weight", size)
             if f"{norm}.bias" in self._files:
                 self._check_float(f"{norm}.bias", size)
         for prefix in fused_groups(replace(shape, tied=self.tied)):
-            self._check_linear(prefix, *part_shape(shape, group_of(prefix)[1], tp))
+            self._check_linear(prefix, *part_shape(shape, group_of(prefix)[1], tp, rank))
         for name in self._files:
             if name not in self.types:
                 raise CheckpointError(

@@ -117,7 +117,7 @@ class Rank(ABC):
             group = HEAD if module == EMBEDDING else group_of(module)[1]
         except KeyError:
             return 0
-        n, k = part_shape(self._source.shape, group, self.tp)
+        n, k = part_shape(self._source.shape, group, self.tp, self.rank)
         return n * k if module in self._quantized else 2 * n * k
 
     def release(self) -> None:

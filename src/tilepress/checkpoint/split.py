@@ -1,7 +1,8 @@
 """Which rows and columns of each tensor belong to which tensor-parallel rank.
 
-Attention is split by whole heads, the MLP by intermediate channels, embedding and head by rows of the vocabulary. Where
-there are more ranks than kv heads, neighbouring ranks hold a copy of the same kv head.
+Attention is split by whole heads, the MLP by intermediate channels, embedding and head by rows of the vocabulary, as
+vLLM splits them: rounded up to a multiple of 64, so that the last rank may have fewer. Where there are more ranks than
+kv heads, neighbouring ranks hold a copy of the same kv head.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from tilepress.checkpoint.architecture import FusedGroup, ModelShape
+from tilepress.checkpoint.architecture import HEAD, FusedGroup, ModelShape
 from tilepress.errors import CheckpointError
 
 _KV = ("self_attn.k_proj", "self_attn.v_proj")
+# Rows that vLLM pads the vocabulary to, before it splits it among ranks.
+VOCABULARY_UNIT = 64
 
 
 class Span(NamedTuple):
@@ -28,17 +31,17 @@ def check_tp(shape: ModelShape, tp: int, path: Path) -> None:
     if not _fits(shape, tp):
         works = ", ".join(str(size) for size in range(1, shape.heads + 1) if _fits(shape, size))
         raise CheckpointError(
-            f"{path}: {tp} tensor-parallel parts do not fit {shape.heads} heads, {shape.kv_heads} kv heads, "
-            f"{shape.intermediate} intermediate channels and {shape.vocab} tokens; choose one of {works}"
+            f"{path}: {tp} tensor-parallel parts do not fit {shape.heads} heads, {shape.kv_heads} kv heads and "
+            f"{shape.intermediate} intermediate channels; choose one of {works}"
         )
 
 
 def member_rows(shape: ModelShape, member: str, tp: int, rank: int) -> tuple[int, int]:
     """First row and the one after the last that a rank holds of a row-split linear such as "self_attn.k_proj"."""
     rows = shape.linear(member)[0]
-    owners = _owners(shape, member, tp)
+    owners, each = _owners(shape, member, tp), _rows_each(shape, member, tp)
     owner = rank * owners // tp
-    return owner * rows // owners, (owner + 1) * rows // owners
+    return min(owner * each, rows), min((owner + 1) * each, rows)
 
 
 def columns(shape: ModelShape, group: FusedGroup, tp: int, rank: int) -> tuple[int, int]:
@@ -47,12 +50,12 @@ def columns(shape: ModelShape, group: FusedGroup, tp: int, rank: int) -> tuple[i
     return rank * k // tp, (rank + 1) * k // tp
 
 
-def part_shape(shape: ModelShape, group: FusedGroup, tp: int) -> tuple[int, int]:
-    """[n, k] of a fused group in one part; the same for every rank."""
+def part_shape(shape: ModelShape, group: FusedGroup, tp: int, rank: int) -> tuple[int, int]:
+    """[n, k] of a fused group in the part of a rank; only the head's differ."""
     n, k = shape.group(group)
     if group.axis == "columns":
         return n, k // tp
-    spans = [member_rows(shape, member, tp, 0) for member in group.members]
+    spans = [member_rows(shape, member, tp, rank) for member in group.members]
     return sum(stop - start for start, stop in spans), k
 
 
@@ -68,7 +71,7 @@ def held_rows(
         first, last = member_rows(shape, before, tp, 0)
         above += last - first
     owners = _owners(shape, member, tp)
-    each, copies = shape.linear(member)[0] // owners, tp // owners
+    each, copies = _rows_each(shape, member, tp), tp // owners
     return [
         Span(min(max(near, owner * copies), (owner + 1) * copies - 1), above + start, above + stop)
         for owner, start, stop in _overlaps(each, rows)
@@ -110,11 +113,24 @@ def _owners(shape: ModelShape, member: str, tp: int) -> int:
     return min(tp, shape.kv_heads) if member in _KV else tp
 
 
+def _rows_each(shape: ModelShape, member: str, tp: int) -> int:
+    """Rows of each of them; of the vocabulary the last may have fewer."""
+    rows = shape.linear(member)[0]
+    if member == HEAD.name:
+        return -(-padded_vocabulary(shape) // tp)
+    return rows // _owners(shape, member, tp)
+
+
+def padded_vocabulary(shape: ModelShape) -> int:
+    """The rows of the vocabulary, rounded up to a multiple of 64."""
+    return -(-shape.vocab // VOCABULARY_UNIT) * VOCABULARY_UNIT
+
+
 def _fits(shape: ModelShape, tp: int) -> bool:
     return (
         tp >= 1
         and shape.heads % tp == 0
         and (shape.kv_heads % tp == 0 or tp % shape.kv_heads == 0)
         and shape.intermediate % tp == 0
-        and shape.vocab % tp == 0
+        and (tp - 1) * _rows_each(shape, HEAD.name, tp) < shape.vocab
     )

@@ -168,7 +168,10 @@ def _open(file: Path) -> Any:
     if not file.is_file():
         raise CheckpointError(f"{file}: missing; get the checkpoint again")
     try:
-        return safe_open(file, framework="pt")
+        try:
+            return safe_open(file, framework="pt")
+        except RuntimeError:  # torch maps a file as its own memory, and Linux grants no more than the machine has
+            return safe_open(file, framework="pt", backend="pread")
     except (SafetensorError, OSError) as error:
         refuse_pointer(file)
         raise CheckpointError(f"{file}: not a whole safetensors file ({error}); get it again") from None

@@ -55,7 +55,9 @@ class W8A8SCCheckpoint:
             raise CheckpointError(f"{path}: no part0-of-1, part0-of-2 ... directories; get the checkpoint again")
         self.tp = len(directories)
         check_tp(shape, self.tp, path)
-        self.parts = [Part(directory, self.architecture, shape, self.tp) for directory in directories]
+        self.parts = [
+            Part(directory, self.architecture, shape, rank, self.tp) for rank, directory in enumerate(directories)
+        ]
         self.shape = replace(shape, tied=self.parts[0].tied)
         self.shares_table = self.parts[0].shares_table
         self.description = self.parts[0].description

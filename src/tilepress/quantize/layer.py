@@ -26,6 +26,8 @@ from tilepress.quantize.tile_rate import coded_bits, share_of_zeros
 
 # Rows of a weight that are worked on at a time.
 ROWS = 4096
+BIAS_STEPS = 1 << 24
+TINY = torch.finfo(torch.float32).tiny
 
 
 @dataclass(frozen=True)
@@ -141,12 +143,14 @@ def quantize_group(
 def pack(integers: Tensor, steps: Tensor, inputs: ActivationRange, bias: Tensor | None, where: str) -> QuantizedLinear:
     """The stored form: deq_scale = input_scale · step, quant_bias = round(bias / deq_scale - offset · Σ_k q).
 
-    integers int8 [n, k], on the CPU; steps and bias float32 [n]. QuantizationError if a value leaves the range of
-    float32 or int32.
+    integers int8 [n, k], on the CPU; steps and bias float32 [n]. Of a row of zeros the step is the bias' own, to 24
+    bits. QuantizationError if a value leaves the range of float32 or int32.
     """
     deq_scale = inputs.scale * steps.cpu().float()
     shift = -inputs.offset * row_sums(integers).long()
     if bias is not None:
+        alone = ~integers.any(dim=1) & (bias.cpu() != 0)
+        deq_scale = torch.where(alone, (bias.cpu().abs() / BIAS_STEPS).clamp(min=TINY), deq_scale)
         steps_of_bias = bias.cpu().double() / deq_scale.double()
         shift = shift + steps_of_bias.round().clamp(-(2.0**62), 2.0**62).long()
     limits = torch.iinfo(torch.int32)

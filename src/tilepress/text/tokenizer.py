@@ -34,6 +34,9 @@ def load_tokenizer(directory: Path, *, trust_remote_code: bool = False) -> PreTr
         )
     except Exception as error:  # the library of tokenizers raises plain Exceptions, transformers what it meets
         raise CheckpointError(f"{found[0]}: {_reason(found[0], error)}") from error
+    for name in ("bos_token", "eos_token", "unk_token", "pad_token"):
+        if getattr(tokenizer, name, None) == "":  # in the first Llama's files; to transformers it is a token to look up
+            setattr(tokenizer, name, None)
     return tokenizer
 
 

@@ -20,13 +20,12 @@ from tilepress.errors import UsageError
 
 Message = Mapping[str, Any]
 
-# What the model's generation_config.json may say and an answer does not depend on: one text is asked for, and the cache
-# is ours, which holds what any other would.
+# Settings that an answer does not depend on: one text is asked for, and the cache is ours, which holds what any other
+# would. The first may be given as arguments all the same; the others, like those, may stand in generation_config.json.
+DEFAULTS: dict[str, Any] = {"num_return_sequences": 1, "cache_implementation": None}
 FIXED: dict[str, Any] = {
     "return_dict_in_generate": False,
-    "num_return_sequences": 1,
     "use_cache": True,
-    "cache_implementation": None,
     "prompt_lookup_num_tokens": None,
     "prefill_chunk_size": None,
 }
@@ -151,7 +150,11 @@ def render(
             **(variables or {}),
         )
     except Exception as error:  # templates raise what they like: jinja's errors, TypeError, their own
-        raise UsageError(f"the model's chat template refuses the conversation: {error}") from error
+        raise UsageError(
+            f"{tokenizer.name_or_path}: the model's chat template refuses the conversation: {error}"
+        ) from error
+    if not rendered:
+        raise UsageError(f"{tokenizer.name_or_path}: the model's chat template makes nothing of the conversation")
     return list(rendered)
 
 
@@ -187,7 +190,8 @@ def complete(
         raise UsageError(f"the tokenizer gives token {max(tokens)}, the model has {vocabulary}; they do not match")
     stream = _Stream(tokenizer, on_text)
     prompt = torch.tensor([list(tokens)], device=model.device)
-    options: dict[str, Any] = FIXED | {name: value for name, value in sampling.items() if name != "tokenizer"}
+    given = {name: value for name, value in sampling.items() if name != "tokenizer"}
+    options: dict[str, Any] = DEFAULTS | given | FIXED
     settings = effective_settings(model, options)
     if settings.num_return_sequences != 1:
         raise UsageError(f"num_return_sequences is {settings.num_return_sequences}; one answer is given at a time")

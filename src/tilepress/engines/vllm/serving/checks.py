@@ -9,13 +9,15 @@ from contextlib import suppress
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 
+import torch
+
 from tilepress.checkpoint import Checkpoint, FloatCheckpoint
-from tilepress.checkpoint.split import check_tp
+from tilepress.checkpoint.split import check_tp, padded_vocabulary
 from tilepress.errors import UsageError
+from tilepress.model_config import empty_model, generation_config, model_config
+from tilepress.text import check_chat_template, load_tokenizer
 
 Find = Callable[[str], ModuleSpec | None]
-# Rows that vLLM pads the vocabulary to, before it splits it among ranks.
-_PADDING = 64
 
 
 def check_installed(parallel_decoding: str, find: Find = find_spec) -> None:
@@ -46,11 +48,18 @@ def check_ranks(checkpoint: Checkpoint, tp: int) -> None:
             )
         return
     check_tp(checkpoint.shape, tp, checkpoint.path)
-    if tp > 1 and checkpoint.shape.vocab % _PADDING:
+    if padded_vocabulary(checkpoint.shape) % tp:
         raise UsageError(
-            f"--tp {tp}: vLLM splits a vocabulary of {checkpoint.shape.vocab}, no multiple of {_PADDING}, in another "
-            "way than the directory does; serve it with --tp 1"
+            f"--tp {tp}: vLLM does not split a vocabulary of {padded_vocabulary(checkpoint.shape)} rows into so many "
+            "parts; serve the model with another number, such as --tp 1"
         )
+
+
+def check_model_files(checkpoint: Checkpoint) -> None:
+    """Raises CheckpointError for a config, tokenizer, chat template or generation config that does not work."""
+    empty_model(model_config(checkpoint.config, checkpoint.path), torch.float32, checkpoint.path)
+    check_chat_template(load_tokenizer(checkpoint.path))
+    generation_config(checkpoint.path)
 
 
 def check_port(host: str, port: int) -> None:

@@ -12,7 +12,7 @@ from typing import NoReturn
 import torch
 
 from tilepress.checkpoint import Checkpoint, open_checkpoint
-from tilepress.engines.vllm.serving.checks import check_installed, check_port, check_ranks, is_local
+from tilepress.engines.vllm.serving.checks import check_installed, check_model_files, check_port, check_ranks, is_local
 from tilepress.engines.vllm.serving.command import ModelFacts, command_line
 from tilepress.engines.vllm.serving.environment import environment, find_openmp
 from tilepress.engines.vllm.serving.memory import KeyValueMemory, choose_context, key_value_bytes, room
@@ -62,6 +62,7 @@ def make_plan(
     cpu = not torch.cuda.is_available() if cpu is None else cpu
     checkpoint = open_checkpoint(path)
     check_ranks(checkpoint, options.tp)
+    check_model_files(checkpoint)
     model, notes = _facts(path, checkpoint, options, cpu, available_bytes() if available is None else available)
     openmp = find_openmp() if cpu else None
     variables = environment(
