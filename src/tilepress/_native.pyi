@@ -1,4 +1,4 @@
-"""The native module: csrc/bind_*.cpp."""
+"""The native module: csrc/python/bind_*.cpp."""
 
 from typing import Any
 

@@ -12,14 +12,14 @@ import torch
 
 from tilepress.cli import main
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def result() -> dict[str, object]:
     pytest.importorskip("triton")
-    command = [sys.executable, str(SCRIPT), "--interpret", "--json"]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    command = [sys.executable, "-m", "benchmarks.speed.gpu", "--interpret", "--json"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
     loaded: dict[str, object] = json.loads(printed)
     return loaded
 

@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 
 from quantized_directories import copy_through_writer, random_linear, same_tensors, stored_tensors
 from quantized_models import make_w8a8s
-from tilepress.checkpoint import FloatCheckpoint, W8A8SCheckpoint, W8A8SWriter, staging
+from tilepress.checkpoint import FloatCheckpoint, W8A8SCheckpoint, W8A8SWriter
 from tilepress.errors import CheckpointError
+from tilepress.jobs import atomic_directory
 from tiny_models import make_tiny_llama, make_tiny_qwen2, make_tiny_qwen3
 
 
@@ -244,7 +245,7 @@ def test_a_full_disk_says_how_much_was_needed(
     def save_file(*_: object, **__: object) -> None:
         raise full
 
-    monkeypatch.setattr(staging, "save_file", save_file)
+    monkeypatch.setattr(atomic_directory, "save_file", save_file)
     with pytest.raises(CheckpointError, match=r"disk full, [\d.]+ kB needed and [\d.]+ MB free"):
         make_w8a8s(tiny_qwen3, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

@@ -13,7 +13,7 @@ import torch
 from quantized_directories import edit_json, edit_tensors
 from tilepress.checkpoint import W8A8SCCheckpoint, open_checkpoint, summarize
 from tilepress.compress import compress_directory, verify
-from tilepress.engines.transformers.quantized_model import build_quantized_model
+from tilepress.engines.transformers.model import build_quantized_model
 from tilepress.errors import BitstreamError, CheckpointError
 
 WEIGHTS, DESCRIPTION = "quant_model_weight_w8a8sc.safetensors", "quant_model_description.json"

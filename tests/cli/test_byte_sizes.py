@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tilepress.cli.byte_sizes import parse_bytes
+from tilepress.cli.console import parse_bytes
 from tilepress.errors import UsageError
 
 

@@ -1,4 +1,4 @@
-"""The example of docs/bitstream.md is what the codec does."""
+"""The example of docs/reference/bitstream.md is what the codec does."""
 
 import re
 from pathlib import Path
@@ -8,13 +8,13 @@ import numpy as np
 from tilepress import codec
 from tilepress.codec import reference
 
-PAGE = (Path(__file__).parents[2] / "docs" / "bitstream.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "bitstream.md").read_text(encoding="utf-8")
 
 
 def block(name: str) -> list[str]:
     """The lines of the fenced block ```name of the page."""
     found = re.search(rf"^```{name}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-    assert found, f"docs/bitstream.md has no block ```{name}"
+    assert found, f"docs/reference/bitstream.md has no block ```{name}"
     return found[1].splitlines()
 
 

@@ -17,12 +17,12 @@ import sys
 import numpy as np
 import torch
 from kernels.cases import every_case
-from quantize.reference_rounding import round_plainly
-from quantize.rounding_cases import SHAPES, rounding_case
+from quantize.rounding.reference_rounding import round_plainly
+from quantize.rounding.rounding_cases import SHAPES, rounding_case
 from tilepress import _native, codec
 from tilepress.codec.coding import encode_tiled
 from tilepress.kernels import embed
-from tilepress.quantize.rounding import round_weights
+from tilepress.quantize.rounding.gptq import round_weights
 
 assert _native.isa() == sys.argv[1], _native.isa()
 for number, (linear, inputs) in enumerate(every_case()):

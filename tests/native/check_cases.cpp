@@ -10,12 +10,12 @@
 #include <string>
 #include <vector>
 
-#include "decode.hpp"
-#include "embed.hpp"
-#include "encode.hpp"
-#include "isa.hpp"
-#include "linear.hpp"
-#include "tensor_view.hpp"
+#include "codec/decode.hpp"
+#include "codec/encode.hpp"
+#include "kernels/embed.hpp"
+#include "kernels/linear.hpp"
+#include "simd/isa.hpp"
+#include "tiles/tensor_view.hpp"
 
 namespace {
 

@@ -13,10 +13,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from reference_model import reference_model
 from tilepress.checkpoint import FloatCheckpoint
-from tilepress.checkpoint.feeds import LAYER_NORMS
 from tilepress.evaluate import divergence
+from tilepress.models.layer_inputs import LAYER_NORMS
 from tilepress.quantize import Recipe, quantize_checkpoint
-from tilepress.quantize.overflow import MASSIVE
+from tilepress.quantize.transforms.overflow_ranges import MASSIVE
 from tiny_models import byte_level_tokenizer, make_tiny_qwen3
 
 IM_START = 256

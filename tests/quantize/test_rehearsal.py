@@ -53,7 +53,7 @@ def test_a_model_that_can_be_quantized_passes_and_leaves_nothing(
     [
         ("tilepress.codec.encode", ImportError("no module named coder")),
         ("torch.linalg.cholesky_ex", RuntimeError("no kernel image is available for execution on the device")),
-        ("tilepress.checkpoint.writer.save_tensors", OSError("input/output error")),
+        ("tilepress.checkpoint.w8a8s_writer.save_tensors", OSError("input/output error")),
     ],
     ids=["a missing package", "a bad device", "a bad disk"],
 )

@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 
 from tilepress.checkpoint import FloatCheckpoint
 from tilepress.errors import CheckpointError, QuantizationError, UsageError
-from tilepress.quantize import Progress, QuantizationReport, Recipe, quantize_checkpoint, second_pass
-from tilepress.quantize.work_directory import WorkDirectory, work_directory
+from tilepress.quantize import Progress, QuantizationReport, Recipe, quantize_checkpoint, rounding_pass
+from tilepress.quantize.resume import WorkDirectory, work_directory
 from tiny_models import make_tiny_qwen3
 
 RECIPE = Recipe(samples=6, sequence_length=64, head=True, embeddings=True, distill_steps=0)
@@ -74,8 +74,8 @@ def test_what_is_done_is_not_done_again(
     with pytest.raises(KeyboardInterrupt):
         quantize(tiny_qwen3, tmp_path / "out", calibration, progress=stop_after(FIRST_LAYER))
     rounded: list[int] = []
-    whole = second_pass.quantize_group
-    monkeypatch.setattr(second_pass, "quantize_group", lambda *a: rounded.append(1) or whole(*a))
+    whole = rounding_pass.quantize_group
+    monkeypatch.setattr(rounding_pass, "quantize_group", lambda *a: rounded.append(1) or whole(*a))
 
     report = quantize(tiny_qwen3, tmp_path / "out", calibration)
 

@@ -1,8 +1,18 @@
-"""The directory kinds on disk: float (Hugging Face), W8A8S and W8A8SC. See docs/formats.md."""
+"""The directory kinds on disk: float (Hugging Face), W8A8S and W8A8SC. See docs/reference/formats.md."""
 
 from __future__ import annotations
 
-from tilepress.checkpoint.architecture import (
+from tilepress.checkpoint.float_checkpoint import FloatCheckpoint
+from tilepress.checkpoint.open import Checkpoint, open_checkpoint
+from tilepress.checkpoint.sharding.shard import Rank
+from tilepress.checkpoint.summary import Summary, summarize
+from tilepress.checkpoint.tensors.compressed_linear import CompressedLinear
+from tilepress.checkpoint.tensors.embedding import EMBEDDING, CompressedEmbedding, QuantizedEmbedding
+from tilepress.checkpoint.tensors.quantized_linear import QuantizedLinear, round_input_scale
+from tilepress.checkpoint.w8a8s import W8A8SCheckpoint
+from tilepress.checkpoint.w8a8s_writer import W8A8SWriter
+from tilepress.checkpoint.w8a8sc import W8A8SCCheckpoint
+from tilepress.models.architecture import (
     GROUPS,
     Architecture,
     FusedGroup,
@@ -10,16 +20,6 @@ from tilepress.checkpoint.architecture import (
     architecture_of,
     layer_prefix,
 )
-from tilepress.checkpoint.compressed_linear import CompressedLinear
-from tilepress.checkpoint.embedding import EMBEDDING, CompressedEmbedding, QuantizedEmbedding
-from tilepress.checkpoint.float_checkpoint import FloatCheckpoint
-from tilepress.checkpoint.quantized_linear import QuantizedLinear, round_input_scale
-from tilepress.checkpoint.rank import Rank
-from tilepress.checkpoint.source import Checkpoint, open_checkpoint
-from tilepress.checkpoint.summary import Summary, summarize
-from tilepress.checkpoint.w8a8s import W8A8SCheckpoint
-from tilepress.checkpoint.w8a8sc import W8A8SCCheckpoint
-from tilepress.checkpoint.writer import W8A8SWriter
 
 __all__ = [
     "EMBEDDING",

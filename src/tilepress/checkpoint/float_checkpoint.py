@@ -11,13 +11,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tilepress.checkpoint.architecture import ModelShape, architecture_of, float_tensors
 from tilepress.checkpoint.auxiliary import auxiliary_files
-from tilepress.checkpoint.config_file import read_config
-from tilepress.checkpoint.descriptions import FLOAT
-from tilepress.checkpoint.json_files import read_object
-from tilepress.checkpoint.tensor_files import Stored, TensorFiles, find_weights
+from tilepress.checkpoint.description import FLOAT, read_config
+from tilepress.checkpoint.safetensors.reader import Stored, TensorFiles, find_weights
 from tilepress.errors import CheckpointError, TilepressWarning
+from tilepress.jobs.json_files import read_object
+from tilepress.models.architecture import ModelShape, architecture_of, float_tensors
 
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 

@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tilepress import codec
-from tilepress.checkpoint.architecture import HEAD, linear_shapes
-from tilepress.checkpoint.compressed_linear import naming_damage
-from tilepress.checkpoint.embedding import EMBEDDING
 from tilepress.checkpoint.float_checkpoint import FloatCheckpoint
-from tilepress.checkpoint.part import Part
-from tilepress.checkpoint.quantization_report import estimated_loss
-from tilepress.checkpoint.source import Checkpoint
+from tilepress.checkpoint.open import Checkpoint
+from tilepress.checkpoint.tensors.compressed_linear import naming_damage
+from tilepress.checkpoint.tensors.embedding import EMBEDDING
 from tilepress.checkpoint.w8a8s import W8A8SCheckpoint
 from tilepress.checkpoint.w8a8sc import W8A8SCCheckpoint
+from tilepress.checkpoint.w8a8sc_part import Part
+from tilepress.jobs.json_files import read_object
+from tilepress.models.architecture import HEAD, linear_shapes
 
 
 @dataclass(frozen=True)
@@ -127,3 +128,26 @@ def _compressed_matrix(part: Part, prefix: str) -> tuple[NDArray[np.int8], int]:
     weight = (part.compressed_embedding() if prefix == EMBEDDING else part.compressed_linear(prefix)).weight
     with naming_damage(part.path, prefix):
         return codec.decode(weight), weight.nbytes
+
+
+REPORT = "quantization_report.json"
+
+
+def estimated_loss(directory: Path) -> float | None:
+    """What the directory's report says quantization adds to the loss, nats a token; None where nothing says so.
+
+    Raises CheckpointError for a report that is no JSON object.
+    """
+    return _number(directory, "loss")
+
+
+def stored_bits(directory: Path) -> float | None:
+    """Bits a weight that the codec takes for the directory's integers, by its report. None and errors as above."""
+    return _number(directory, "bits")
+
+
+def _number(directory: Path, key: str) -> float | None:
+    if not (directory / REPORT).is_file():
+        return None
+    value = read_object(directory / REPORT).get(key)
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None

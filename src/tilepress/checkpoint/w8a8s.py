@@ -10,8 +10,41 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tilepress.checkpoint.activations import mode_of, row_sums
-from tilepress.checkpoint.architecture import (
+from tilepress.checkpoint.auxiliary import auxiliary_files
+from tilepress.checkpoint.description import (
+    FLOAT,
+    W8A8S,
+    W8A8S_DYNAMIC,
+    W8A8SC,
+    Description,
+    description_file,
+    flavour,
+    read_config,
+    read_description,
+)
+from tilepress.checkpoint.float_checkpoint import FLOAT_DTYPES
+from tilepress.checkpoint.safetensors.reader import Stored, TensorFiles, find_weights
+from tilepress.checkpoint.sharding.shard import Rank
+from tilepress.checkpoint.sharding.shard_of_w8a8s import CompressingRank
+from tilepress.checkpoint.tensors.activation_mode import mode_of, row_sums
+from tilepress.checkpoint.tensors.compressed_linear import CompressedLinear
+from tilepress.checkpoint.tensors.embedding import (
+    EMBEDDING,
+    CompressedEmbedding,
+    QuantizedEmbedding,
+    check_weight_scale,
+    shares_table,
+    tied_to_integers,
+)
+from tilepress.checkpoint.tensors.quantized_linear import (
+    PARAMETERS,
+    QuantizedLinear,
+    unpack,
+    unpack_input_offset,
+    unpack_input_scale,
+)
+from tilepress.errors import CheckpointError, TilepressWarning
+from tilepress.models.architecture import (
     HEAD,
     ModelShape,
     architecture_of,
@@ -20,38 +53,6 @@ from tilepress.checkpoint.architecture import (
     linear_shapes,
     norm_shapes,
 )
-from tilepress.checkpoint.auxiliary import auxiliary_files
-from tilepress.checkpoint.compressed_linear import CompressedLinear
-from tilepress.checkpoint.compressing import CompressingRank
-from tilepress.checkpoint.config_file import flavour, read_config
-from tilepress.checkpoint.descriptions import (
-    FLOAT,
-    W8A8S,
-    W8A8S_DYNAMIC,
-    W8A8SC,
-    Description,
-    description_file,
-    read_description,
-)
-from tilepress.checkpoint.embedding import (
-    EMBEDDING,
-    CompressedEmbedding,
-    QuantizedEmbedding,
-    check_weight_scale,
-    shares_table,
-    tied_to_integers,
-)
-from tilepress.checkpoint.float_checkpoint import FLOAT_DTYPES
-from tilepress.checkpoint.quantized_linear import (
-    PARAMETERS,
-    QuantizedLinear,
-    unpack,
-    unpack_input_offset,
-    unpack_input_scale,
-)
-from tilepress.checkpoint.rank import Rank
-from tilepress.checkpoint.tensor_files import Stored, TensorFiles, find_weights
-from tilepress.errors import CheckpointError, TilepressWarning
 
 _QUANTIZED = (W8A8S, W8A8SC)
 # The types that each of the five tensors is read in.
@@ -67,8 +68,8 @@ _DTYPES = {
 class W8A8SCheckpoint:
     """config.json, description and weights. Opening reads headers and input scales; weights are read when asked for.
 
-    shares_table: the embedding is the head's integers. Raises CheckpointError for anything that docs/formats.md does
-    not allow in such a directory.
+    shares_table: the embedding is the head's integers. Raises CheckpointError for anything that
+    docs/reference/formats.md does not allow in such a directory.
     """
 
     kind: Literal["w8a8s"] = "w8a8s"

@@ -10,7 +10,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tilepress.checkpoint.architecture import (
+from tilepress.checkpoint.auxiliary import auxiliary_files
+from tilepress.checkpoint.description import flavour, read_config
+from tilepress.checkpoint.safetensors.mapped_pages import release_pages
+from tilepress.checkpoint.safetensors.reader import Stored
+from tilepress.checkpoint.sharding.shard import Rank
+from tilepress.checkpoint.sharding.shard_of_w8a8sc import ReshardedRank
+from tilepress.checkpoint.sharding.split import check_tp, held_rows
+from tilepress.checkpoint.tensors.compressed_linear import CompressedLinear
+from tilepress.checkpoint.tensors.embedding import EMBEDDING, CompressedEmbedding
+from tilepress.checkpoint.w8a8sc_part import Part
+from tilepress.errors import CheckpointError
+from tilepress.models.architecture import (
     GROUPS,
     HEAD,
     FusedGroup,
@@ -19,17 +30,6 @@ from tilepress.checkpoint.architecture import (
     fused_groups,
     group_of,
 )
-from tilepress.checkpoint.auxiliary import auxiliary_files
-from tilepress.checkpoint.compressed_linear import CompressedLinear
-from tilepress.checkpoint.config_file import flavour, read_config
-from tilepress.checkpoint.embedding import EMBEDDING, CompressedEmbedding
-from tilepress.checkpoint.mapped_pages import release_pages
-from tilepress.checkpoint.part import Part
-from tilepress.checkpoint.rank import Rank
-from tilepress.checkpoint.resharding import ReshardedRank
-from tilepress.checkpoint.split import check_tp, held_rows
-from tilepress.checkpoint.tensor_files import Stored
-from tilepress.errors import CheckpointError
 
 _PART = re.compile(r"part(0|[1-9]\d{0,5})-of-([1-9]\d{0,5})")
 

@@ -78,8 +78,8 @@ def gpu(
     """
     if interpret:
         os.environ["TRITON_INTERPRET"] = "1"  # read when the kernels are imported
-    from tilepress.device import resolve_device
     from tilepress.kernels import check_device
+    from tilepress.machine.device import resolve_device
 
     target = resolve_device("cpu" if interpret else device)
     if not interpret:

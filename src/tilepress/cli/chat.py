@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tilepress.cli.console import ERR
-from tilepress.cli.generation import draft_tokens, print_text, print_timing, sampling_options
-from tilepress.cli.loading import load_model
+from tilepress.cli.generation import draft_tokens, load_model, print_text, print_timing, read_tools, sampling_options
 from tilepress.cli.options import (
     ComputeType,
     Device,
@@ -21,7 +20,6 @@ from tilepress.cli.options import (
     Tools,
     TrustRemoteCode,
 )
-from tilepress.cli.tools import read_tools
 
 if TYPE_CHECKING:
     from tilepress.engines.transformers import ToolCall

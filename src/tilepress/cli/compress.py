@@ -13,13 +13,13 @@ from tilepress.cli.console import (
     human_bytes,
     human_seconds,
     is_silent,
+    note_needs,
+    noting_progress,
     print_json,
     print_note,
     print_table,
     progress_bar,
 )
-from tilepress.cli.interruption import noting_progress
-from tilepress.cli.needs import note_needs
 from tilepress.cli.options import Json, ModelPath, Restart, TrustRemoteCode
 from tilepress.errors import UsageError
 
@@ -58,7 +58,7 @@ def compress(
         kept_progress,
         plan_compression,
     )
-    from tilepress.group import launched_by_torchrun
+    from tilepress.distributed import launched_by_torchrun
 
     if trust_remote_code:
         print_note("compressing needs no remote code; none is run")

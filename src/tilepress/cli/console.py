@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+
+from tilepress.errors import UsageError
+
+if TYPE_CHECKING:
+    from tilepress.machine.requirements import Needs
+
 
 OUT = Console()
 ERR = Console(stderr=True)
@@ -85,3 +93,54 @@ def human_bytes(count: float) -> str:
 def human_seconds(seconds: float) -> str:
     """125.3 -> '2 min 5 s'; below two minutes seconds alone."""
     return f"{seconds:.1f} s" if seconds < 120 else f"{int(seconds) // 60} min {int(seconds) % 60} s"
+
+
+_UNITS = {"": 1, "b": 1}
+_UNITS |= {f"{letter}b": 1000**power for power, letter in enumerate("kmgt", 1)}
+_UNITS |= {f"{letter}ib": 1024**power for power, letter in enumerate("kmgt", 1)}
+
+
+def parse_bytes(option: str, text: str) -> int:
+    """KB, MB, GB and TB are decimal, KiB, MiB, GiB and TiB binary. UsageError names `option`."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)", text.strip())
+    if match is None or match[2].lower() not in _UNITS:
+        raise UsageError(f"{option} {text}: no size; write one such as 90MB, 1.5GB or 800MiB")
+    return round(float(match[1]) * _UNITS[match[2].lower()])
+
+
+@contextmanager
+def noting_progress(kept: Callable[[], str | None]) -> Iterator[None]:
+    """On Ctrl-C, or SIGTERM, a note of what is kept, if there is anything; errors say it themselves."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if (sentence := kept()) is not None:
+            print_note(sentence)
+        raise
+
+
+def print_needs(needs: Sequence[Needs]) -> None:
+    """A row for each piece of work; what is there in brackets."""
+    columns = ("", "memory (available)", "disk (free)", "time, about", "makes")
+    print_grid(columns, [(needed.work, *_cells(needed)) for needed in needs])
+
+
+def note_needs(needed: Needs) -> None:
+    """One line, before work begins."""
+    memory, disk, time, makes = _cells(needed)
+    print_note(f"plan: memory {memory}, disk {disk}, about {time}; makes {makes}")
+
+
+def _cells(needed: Needs) -> tuple[str, str, str, str]:
+    memory = f"{human_bytes(needed.memory.needed)} ({human_bytes(needed.memory.available)})"
+    disk = ", ".join(f"{human_bytes(disk.needed)} ({human_bytes(disk.free)})" for disk in needed.disks)
+    time = "" if needed.seconds is None else _rough(needed.seconds)
+    return memory, disk, time, human_bytes(needed.output) if needed.output else ""
+
+
+def _rough(seconds: float) -> str:
+    """No finer than an estimate is: hours and tens of minutes, minutes, or seconds."""
+    if seconds < 120:
+        return human_seconds(round(seconds) or 1).replace(".0 s", " s")
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60 // 10 * 10} min"

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tilepress.cli.console import print_json, print_table, progress_bar
-from tilepress.cli.loading import load_model
+from tilepress.cli.generation import load_model
 from tilepress.cli.options import ComputeType, Device, Json, ModelPath, TrustRemoteCode
 from tilepress.errors import UsageError
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tilepress.cli.console import ERR, print_note
 from tilepress.errors import UsageError
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
     from tilepress.engines.transformers import Generation
 
+
 # Of --parallel-decoding: of 3, 5 and 10 the one that lost nowhere and gained nearly the most where answers repeat the
-# prompt (docs/engines.md).
+# prompt (docs/reference/engines.md).
 DRAFT_TOKENS = 5
 
 
@@ -51,3 +56,59 @@ def print_timing(answer: Generation) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def load_model(
+    path: str, device: str, dtype: str | None, trust_remote_code: bool, max_model_len: int | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """`tilepress.load` with a sign of life on a terminal, without transformers' own bar, and a note about YaRN."""
+    from transformers.utils.logging import disable_progress_bar
+
+    import tilepress
+
+    disable_progress_bar()  # type: ignore[no-untyped-call]
+    with ERR.status(f"loading {path}"):
+        model, tokenizer = tilepress.load(
+            path, device=device, dtype=dtype, max_model_len=max_model_len, trust_remote_code=trust_remote_code
+        )
+    if max_model_len is not None and max_model_len == model.config.max_position_embeddings:
+        rotary = model.config.rope_parameters
+        if rotary.get("rope_type") == "yarn":
+            print_note(
+                f"YaRN is on: {max_model_len} tokens, {rotary['factor']:.2f} times the "
+                f"{rotary['original_max_position_embeddings']} that the model was trained for; leave "
+                "--max-model-len out where prompts are short"
+            )
+    return model, tokenizer
+
+
+SEED = "What's deep learning?"
+
+
+def read_prompts(prompts: Sequence[str] | None, file: Path | None) -> list[str]:
+    """Those of the command line and then those of the file, one a line; a question of our own where there are none.
+
+    Raises UsageError for a file that cannot be read or holds no prompt.
+    """
+    if file is None:
+        return list(prompts or [SEED])
+    try:
+        lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--prompts {file}: {error}; give a UTF-8 text file with a prompt a line") from error
+    if not lines:
+        raise UsageError(f"--prompts {file}: holds no prompt; write one a line")
+    return [*(prompts or []), *lines]
+
+
+def read_tools(path: Path | None) -> list[Any] | None:
+    """Schemas from a JSON file; None for None. Raises UsageError that names the file, and the entry that is no tool."""
+    from tilepress.engines.transformers.generation.tools import tool_schemas
+
+    if path is None:
+        return None
+    try:
+        tools = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"--tools {path}: {error}; give a JSON file with a list of tools") from error
+    return tool_schemas(tools, f"--tools {path}")

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from tilepress.cli.console import parse_bytes, print_note
+
+if TYPE_CHECKING:
+    from tilepress.quantize import RecipeChoice
+
 
 ModelPath = Annotated[
     str,
@@ -48,3 +54,94 @@ Tools = Annotated[
     Path | None,
     typer.Option("--tools", help="JSON file with a list of tools, as OpenAI describes them, that the model may call."),
 ]
+
+
+_RECIPE = "the recipe's, or"
+
+ModelType = Annotated[
+    str | None,
+    typer.Option("--model-type", help="Such as Qwen3-8B: the name of its recipe. config.json decides."),
+]
+RecipePath = Annotated[
+    Path | None,
+    typer.Option("--recipe", help="A recipe of your own, a .toml file.", show_default="the one that fits config.json"),
+]
+Bits = Annotated[
+    float | None, typer.Option("--bits", help="Compressed bits a weight to aim at.", show_default=f"{_RECIPE} 4.0")
+]
+Size = Annotated[
+    str | None,
+    typer.Option("--size", help="Or the size of the W8A8SC weight file to aim at, such as 90MB or 1.5GiB."),
+]
+Loss = Annotated[
+    float | None,
+    typer.Option("--loss", help="Or the increase of the loss to aim at, as predicted, in nats a token."),
+]
+Head = Annotated[
+    bool | None,
+    typer.Option("--head/--no-head", help="Quantize the output head too.", show_default=f"{_RECIPE} no"),
+]
+Embeddings = Annotated[
+    bool | None,
+    typer.Option(
+        "--embeddings/--no-embeddings",
+        help="Quantize the embedding too; of a tied model, with --head.",
+        show_default=f"{_RECIPE} no",
+    ),
+]
+Activations = Annotated[
+    str | None,
+    typer.Option(
+        "--activations",
+        help="Tokens beyond the static ranges: overflow gives them their own scales; static clips them, for other "
+        "engines; per-token clips them, but gives all tokens of down_proj their own scales.",
+        show_default=f"{_RECIPE} overflow",
+    ),
+]
+Samples = Annotated[
+    int | None,
+    typer.Option("--samples", help="Calibration sequences.", show_default=f"{_RECIPE} 128, or what is feasible"),
+]
+SequenceLength = Annotated[
+    int | None,
+    typer.Option("--sequence-length", help="Tokens of each.", show_default=f"{_RECIPE} 2048, or what is feasible"),
+]
+StoredType = Annotated[
+    str | None,
+    typer.Option("--dtype", help="Stored float type: float16 or bfloat16.", show_default=f"{_RECIPE} float16"),
+]
+DistillSteps = Annotated[
+    int | None,
+    typer.Option(
+        "--distill-steps",
+        help="Train scales, norm gains and biases against the float model for so many steps of one sequence; "
+        "0 for none.",
+        show_default=f"{_RECIPE} 45, or what is feasible",
+    ),
+]
+MaxMemory = Annotated[
+    str | None,
+    typer.Option(
+        "--max-memory",
+        help="Memory to keep to, such as 8GB: what the layers read is on disk where it does not fit.",
+        show_default="a quarter of the machine's for what the layers read",
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option("--seed", help="Of the calibration text's order and the samples.", show_default=f"{_RECIPE} 0"),
+]
+
+
+def given(*, size: str | None, **options: Any) -> dict[str, Any]:
+    """The settings of `Recipe` that were given on the command line; others keep what the recipe says."""
+    settings = {**options, "size": None if size is None else parse_bytes("--size", size)}
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def print_recipe(choice: RecipeChoice) -> None:
+    """Which recipe is used, and what was not followed."""
+    for note in choice.notes:
+        print_note(note)
+    if choice.file is not None:
+        print_note(f"recipe {choice.file.name}, {choice.file.path}; options given here win over it")

@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tilepress.cli.byte_sizes import parse_bytes
-from tilepress.cli.console import print_json
-from tilepress.cli.needs import print_needs
-from tilepress.cli.options import Device, Json
-from tilepress.cli.quantization_options import (
+from tilepress.cli.console import parse_bytes, print_json, print_needs
+from tilepress.cli.options import (
     Activations,
     Bits,
+    Device,
     DistillSteps,
     Embeddings,
     Head,
+    Json,
     Loss,
     MaxMemory,
     ModelType,
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     import torch
 
     from tilepress.checkpoint import FloatCheckpoint, W8A8SCheckpoint
-    from tilepress.needs import Needs
+    from tilepress.machine.requirements import Needs
     from tilepress.quantize import Recipe
 
 
@@ -76,7 +75,7 @@ def plan(
         tilepress plan Qwen3-8B-w8a8s --json
     """
     from tilepress.checkpoint import FloatCheckpoint, W8A8SCCheckpoint, open_checkpoint
-    from tilepress.device import resolve_device
+    from tilepress.machine.device import resolve_device
     from tilepress.quantize import choose_recipe
 
     chosen = given(
@@ -121,7 +120,7 @@ def _for_float(
 ) -> list[Needs]:
     """From float to an answer."""
     from tilepress.compress import Compressible, plan_compression
-    from tilepress.engines.transformers.footprint import plan_run
+    from tilepress.engines.transformers.loading import plan_run
     from tilepress.quantize import measure_pace, plan_quantization, w8a8sc_size
 
     size = w8a8sc_size(source, recipe)
@@ -136,7 +135,7 @@ def _for_float(
 def _for_quantized(source: W8A8SCheckpoint, out: Path) -> list[Needs]:
     from tilepress.checkpoint import EMBEDDING
     from tilepress.compress import compressible, plan_compression
-    from tilepress.engines.transformers.footprint import plan_run
+    from tilepress.engines.transformers.loading import plan_run
 
     model = compressible(source)
     embeddings = source.shares_table or source.is_quantized(EMBEDDING)

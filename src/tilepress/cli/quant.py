@@ -7,19 +7,28 @@ from typing import Annotated
 
 import typer
 
-from tilepress.cli.byte_sizes import parse_bytes
-from tilepress.cli.console import human_seconds, is_silent, print_json, print_note, print_table, progress_bar
-from tilepress.cli.interruption import noting_progress
-from tilepress.cli.needs import note_needs
-from tilepress.cli.options import Device, Json, ModelPath, TrustRemoteCode
-from tilepress.cli.quantization_options import (
+from tilepress.cli.console import (
+    human_seconds,
+    is_silent,
+    note_needs,
+    noting_progress,
+    parse_bytes,
+    print_json,
+    print_note,
+    print_table,
+    progress_bar,
+)
+from tilepress.cli.options import (
     Activations,
     Bits,
+    Device,
     DistillSteps,
     Embeddings,
     Head,
+    Json,
     Loss,
     MaxMemory,
+    ModelPath,
     ModelType,
     RecipePath,
     Samples,
@@ -27,6 +36,7 @@ from tilepress.cli.quantization_options import (
     SequenceLength,
     Size,
     StoredType,
+    TrustRemoteCode,
     given,
     print_recipe,
 )
@@ -82,8 +92,8 @@ def quant(
     the same bytes; with other options it asks for --restart, which begins anew.
     """
     from tilepress.checkpoint import FloatCheckpoint, open_checkpoint
-    from tilepress.device import resolve_device
-    from tilepress.group import launched_by_torchrun
+    from tilepress.distributed import launched_by_torchrun
+    from tilepress.machine.device import resolve_device
     from tilepress.quantize import (
         choose_recipe,
         kept_progress,

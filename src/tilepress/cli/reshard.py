@@ -9,8 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tilepress.cli.console import human_bytes, human_seconds, print_json, print_table, progress_bar
-from tilepress.cli.interruption import noting_progress
+from tilepress.cli.console import human_bytes, human_seconds, noting_progress, print_json, print_table, progress_bar
 from tilepress.cli.options import Json, Restart
 
 

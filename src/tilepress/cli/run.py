@@ -8,8 +8,16 @@ from typing import Annotated
 import typer
 
 from tilepress.cli.console import print_json
-from tilepress.cli.generation import draft_tokens, print_text, print_timing, sampling_options
-from tilepress.cli.loading import load_model
+from tilepress.cli.generation import (
+    SEED,
+    draft_tokens,
+    load_model,
+    print_text,
+    print_timing,
+    read_prompts,
+    read_tools,
+    sampling_options,
+)
 from tilepress.cli.options import (
     ComputeType,
     Device,
@@ -23,8 +31,6 @@ from tilepress.cli.options import (
     Tools,
     TrustRemoteCode,
 )
-from tilepress.cli.prompts import SEED, read_prompts
-from tilepress.cli.tools import read_tools
 
 
 def run(

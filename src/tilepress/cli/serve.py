@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tilepress.cli.byte_sizes import parse_bytes
-from tilepress.cli.console import print_json, print_note
+from tilepress.cli.console import parse_bytes, print_json, print_note
 from tilepress.cli.options import ComputeType, Json
 from tilepress.errors import UsageError
 
@@ -69,7 +68,7 @@ def serve(
 
         tilepress serve Qwen3-8B-w8a8sc --host 0.0.0.0 --api-key SECRET -- --max-num-seqs 32
     """
-    from tilepress.engines.vllm.serving import ServeOptions, make_plan
+    from tilepress.engines.vllm.serve import ServeOptions, make_plan
 
     if json and not dry_run:
         raise UsageError("--json prints what --dry-run finds; give both")

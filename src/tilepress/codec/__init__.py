@@ -1,4 +1,4 @@
-"""int8 matrices compressed without loss, tile by tile (docs/bitstream.md)."""
+"""int8 matrices compressed without loss, tile by tile (docs/reference/bitstream.md)."""
 
 from tilepress.codec.coding import check_index, core_count, decode, encode, entropy, validate
 from tilepress.codec.compressed import BITSTREAM_V1, Compressed

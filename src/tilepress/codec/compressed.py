@@ -21,7 +21,7 @@ Int8Array = NDArray[np.int8]
 
 @dataclass(frozen=True, eq=False)
 class Compressed:
-    """An int8 matrix [n, k] as tiles (docs/bitstream.md).
+    """An int8 matrix [n, k] as tiles (docs/reference/bitstream.md).
 
     weight: int8 [x], the tiles. index: int8 [8 * n_index * k_index], one little-endian 64-bit entry a tile.
     info: int64 [5], (tiling_k, tiling_n, k, n, version). Only dtypes and the length of info are checked here

@@ -1,4 +1,4 @@
-"""The codec in NumPy, to be read beside docs/bitstream.md. The native one gives the same bytes and refuses the same."""
+"""The codec in NumPy, to be read beside docs/reference/bitstream.md. The native one gives the same bytes and errors."""
 
 from __future__ import annotations
 

@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 from tilepress.compress.decompress import decompress_directory
-from tilepress.compress.directory import compress_directory
+from tilepress.compress.job import compress_directory
 from tilepress.compress.plan import Compressible, compressible, plan_compression
 from tilepress.compress.reshard import Resharding, reshard_directory
+from tilepress.compress.resume import kept_progress
 from tilepress.compress.torchrun import compress_under_torchrun
 from tilepress.compress.verify import Verification, verify
-from tilepress.compress.work_directory import kept_progress
 
 __all__ = [
     "Compressible",

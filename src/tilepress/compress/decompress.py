@@ -8,16 +8,16 @@ from pathlib import Path
 import torch
 
 from tilepress import codec
-from tilepress.checkpoint.activations import row_sums
-from tilepress.checkpoint.architecture import group_of
-from tilepress.checkpoint.compressed_linear import naming_damage
-from tilepress.checkpoint.descriptions import FLOAT
-from tilepress.checkpoint.embedding import EMBEDDING, QuantizedEmbedding
-from tilepress.checkpoint.quantized_linear import QuantizedLinear, pack
-from tilepress.checkpoint.source import open_checkpoint
+from tilepress.checkpoint.description import FLOAT
+from tilepress.checkpoint.open import open_checkpoint
+from tilepress.checkpoint.tensors.activation_mode import row_sums
+from tilepress.checkpoint.tensors.compressed_linear import naming_damage
+from tilepress.checkpoint.tensors.embedding import EMBEDDING, QuantizedEmbedding
+from tilepress.checkpoint.tensors.quantized_linear import QuantizedLinear, pack
+from tilepress.checkpoint.w8a8s_writer import W8A8SWriter
 from tilepress.checkpoint.w8a8sc import W8A8SCCheckpoint
-from tilepress.checkpoint.writer import W8A8SWriter
 from tilepress.errors import CheckpointError
+from tilepress.models.architecture import group_of
 
 
 def decompress_directory(

@@ -11,10 +11,10 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tilepress.checkpoint.fingerprint import differences
-from tilepress.checkpoint.lock import locked
-from tilepress.checkpoint.streaming_file import Written, write_whole
+from tilepress.checkpoint.safetensors.writer import Written, write_whole
 from tilepress.errors import CheckpointError
+from tilepress.jobs.fingerprint import differences
+from tilepress.jobs.lock import locked
 
 T = TypeVar("T")
 

@@ -10,13 +10,13 @@ import numpy as np
 
 from tilepress import codec
 from tilepress.checkpoint import EMBEDDING, ModelShape
-from tilepress.checkpoint.architecture import HEAD, fused_groups
-from tilepress.checkpoint.descriptions import FLOAT
-from tilepress.checkpoint.quantization_report import stored_bits
+from tilepress.checkpoint.description import FLOAT
+from tilepress.checkpoint.summary import stored_bits
 from tilepress.checkpoint.w8a8s import W8A8SCheckpoint
-from tilepress.compress.work_directory import written_bytes
-from tilepress.free_memory import available_bytes
-from tilepress.needs import DISK_SPEED, Memory, Needs, disk
+from tilepress.compress.resume import written_bytes
+from tilepress.machine.memory import available_bytes
+from tilepress.machine.requirements import DISK_SPEED, Memory, Needs, disk
+from tilepress.models.architecture import HEAD, fused_groups
 
 # Resident on Linux with Python 3.11 and torch 2.13, before any tensor.
 PROCESS = 400_000_000

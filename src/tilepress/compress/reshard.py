@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tilepress import codec
-from tilepress.checkpoint.compressed_linear import naming_damage
-from tilepress.checkpoint.embedding import EMBEDDING
-from tilepress.checkpoint.source import open_checkpoint
-from tilepress.checkpoint.split import check_tp
-from tilepress.checkpoint.staging import refuse_existing
+from tilepress.checkpoint.open import open_checkpoint
+from tilepress.checkpoint.sharding.split import check_tp
+from tilepress.checkpoint.tensors.compressed_linear import naming_damage
+from tilepress.checkpoint.tensors.embedding import EMBEDDING
 from tilepress.checkpoint.w8a8sc import W8A8SCCheckpoint
-from tilepress.compress.directory import make_parts
+from tilepress.compress.job import make_parts
 from tilepress.errors import CheckpointError
+from tilepress.jobs.atomic_directory import refuse_existing
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,10 @@ import torch.distributed as dist
 
 from tilepress.checkpoint.w8a8s import W8A8SCheckpoint
 from tilepress.codec import core_count
-from tilepress.compress.directory import Steps, open_w8a8s, write_common_files
-from tilepress.compress.fingerprint import fingerprint
-from tilepress.compress.part_writer import write_part
-from tilepress.compress.work_directory import WorkDirectory, work_directory
+from tilepress.compress.job import Steps, open_w8a8s, write_common_files, write_part
+from tilepress.compress.resume import WorkDirectory, fingerprint, work_directory
+from tilepress.distributed import Group, group
 from tilepress.errors import CheckpointError
-from tilepress.group import Group, group
 
 T = TypeVar("T")
 

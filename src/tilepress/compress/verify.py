@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tilepress.checkpoint.embedding import EMBEDDING
-from tilepress.checkpoint.quantized_linear import QuantizedLinear
-from tilepress.checkpoint.source import open_checkpoint
+from tilepress.checkpoint.open import open_checkpoint
+from tilepress.checkpoint.tensors.embedding import EMBEDDING
+from tilepress.checkpoint.tensors.quantized_linear import QuantizedLinear
 from tilepress.checkpoint.w8a8s import W8A8SCheckpoint
 from tilepress.checkpoint.w8a8sc import W8A8SCCheckpoint
 from tilepress.compress.decompress import decompressed_embedding, decompressed_linears

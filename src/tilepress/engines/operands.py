@@ -8,6 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tilepress.errors import UsageError
+
 if TYPE_CHECKING:
     from tilepress.checkpoint import CompressedEmbedding, CompressedLinear
     from tilepress.codec import Compressed
@@ -40,3 +42,14 @@ def _bytes(weight: Compressed) -> dict[str, Tensor]:
 def _shared(array: NDArray[Any]) -> Tensor:
     """The same memory as a tensor; torch has no read-only tensors, so arrays that are, small ones, are copied."""
     return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def converted(stored: Tensor, dtype: torch.dtype, name: str) -> Tensor:
+    """`stored` in dtype, itself where it is that already. name: file and tensor, for the message.
+
+    Raises UsageError where float16 cannot hold a value.
+    """
+    tensor = stored.to(dtype)
+    if dtype == torch.float16 and stored.dtype != dtype and bool(tensor.isinf().any()):
+        raise UsageError(f"{name} has values beyond the range of float16; use bfloat16 or float32")
+    return tensor

@@ -21,8 +21,8 @@ def embed(ids: Tensor, weight: Tensor, index: Tensor, info: Tensor, weight_scale
     Only the strips of 16 rows that hold wanted tokens are decoded. The result has the same bits for any number of
     threads and any instruction set.
 
-    ids: int64 [...]. weight: int8 [x], index: int8 [y], info: int64 [5], as docs/bitstream.md says. weight_scale:
-    float32 [vocab]. Returns float32 [..., hidden].
+    ids: int64 [...]. weight: int8 [x], index: int8 [y], info: int64 [5], as docs/reference/bitstream.md says.
+    weight_scale: float32 [vocab]. Returns float32 [..., hidden].
 
     Raises IndexError for an id outside 0 ... vocab - 1, BitstreamError where compressed bytes that are needed are
     damaged, with the number of the tile, and ValueError for tensors of another dtype, shape or layout. On a CUDA

@@ -54,9 +54,9 @@ def linear(
     number of threads (`torch.set_num_threads`), any instruction set, and whatever other tokens are in the batch.
     Not-a-number in x counts as minus infinity: it becomes -128.
 
-    x: [..., k], float32, bfloat16 or float16. weight: int8 [x], index: int8 [y], info: int64 [5], as docs/bitstream.md
-    says. input_scale: float32 [1]. input_offset: int32 [1], -128 to 127. deq_scale: float32 [n]. quant_bias: int32 [n].
-    weight_sums: int32 [n], or None to clamp. Returns [..., n] in x's dtype.
+    x: [..., k], float32, bfloat16 or float16. weight: int8 [x], index: int8 [y], info: int64 [5]
+    (docs/reference/bitstream.md). input_scale: float32 [1]. input_offset: int32 [1], -128 to 127. deq_scale:
+    float32 [n]. quant_bias: int32 [n]. weight_sums: int32 [n], or None to clamp. Returns [..., n] in x's dtype.
 
     Raises BitstreamError where the compressed bytes are damaged, with the number of the tile, and ValueError for
     tensors of another dtype, shape or layout. On a CUDA device, for which the host does not wait, damage gives

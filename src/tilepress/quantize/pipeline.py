@@ -10,33 +10,33 @@ import torch
 from torch import Tensor
 
 from tilepress.checkpoint import FloatCheckpoint
-from tilepress.checkpoint.feeds import FINAL_NORM
-from tilepress.checkpoint.staging import refuse_existing
+from tilepress.codec import core_count
+from tilepress.distributed import BACKENDS, Group, group
+from tilepress.distributed.communicator import ALONE, GroupRanks, Ranks
 from tilepress.errors import UsageError
-from tilepress.model_config import generation_config
-from tilepress.quantize.calibration import token_sequences
-from tilepress.quantize.calibration_size import CalibrationSize, calibration_size
-from tilepress.quantize.calibration_text import default_documents, read_documents
-from tilepress.quantize.clock import Clock, Progress
-from tilepress.quantize.collected import CollectedModel
-from tilepress.quantize.decoder import LayerwiseDecoder
-from tilepress.quantize.distillation import distil, refuse_one_sequence, sequences_used, training_order
-from tilepress.quantize.distillation_steps import distillation_steps
-from tilepress.quantize.final_states import FinalStates
-from tilepress.quantize.fingerprint import fingerprint
-from tilepress.quantize.first_pass import Allocation, FirstPass
-from tilepress.quantize.hidden_states import HiddenStates
-from tilepress.quantize.job import Job
-from tilepress.quantize.machine import Machine, machine_of
-from tilepress.quantize.memory import bounded
-from tilepress.quantize.ranks import ALONE, Ranks
-from tilepress.quantize.recipe import Recipe
+from tilepress.jobs.atomic_directory import refuse_existing
+from tilepress.machine.memory import Machine, machine_of
+from tilepress.models.layer_inputs import FINAL_NORM
+from tilepress.models.transformers_config import generation_config
+from tilepress.quantize.calibration.sequences import token_sequences
+from tilepress.quantize.calibration.size import CalibrationSize, calibration_size
+from tilepress.quantize.calibration.text import default_documents, read_documents
+from tilepress.quantize.context import Job
+from tilepress.quantize.distillation.steps import distillation_steps
+from tilepress.quantize.distillation.train import distil, refuse_one_sequence, sequences_used, training_order
+from tilepress.quantize.estimate.memory import bounded
+from tilepress.quantize.estimate.stored_size import work_size
+from tilepress.quantize.layerwise.decoder import LayerwiseDecoder
+from tilepress.quantize.layerwise.hidden_states import FinalStates, HiddenStates
+from tilepress.quantize.progress import Clock, Progress
+from tilepress.quantize.quantized_model import CollectedModel
+from tilepress.quantize.recipe.recipe import Recipe
 from tilepress.quantize.report import LinearReport, QuantizationReport
 from tilepress.quantize.result import collected_model, write_result
-from tilepress.quantize.second_pass import SecondPass, result_stages
+from tilepress.quantize.resume import FINISHED, WorkDirectory, fingerprint, is_begun, remove_finished, work_directory
+from tilepress.quantize.rounding_pass import SecondPass, result_stages
+from tilepress.quantize.sensitivity_pass import Allocation, FirstPass
 from tilepress.quantize.weight_check import check_weights
-from tilepress.quantize.work_directory import FINISHED, WorkDirectory, is_begun, remove_finished, work_directory
-from tilepress.quantize.work_size import work_size
 from tilepress.text import load_tokenizer
 
 
@@ -223,3 +223,54 @@ def _report(job: Job, size: CalibrationSize, allocation: Allocation) -> Quantiza
         curve=allocation.curve,
         linears=[LinearReport(**linear) for record in records for linear in record["reports"]],
     )
+
+
+def quantize_under_torchrun(
+    source: FloatCheckpoint,
+    out: Path,
+    recipe: Recipe,
+    *,
+    calibration: Path | None = None,
+    device: str = "cpu",
+    max_memory: int | None = None,
+    restart: bool = False,
+    before_work: Callable[[], None] | None = None,
+    rehearsal: Callable[[], None] | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> QuantizationReport:
+    """`quantize_checkpoint` on all processes, which read `source` each; the first reads the text and writes `out`.
+
+    device: "cpu", where each process takes a fair share of its host's cores, or "cuda", a GPU a process. progress:
+    called on rank 0 only. Raises what `quantize_checkpoint` does, UsageError for another device, and JobError where
+    another process fails or is gone.
+    """
+    if device not in BACKENDS:
+        raise UsageError(f"--device {device}: under torchrun choose cpu or cuda, and each process takes its own GPU")
+    with group(device) as this:
+        return quantize_checkpoint(
+            source,
+            out,
+            recipe,
+            calibration=calibration,
+            device=_own_device(device, this),
+            max_memory=max_memory,
+            restart=restart,
+            before_work=before_work,
+            rehearsal=rehearsal,
+            progress=progress if this.rank == 0 else None,
+            ranks=GroupRanks(this),
+        )
+
+
+def _own_device(device: str, this: Group) -> str:
+    if device == "cpu":
+        # torchrun asks for one thread of each process where nobody set OMP_NUM_THREADS.
+        torch.set_num_threads(max(1, core_count() // this.local_world))
+        return device
+    if this.local_rank >= torch.cuda.device_count():
+        raise UsageError(
+            f"{this.local_world} processes on this host, which has {torch.cuda.device_count()} GPUs; "
+            "start one a GPU with --nproc_per_node"
+        )
+    torch.cuda.set_device(this.local_rank)
+    return f"cuda:{this.local_rank}"

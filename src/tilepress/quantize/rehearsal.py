@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from tilepress.checkpoint import FloatCheckpoint, ModelShape, architecture_of
-from tilepress.checkpoint.architecture import float_tensors
-from tilepress.checkpoint.json_files import write_object
-from tilepress.checkpoint.staging import save_tensors
-from tilepress.checkpoint.tensor_files import Stored
+from tilepress.checkpoint.safetensors.reader import Stored
 from tilepress.errors import TilepressWarning, UsageError
-from tilepress.quantize.calibration_size import CalibrationSize
-from tilepress.quantize.decoder import LayerwiseDecoder
+from tilepress.jobs.atomic_directory import save_tensors
+from tilepress.jobs.json_files import write_object
+from tilepress.models.architecture import float_tensors
+from tilepress.quantize.calibration.size import CalibrationSize
+from tilepress.quantize.layerwise.decoder import LayerwiseDecoder
 from tilepress.quantize.pipeline import quantize_tokens
-from tilepress.quantize.recipe import Recipe
+from tilepress.quantize.recipe.recipe import Recipe
 
 # One layer of so many channels and tokens takes a second or two on two cores; a layer of full width takes minutes.
 HIDDEN, INTERMEDIATE, VOCABULARY = 256, 512, 1024

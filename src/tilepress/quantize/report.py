@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tilepress.quantize.prediction import CurvePoint
-from tilepress.quantize.recipe import Recipe
+from tilepress.quantize.rate.allocation import CurvePoint
+from tilepress.quantize.recipe.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ from pathlib import Path
 from torch import Tensor
 
 from tilepress.checkpoint import EMBEDDING, FloatCheckpoint, QuantizedEmbedding, W8A8SWriter
-from tilepress.checkpoint.activations import KEY
-from tilepress.checkpoint.descriptions import FLOAT
-from tilepress.checkpoint.quantized_linear import PARAMETERS, unpack
-from tilepress.quantize.collected import CollectedModel
-from tilepress.quantize.recipe import Recipe
+from tilepress.checkpoint.description import FLOAT
+from tilepress.checkpoint.tensors.activation_mode import KEY
+from tilepress.checkpoint.tensors.quantized_linear import PARAMETERS, unpack
+from tilepress.quantize.estimate.stored_size import stays_float
+from tilepress.quantize.quantized_model import CollectedModel
+from tilepress.quantize.recipe.recipe import Recipe
 from tilepress.quantize.report import QuantizationReport
-from tilepress.quantize.stored_size import stays_float
-from tilepress.quantize.work_directory import WorkDirectory
+from tilepress.quantize.resume import WorkDirectory
 
 # Rows of a float tensor that are in memory while it is copied.
 ROWS = 8192

@@ -7,8 +7,8 @@ import torch
 from tilepress.checkpoint import FloatCheckpoint
 from tilepress.errors import QuantizationError
 from tilepress.finite import is_finite
-from tilepress.quantize.recipe import Recipe
-from tilepress.quantize.stored_size import stays_float
+from tilepress.quantize.estimate.stored_size import stays_float
+from tilepress.quantize.recipe.recipe import Recipe
 
 # Values that are in memory at a time.
 VALUES = 1 << 25

@@ -7,8 +7,8 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from tilepress.checkpoint.json_files import read_object, refuse_pointer
 from tilepress.errors import CheckpointError
+from tilepress.jobs.json_files import read_object, refuse_pointer
 
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.*", "*.tiktoken")
 _QUESTION = [{"role": "user", "content": "Hello"}]

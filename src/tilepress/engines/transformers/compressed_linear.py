@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from tilepress.engines.operands import linear_operands
@@ -59,3 +60,56 @@ class CompressedLinear(nn.Module):
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits:.2f}"
+
+
+class FusedLinear(CompressedLinear):
+    """Computes all members in one call; `members` stand where the model calls q_proj, k_proj and so on.
+
+    The model calls the members in order, with the same input tensor: the first computes, the others take their slice,
+    and after the last nothing of the call is held. Any other order raises RuntimeError rather than giving rows of a
+    different input. A first member always starts anew, so that a call that an exception cut short does no harm.
+    """
+
+    def __init__(self, stored: StoredLinear, sizes: Sequence[int], names: Sequence[str]) -> None:
+        """sizes: rows of each member, in order of the stored rows; names: what they are called in messages and repr."""
+        super().__init__(stored)
+        self._sizes = list(sizes)
+        self._names = list(names)
+        # A list, because assigning attributes of a module costs a microsecond each, some hundred times a token:
+        # the input of the call under way, then the slices not yet taken, last member first.
+        self._call: list[Tensor] = []
+
+    def members(self) -> list[FusedMember]:
+        return [FusedMember(self, i, size) for i, size in enumerate(self._sizes)]
+
+    def take(self, member: int, x: Tensor) -> Tensor:
+        """Rows of `member` for input x [..., k], as a view [..., rows]. RuntimeError where called out of order."""
+        call = self._call
+        if member == 0:
+            call[:] = (x, *reversed(torch.split_with_sizes(self(x), self._sizes, dim=-1)))
+        elif len(call) != 1 + len(self._sizes) - member or call[0] is not x:
+            call.clear()
+            raise RuntimeError(
+                f"{self._names[member]} was called out of order: fused linears have to be called in the order "
+                f"{', '.join(self._names)}, each with the same input tensor, by one thread at a time"
+            )
+        rows = call.pop()
+        if len(call) == 1:
+            call.clear()
+        return rows
+
+
+class FusedMember(nn.Module):
+    """One linear of a `FusedLinear`; holds no tensors of its own."""
+
+    def __init__(self, fused: FusedLinear, member: int, out_features: int) -> None:
+        super().__init__()
+        self._take = fused.take  # a bound method: the module itself would be registered as a child, once a member
+        self._member = member
+        self.in_features, self.out_features = fused.in_features, out_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._take(self._member, x)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}"

@@ -6,22 +6,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from tilepress.checkpoint import FloatCheckpoint, open_checkpoint
-from tilepress.device import resolve_device
-from tilepress.engines.transformers.long_context import extend_context
-from tilepress.engines.transformers.moving import to_cuda
-from tilepress.engines.transformers.quantized_model import QuantizedCheckpoint, build_quantized_model
-from tilepress.errors import CheckpointError, UsageError
+from tilepress.checkpoint import FloatCheckpoint, ModelShape, open_checkpoint
+from tilepress.codec import Compressed, validate
+from tilepress.engines.long_context import extend_context
+from tilepress.engines.transformers.compressed_embedding import CompressedEmbedding
+from tilepress.engines.transformers.compressed_linear import CompressedLinear
+from tilepress.engines.transformers.model import QuantizedCheckpoint, build_quantized_model
+from tilepress.errors import BitstreamError, CheckpointError, UsageError
 from tilepress.kernels import check_device
-from tilepress.model_config import generation_config, model_config
+from tilepress.machine.device import resolve_device
+from tilepress.machine.memory import available_bytes
+from tilepress.machine.requirements import Memory, Needs
+from tilepress.models.architecture import linear_shapes
+from tilepress.models.transformers_config import generation_config, model_config
 from tilepress.text import load_tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 # On a processor without 16-bit arithmetic compressed models generate as fast in float32 as in 16 bits, and float models
-# take a prompt in a sixth of the time (docs/engines.md has the numbers).
+# take a prompt in a sixth of the time (docs/reference/engines.md has the numbers).
 CPU_DTYPE = torch.float32
 
 
@@ -100,3 +106,72 @@ def _default_dtype(checkpoint: QuantizedCheckpoint, target: torch.device) -> tor
         return CPU_DTYPE
     stored = checkpoint.config.get("dtype", checkpoint.config.get("torch_dtype"))
     return DTYPES.get(str(stored), torch.bfloat16)
+
+
+BYTES = ("weight", "index", "info")
+
+
+def to_cuda(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
+    """`model`, moved; a table that head and embedding share stays one.
+
+    Kernels on the device cannot report damage: BitstreamError, with the layer's name, for what the header of any tile
+    tells is raised before.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, CompressedLinear | CompressedEmbedding):
+            _validate(name, module)
+    decoder: Any = model
+    embedding, head = decoder.get_input_embeddings(), decoder.get_output_embeddings()
+    shared = _same_bytes(embedding, head)
+    decoder.to(device)
+    if shared:
+        for name in BYTES:
+            setattr(embedding, name, getattr(head, name))
+    return model
+
+
+def _validate(name: str, module: CompressedLinear | CompressedEmbedding) -> None:
+    try:
+        validate(Compressed(module.weight.numpy(), module.index.numpy(), module.info.numpy()))
+    except BitstreamError as error:
+        raise BitstreamError(f"{name}: {error}; get the directory again") from None
+
+
+def _same_bytes(embedding: nn.Module | None, head: nn.Module | None) -> bool:
+    return (
+        isinstance(embedding, CompressedEmbedding)
+        and isinstance(head, CompressedLinear)
+        and embedding.weight.data_ptr() == head.weight.data_ptr()
+    )
+
+
+# Resident on Linux with Python 3.11, torch 2.13 and transformers 5.19, before any tensor.
+PROCESS = 360_000_000
+# Bytes of a value: of keys and values, and of tables as they are stored.
+FLOAT, STORED = 4, 2
+# Tokens of the cache that are counted: a long question and its answer.
+TOKENS = 4096
+
+
+def plan_run(shape: ModelShape, weight_file: int, *, head: bool, embeddings: bool) -> Needs:
+    """Peak memory of `run` on a W8A8SC directory of one part with weights of `weight_file` bytes.
+
+    They are mapped, and all are read but the embedding, of which rows are, and there are keys and values of TOKENS
+    tokens. head, embeddings: whether these are integers; a tied head that is not is the embedding.
+    """
+    cache = 2 * FLOAT * TOKENS * shape.layers * shape.kv_heads * shape.head_dim
+    needed = PROCESS + weight_file - _looked_up(shape, weight_file, head=head, embeddings=embeddings) + cache
+    remedy = "quantize to fewer --bits, with --head --embeddings, or run it on a machine with more memory"
+    return Needs("run", Memory(needed, available_bytes(), remedy), disks=(), seconds=None, output=0)
+
+
+def _looked_up(shape: ModelShape, weight_file: int, *, head: bool, embeddings: bool) -> int:
+    """Bytes of the embedding where it is not the head too."""
+    table = shape.vocab * shape.hidden
+    if shape.tied and head == embeddings:
+        return 0
+    if not embeddings:
+        return STORED * table
+    integers = sum(n * k for n, k in linear_shapes(shape).values()) + table * (1 + head)
+    floats = 0 if head else STORED * table
+    return round((weight_file - floats) * table / integers)

@@ -11,12 +11,12 @@ def register() -> None:
     With a vLLM whose plugin interface is another one, a warning tells so and vLLM goes on without tilepress.
     """
     try:
-        from tilepress.engines.vllm import loader, quantization
+        from tilepress.engines.vllm import config, loader
 
-        quantization.register()
+        config.register()
         loader.register()
     except ImportError as error:
         logging.getLogger(__name__).warning(
-            "tilepress directories cannot be loaded by this version of vLLM (%s); docs/engines.md names those that can",
+            "tilepress directories cannot be loaded by this version of vLLM (%s); see docs/reference/engines.md",
             error,
         )

@@ -12,10 +12,10 @@ from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_pa
 from vllm.model_executor.model_loader import DefaultModelLoader, register_model_loader
 
 from tilepress.checkpoint import open_checkpoint
-from tilepress.engines.vllm.placing import place
-from tilepress.engines.vllm.quantization import METHOD, TilepressConfig
-from tilepress.engines.vllm.serving.stamp import check_unchanged
-from tilepress.engines.vllm.share import Share, open_share
+from tilepress.engines.vllm.config import METHOD, TilepressConfig
+from tilepress.engines.vllm.serve.unchanged import check_unchanged
+from tilepress.engines.vllm.shard import Share, open_share
+from tilepress.engines.vllm.weights import place
 from tilepress.errors import UsageError
 from tilepress.kernels import check_device
 
@@ -59,7 +59,7 @@ class TilepressLoader(DefaultModelLoader):
                 revision=model_config.revision,
             )
             quantization.share = self._share
-            # config.json may call a model tied that stores a head of its own, which then counts (docs/formats.md).
+            # config.json may call a model tied that stores a head of its own: the head counts.
             model_config.hf_config.tie_word_embeddings = self._share.tied
         model: nn.Module = super().load_model(vllm_config, model_config, prefix)
         check_unchanged(model_config.model)

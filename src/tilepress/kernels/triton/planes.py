@@ -1,4 +1,4 @@
-"""From planes of bits to codes, four codes a 32-bit word (docs/bitstream.md, "Planes")."""
+"""From planes of bits to codes, four codes a 32-bit word (docs/reference/bitstream.md, "Planes")."""
 
 from __future__ import annotations
 

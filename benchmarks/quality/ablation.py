@@ -1,0 +1,81 @@
+"""Our weights with one ingredient left out at a time, at the same compressed size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from benchmarks.quality.layers import Layer
+from benchmarks.quality.rounding_peers import Matrix, Quantized, fit
+from torch import Tensor
+
+from tilepress.quantize.rate.rounding_rule import LARGEST
+from tilepress.quantize.rate.steps import WeightSample, fit_scale
+from tilepress.quantize.rounding.gptq import round_weights
+from tilepress.quantize.rounding.layer import LinearGroup
+from tilepress.quantize.statistics.hessian import HessianFactor
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """scaling: columns of the inputs are scaled. fisher: steps follow the loss, else the rows' standard deviation.
+
+    rate: a decision counts the bits it costs, else the nearest integer is taken. feedback: an error is spread over the
+    columns that follow.
+    """
+
+    scaling: bool = True
+    fisher: bool = True
+    rate: bool = True
+    feedback: bool = True
+
+
+VARIANTS = {
+    "all of it": Ingredients(),
+    "without column scaling": Ingredients(scaling=False),
+    "without Fisher steps": Ingredients(fisher=False),
+    "without the rate term": Ingredients(rate=False),
+    "without error feedback": Ingredients(feedback=False),
+}
+
+
+@dataclass(frozen=True)
+class _Sampled(Matrix):
+    """A matrix of a folded layer, and the columns that the lengths of the codec's codes are foretold from."""
+
+    sample: WeightSample
+
+
+@torch.no_grad()
+def quantized(layers: Sequence[Layer], ingredients: Ingredients, bits: float) -> Quantized:
+    """All tensors of the layers, the linears rounded to `bits` bits a weight. layers: scaled or not, as ingredients."""
+    generator = torch.Generator().manual_seed(0)
+    all_of = [_sampled(layer, group, ingredients, generator) for layer in layers for group in layer.groups]
+
+    def rounded(matrix: _Sampled, steps: Tensor) -> Tensor:
+        lengths = torch.zeros(LARGEST + 1)
+        if ingredients.rate:
+            lengths = replace(matrix.sample, relative=steps).rate_at(1.0)[1]
+        return round_weights(matrix.weight, steps, matrix.factor, lengths)
+
+    first = fit_scale([matrix.sample for matrix in all_of], bits)
+    made = fit(all_of, bits, lambda matrix: matrix.sample.relative, rounded, first)
+    tensors = {name: tensor for layer in layers for name, tensor in layer.tensors().items()}
+    return Quantized(tensors | made.weights, made.bits)
+
+
+def _sampled(layer: Layer, group: LinearGroup, ingredients: Ingredients, generator: torch.Generator) -> _Sampled:
+    sample = group.sample(generator)
+    if not ingredients.fisher:
+        sample = replace(sample, relative=group.weight.std(dim=1))
+    if not ingredients.rate:
+        sample = replace(sample, rate=torch.zeros_like(sample.rate))
+    factor = group.factor if ingredients.feedback else _without_feedback(group.factor)
+    names = tuple(layer.name(f"{reader}.weight") for reader in group.feed.readers)
+    return _Sampled(names, group.rows, group.weight, factor, sample)
+
+
+def _without_feedback(factor: HessianFactor) -> HessianFactor:
+    """The same costs of the columns, but none depends on another."""
+    return HessianFactor(factor.order, factor.upper.diagonal().diag())

@@ -1,0 +1,197 @@
+"""Whole models: tilepress, plain transformers, llama.cpp and vLLM, each measurement in a process of its own.
+
+    python -m benchmarks.speed.end_to_end [--json] [--cache .bench] [--rounds 3] [--models wide smollm2] [--only NAME]
+
+Makes what is missing under the cache: SmolLM2-135M-Instruct and its W8A8SC directory at 3.5 bits, a random model of
+Qwen3-8B's width, llama.cpp and its GGUF files (in all some 25 minutes on two cores, 25 GB of disk). Then all take turns
+in every round; medians of the rounds are printed. Nothing else should run on the machine.
+
+vLLM is measured where its environment is: vllm-venv in the cache, which vllm_w8a8.py tells how to make.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers import llama_cpp
+from benchmarks.scale.measured_process import run_measured
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).parents[2]
+BITS = "3.5"
+NEW_TOKENS = 64
+FIGURES = (
+    "decode_tokens_per_second",
+    "prefill_tokens_per_second",
+    "first_token_seconds",
+    "weight_bytes",
+    "peak_memory_bytes",
+)
+
+
+@dataclass(frozen=True)
+class Model:
+    """directory: float, in the cache; compressed: the same model as W8A8SC. prompt: tokens."""
+
+    title: str
+    directory: str
+    compressed: str
+    prompt: int
+
+
+MODELS = {
+    "wide": Model("Qwen3-8B's width, 8 layers, random", "wide-qwen3", "wide-qwen3-w8a8sc", 128),
+    "smollm2": Model(
+        "SmolLM2-135M-Instruct", "SmolLM2-135M-Instruct", f"SmolLM2-135M-Instruct-w8a8sc-{BITS}-head", 512
+    ),
+}
+Measure = Callable[[], dict[str, Any]]
+Figures = dict[str, float]
+
+
+def prepare(cache: Path, models: Sequence[str]) -> None:
+    """Make the directories that are missing."""
+    smollm2 = cache / MODELS["smollm2"].directory
+    if not smollm2.exists():
+        llama_cpp.run(sys.executable, ROOT / "demo" / "smollm2.py", cache)
+    if "wide" in models:
+        llama_cpp.run(sys.executable, "-m", "benchmarks.models.wide_qwen3", cache, smollm2)
+    compressed = cache / MODELS["smollm2"].compressed
+    if "smollm2" in models and not compressed.exists():
+        quantized = cache / f"SmolLM2-135M-Instruct-w8a8s-{BITS}-head"
+        tilepress = (sys.executable, "-m", "tilepress")
+        if not quantized.exists():
+            llama_cpp.run(*tilepress, "quant", "-m", smollm2, "-o", quantized, "--bits", BITS, "--head")
+        llama_cpp.run(*tilepress, "compress", "-m", quantized, "-o", compressed)
+    for model in (MODELS[name] for name in models):
+        if vllm_python(cache).exists() and not vllm_directory(cache, model).exists():
+            program = (sys.executable, "-m", "benchmarks.peers.vllm_checkpoint")
+            llama_cpp.run(*program, cache / model.directory, vllm_directory(cache, model))
+
+
+def vllm_python(cache: Path) -> Path:
+    """The interpreter of vLLM's own environment, if somebody has made it."""
+    return cache / "vllm-venv" / "bin" / "python"
+
+
+def vllm_directory(cache: Path, model: Model) -> Path:
+    """The model in the format of vLLM's W8A8."""
+    return cache / f"{model.directory}-compressed-tensors"
+
+
+def contenders(cache: Path, model: Model, threads: int) -> dict[str, Measure | None]:
+    """By name, what measures a contender once; None: it is not installed."""
+    source = cache / model.directory
+    sizes = ["--prompt", model.prompt, "--new", NEW_TOKENS, "--threads", threads, "--repeats", 2]
+    plain = [sys.executable, "-m", "benchmarks.peers.plain_transformers", source, *sizes, "--dtype"]
+    ours = [sys.executable, "-m", "tilepress", "bench", "model", "--json", "-m", cache / model.compressed, *sizes]
+    vllm = [vllm_python(cache), "-m", "benchmarks.peers.vllm_w8a8", vllm_directory(cache, model), *sizes]
+    llama = partial(llama_cpp.speed, cache, source, prompt=model.prompt, new=NEW_TOKENS, threads=threads, repeats=2)
+    return {
+        f"tilepress W8A8SC {BITS}": lambda: _result(ours)["model"],
+        "transformers float32": lambda: _result([*plain, "float32"]),
+        "transformers bfloat16": lambda: _result([*plain, "bfloat16"]),
+        **{f"llama.cpp {kind}": partial(llama, kind=kind) for kind in llama_cpp.KINDS},
+        "vLLM W8A8": (lambda: _result(vllm)) if vllm_python(cache).exists() else None,
+    }
+
+
+def _result(command: Sequence[object]) -> dict[str, Any]:
+    output, _ = run_measured([str(word) for word in command])
+    result: dict[str, Any] = json.loads(output)
+    return result
+
+
+def measure(cache: Path, model: Model, threads: int, rounds: int, only: Sequence[str]) -> dict[str, Figures | None]:
+    """Contender -> its figures, medians of the rounds; None: not measured."""
+    chosen = {
+        name: run
+        for name, run in contenders(cache, model, threads).items()
+        if not only or any(part in name for part in only)
+    }
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in chosen}
+    for number in range(rounds):
+        for name, run in chosen.items():
+            if run is None:
+                continue
+            print(f"{model.title}, round {number + 1} of {rounds}: {name}", file=sys.stderr, flush=True)
+            results[name].append(run())
+    return {name: medians(rounds_) if rounds_ else None for name, rounds_ in results.items()}
+
+
+def medians(results: Sequence[dict[str, Any]]) -> Figures:
+    return {figure: statistics.median(result[figure] for result in results) for figure in FIGURES}
+
+
+def describe_machine(threads: int) -> dict[str, Any]:
+    """In a process of its own, as it imports torch and takes a gigabyte, which would be counted as the contenders'."""
+    program = (
+        "import json; from tilepress.bench.machine import describe_machine; "
+        f"print(json.dumps(describe_machine([{threads}]).as_dict()))"
+    )
+    return _result([sys.executable, "-c", program])
+
+
+def table(title: str, figures: dict[str, Figures | None], bandwidth: float) -> Table:
+    """bandwidth: bytes a second that the machine reads."""
+    shown = Table(title=title, box=None, padding=(0, 1, 0, 0))
+    columns = ("", "decode/s", "prefill/s", "first token", "weights GB", "GB/s", "of memory", "peak GB")
+    for column in columns:
+        shown.add_column(column, justify="right" if column else "left", no_wrap=True)
+    for name, of in figures.items():
+        if of is None:
+            shown.add_row(f"{name}: not measured")
+            continue
+        rate = of["weight_bytes"] * of["decode_tokens_per_second"]
+        shown.add_row(
+            name,
+            f"{of['decode_tokens_per_second']:.1f}",
+            f"{of['prefill_tokens_per_second']:.0f}",
+            f"{of['first_token_seconds']:.3f} s",
+            f"{of['weight_bytes'] / 1e9:.3f}",
+            f"{rate / 1e9:.1f}",
+            f"{rate / bandwidth:.0%}",
+            f"{of['peak_memory_bytes'] / 1e9:.2f}",
+        )
+    return shown
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--cache", type=Path, default=Path(".bench"), help="where models and llama.cpp are kept")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="NAME", help="contenders whose names hold one of these"
+    )
+    options = parser.parse_args()
+    prepare(options.cache, options.models)
+    machine = describe_machine(options.threads)
+    results = {
+        name: measure(options.cache, MODELS[name], options.threads, options.rounds, options.only)
+        for name in options.models
+    }
+    if options.json:
+        print(json.dumps({"machine": machine, "models": results}, indent=1))
+        return
+    (bandwidth,) = machine["bandwidth"].values()
+    console = Console()
+    console.print(f"{machine['processor']}, {options.threads} threads, memory is read at {bandwidth / 1e9:.1f} GB/s")
+    for name, figures in results.items():
+        console.print(table(f"{MODELS[name].title}, {MODELS[name].prompt} tokens of prompt", figures, bandwidth))
+
+
+if __name__ == "__main__":
+    main()

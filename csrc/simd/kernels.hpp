@@ -1,0 +1,118 @@
+// What is compiled once for each instruction set: decoding a tile and multiplying by it, quantizing activations,
+// scaling sums, attention, and rounding weights.
+#pragma once
+
+#include <cstdint>
+
+#include "rounding/rounding.hpp"
+#include "simd/float_type.hpp"
+#include "tiles/tile_view.hpp"
+
+namespace tilepress {
+
+// Buffers of one thread, for the largest tile there can be: no byte pattern asks for more. Vectors are stored and
+// loaded whole, hence the slack.
+struct Workspace {
+    static constexpr int kSlack = 64;
+    alignas(64) uint8_t levels[2][kMaxTileSymbols + kSlack];
+    alignas(64) uint8_t symbols[kMaxTileSymbols];
+    alignas(64) uint8_t rows[kMaxTileSymbols];  // a strip in row-major order
+};
+
+// Where a tile lies in a plain matrix, whose last row and column may come before the tile's.
+struct Window {
+    uint8_t* begin;  // row r begins at begin + r * stride
+    int64_t stride;
+    int rows, columns;
+    bool stream;  // write past the caches: rows begin and end at cache lines, and nobody reads them soon
+};
+
+// Quantized activations in the columns of one tile.
+struct Activations {
+    const int8_t* values;   // [tokens, 32 * shape.c], zero where the matrix has no column
+    const int32_t* totals;  // [tokens], sums of the above
+    int tokens;
+    int largest;  // magnitude of any of the values
+};
+
+// Of some quantized activations: their sum, and the largest magnitude among them.
+struct QuantizedRow {
+    int32_t total, largest;
+};
+
+// The least and the greatest of some activations and 0; not-a-number does not count.
+struct FloatRange {
+    float low, high;
+};
+
+// How one token was quantized: by the static scale and offset, or by its own scale, `ratio` times as large, and offset.
+struct TokenScale {
+    bool own;
+    float ratio;
+    int offset;
+};
+
+// Of the output channels that a call of scale_sums writes.
+struct OutputScales {
+    const float* deq_scale;
+    const int32_t* quant_bias;
+    const int32_t* weight_sums;  // of each row of the matrix; null where no token has a scale of its own
+    int input_offset;            // the static one
+};
+
+// Queries of one head against some of its tokens: sums of values weighted by e^(score - maximum), the maxima of the
+// scores, and the totals of the weights.
+struct AttentionChunk {
+    static constexpr int kTokens = 128;  // 32 KiB of keys and as much of values, for heads of 64
+
+    const float* queries;  // [group, size], divided by sqrt(size)
+    const float* keys;     // [tokens, size]
+    const float* values;   // [tokens, size]
+    float* out;            // [group, size]
+    float* maxima;         // [group]
+    float* totals;         // [group]
+    int64_t group, size;   // size is a multiple of 8
+    int tokens;            // from 1 to kTokens
+};
+
+// Rounding takes so many rows at a time, and feeds errors to so many columns at a time.
+constexpr int kRoundedTogether = 16, kFedTogether = 8;
+
+struct Kernels {
+    // Fills the window with the tile's values. `ahead` says where bytes begin that are wanted next, as many as the tile
+    // has; they need not exist. Returns -1, or the level that holds a number of escapes other than the count of the
+    // next (what was written is then worthless).
+    int (*decode)(const TileView& tile, Workspace& workspace, const Window& window, const uint8_t* ahead);
+
+    // Decodes one strip, 0 <= strip < shape.r, to workspace.rows[16][32 * shape.c]. Returns -1 or a level, as decode
+    // does for what this strip needs: the other strips' codes are not read.
+    int (*decode_rows)(const TileView& tile, Workspace& workspace, int strip);
+
+    // Adds activations times the tile's values to sums[shape.r][tokens][16], modulo 2^32. `ahead` and what is returned
+    // are as with decode.
+    int (*multiply)(const TileView& tile, Workspace& workspace, const Activations& activations, const uint8_t* ahead,
+                    int32_t* sums);
+
+    // clamp(round_half_even(x / scale) + offset, -128, 127) of x[first] ... x[first + count - 1]; not-a-number to -128.
+    QuantizedRow (*quantize)(FloatType type, const void* x, int64_t first, int64_t count, float scale, int offset,
+                             int8_t* out);
+
+    // The range of x[first] ... x[first + count - 1].
+    FloatRange (*find_range)(FloatType type, const void* x, int64_t first, int64_t count);
+
+    // sums[count][16] of `count` tokens to outputs: the first `channels` of each 16 to y[first + t * stride] and on
+    // (linear.hpp has the formulas).
+    void (*scale_sums)(const int32_t* sums, const OutputScales& scales, const TokenScale* tokens, int64_t count,
+                       int channels, FloatType type, void* y, int64_t first, int64_t stride);
+
+    void (*attend)(const AttentionChunk& chunk);
+
+    // Rounds the rows [first, last), first a multiple of kRoundedTogether. `remaining` has room for as many rows and
+    // for the columns, rounded up to multiples of kRoundedTogether and kFedTogether.
+    void (*round_rows)(const Rounding& rounding, int64_t first, int64_t last, float* remaining);
+};
+
+// The calling thread's own.
+Workspace& workspace();
+
+}  // namespace tilepress

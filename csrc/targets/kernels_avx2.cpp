@@ -1,0 +1,25 @@
+// The kernels for processors that have AVX2.
+#ifdef __AVX2__
+
+#define TILEPRESS_TARGET avx2
+#include "simd/dot_maddubs.hpp"
+// after the operations it is written in
+#include "kernels/multiply_narrowest-inl.hpp"
+// before the decoder that opens tiles by them
+#include "codec/decode-inl.hpp"
+// in plain loops
+#include "kernels/activations-inl.hpp"
+#include "kernels/attention-inl.hpp"
+#include "kernels/scale_sums-inl.hpp"
+#include "rounding/rounding-inl.hpp"
+
+namespace tilepress {
+
+extern const Kernels kAvx2Kernels;
+const Kernels kAvx2Kernels{avx2::decode,   avx2::decode_rows, avx2::multiply_narrowest,
+                           avx2::quantize, avx2::find_range,  avx2::scale_sums,
+                           avx2::attend,   avx2::round_rows};
+
+}  // namespace tilepress
+
+#endif

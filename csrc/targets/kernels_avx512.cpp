@@ -1,0 +1,22 @@
+// The kernels for processors that have AVX-512 with VBMI, VBMI2 and VNNI: Ice Lake, Zen 4 and newer.
+#ifdef __AVX512VBMI2__
+
+#define TILEPRESS_TARGET avx512
+#include "kernels/multiply_avx512.hpp"
+// after what it opens tiles by
+#include "codec/decode-inl.hpp"
+// in plain loops
+#include "kernels/activations-inl.hpp"
+#include "kernels/attention-inl.hpp"
+#include "kernels/scale_sums-inl.hpp"
+#include "rounding/rounding-inl.hpp"
+
+namespace tilepress {
+
+extern const Kernels kAvx512Kernels;
+const Kernels kAvx512Kernels{avx512::decode,     avx512::decode_rows, avx512::multiply, avx512::quantize,
+                             avx512::find_range, avx512::scale_sums,  avx512::attend,   avx512::round_rows};
+
+}  // namespace tilepress
+
+#endif

@@ -1,0 +1,25 @@
+// The kernels for processors that have AVX2 and VNNI without AVX-512: Alder Lake and newer.
+#ifdef __AVXVNNI__
+
+#define TILEPRESS_TARGET avxvnni
+#include "simd/dot_vnni.hpp"
+// after the operations it is written in
+#include "kernels/multiply-inl.hpp"
+// before the decoder that opens tiles by them
+#include "codec/decode-inl.hpp"
+// in plain loops
+#include "kernels/activations-inl.hpp"
+#include "kernels/attention-inl.hpp"
+#include "kernels/scale_sums-inl.hpp"
+#include "rounding/rounding-inl.hpp"
+
+namespace tilepress {
+
+extern const Kernels kAvxVnniKernels;
+const Kernels kAvxVnniKernels{avxvnni::decode,   avxvnni::decode_rows, avxvnni::multiply<avxvnni::Dot>,
+                              avxvnni::quantize, avxvnni::find_range,  avxvnni::scale_sums,
+                              avxvnni::attend,   avxvnni::round_rows};
+
+}  // namespace tilepress
+
+#endif

@@ -1,0 +1,21 @@
+// The kernels for any processor.
+#define TILEPRESS_TARGET portable
+#include "simd/simd_portable.hpp"
+// after the operations it is written in
+#include "kernels/multiply-inl.hpp"
+// before the decoder that opens tiles by them
+#include "codec/decode-inl.hpp"
+// in plain loops
+#include "kernels/activations-inl.hpp"
+#include "kernels/attention-inl.hpp"
+#include "kernels/scale_sums-inl.hpp"
+#include "rounding/rounding-inl.hpp"
+
+namespace tilepress {
+
+extern const Kernels kPortableKernels;
+const Kernels kPortableKernels{portable::decode,   portable::decode_rows, portable::multiply<portable::Dot>,
+                               portable::quantize, portable::find_range,  portable::scale_sums,
+                               portable::attend,   portable::round_rows};
+
+}  // namespace tilepress

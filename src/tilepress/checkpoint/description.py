@@ -1,0 +1,151 @@
+"""quant_model_description.json: the type of each tensor, beside global keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tilepress.checkpoint.safetensors.reader import Stored
+from tilepress.errors import CheckpointError
+from tilepress.jobs.json_files import read_object, write_object
+from tilepress.models.architecture import CLASSES, ModelShape, class_name
+from tilepress.models.transformers_config import model_config
+
+DESCRIPTION = "quant_model_description.json"
+FLOAT: str = "FLOAT"
+W8A8S: str = "W8A8S"
+W8A8SC: str = "W8A8SC"
+W8A8S_DYNAMIC = "W8A8S_DYNAMIC"  # ours: the same tensors, but practically every token is quantized by its own scale
+
+# What a type found in a description means here. W8A8 stores the same five tensors as W8A8S; W16A16S is a float weight
+# with zeros; some releases of the vendor's manual put W8A8SC into a W8A8S directory.
+_READ_AS = {
+    FLOAT: FLOAT,
+    "W16A16S": FLOAT,
+    W8A8S: W8A8S,
+    "W8A8": W8A8S,
+    W8A8SC: W8A8SC,
+    W8A8S_DYNAMIC: W8A8S_DYNAMIC,
+}
+
+
+@dataclass(frozen=True)
+class Description:
+    """path: its file; types: tensor name -> FLOAT, W8A8S, W8A8S_DYNAMIC or W8A8SC.
+
+    extra: the global keys but model_quant_type.
+    """
+
+    path: Path
+    model_type: str
+    types: dict[str, str]
+    extra: dict[str, Any]
+
+    def require(self, name: str, allowed: tuple[str, ...]) -> str:
+        """The type of a stored tensor. Raises CheckpointError where it is missing or not among `allowed`."""
+        if name not in self.types:
+            raise CheckpointError(f"{self.path}: does not describe tensor {name}; get the description again")
+        found = self.types[name]
+        if found not in allowed:
+            raise CheckpointError(f"{self.path}: {name} is {found}; it has to be {' or '.join(allowed)}")
+        return found
+
+
+def description_file(directory: Path) -> Path | None:
+    """The description in `directory`, under its usual name or the older ones; None where it has none."""
+    for name in (DESCRIPTION, "quant_model_description_w8a8s.json", "quant_model_description_w8a8sc.json"):
+        if (directory / name).is_file():
+            return directory / name
+    return None
+
+
+def read_description(path: Path) -> Description:
+    """Raises CheckpointError for a file that is no description and for a tensor type that tilepress does not read."""
+    types: dict[str, str] = {}
+    extra: dict[str, Any] = {}
+    content = read_object(path)
+    model_type = content.pop("model_quant_type", None)
+    if not isinstance(model_type, str):
+        raise CheckpointError(f"{path}: model_quant_type is {model_type!r}; it has to be W8A8S or W8A8SC")
+    for key, value in content.items():
+        if "." not in key:  # tensor names have dots, global keys such as group_size have none
+            extra[key] = value
+        elif isinstance(value, str) and value in _READ_AS:
+            types[key] = _READ_AS[value]
+        else:
+            raise CheckpointError(
+                f"{path}: type of {key} is {value!r}, which tilepress does not read (it reads {', '.join(_READ_AS)}); "
+                "quantize the float model with `tilepress quant`"
+            )
+    return Description(path, model_type, types, extra)
+
+
+def write_description(directory: Path, model_type: str, types: dict[str, str], extra: dict[str, Any]) -> None:
+    write_object(directory / DESCRIPTION, {"model_quant_type": model_type, "version": "1.0.0"} | extra | types)
+
+
+# What is computed and written here depends on; head_dim is hidden_size / num_attention_heads but for Qwen3.
+_NEEDED = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "vocab_size",
+    "max_position_embeddings",
+    "tie_word_embeddings",
+)
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """The fields of config.json, and those that it leaves out as transformers takes them: the only reader of the file.
+
+    `architectures` and `model_type` name the class that transformers loads. Raises CheckpointError for a file that is
+    none, a class that tilepress does not read, a size that is impossible, and where transformers refuses the fields.
+    """
+    path = directory / "config.json"
+    fields = read_object(path)
+    loaded = class_name(fields, path)
+    kind = next(kind for kind, name in CLASSES.items() if name == loaded)
+    fields |= {"architectures": [loaded], "model_type": kind}
+    ModelShape.check(fields, path)
+    needed = (*_NEEDED, "head_dim") if kind == "qwen3" else _NEEDED
+    missing = [key for key in needed if fields.get(key) is None]
+    if missing:  # importing transformers takes seconds, and what tilepress writes says it all
+        taken = model_config(fields, directory)
+        fields |= {key: getattr(taken, key) for key in missing}
+    return fields
+
+
+def flavour(config: Mapping[str, Any], inventory: list[tuple[str, Stored]]) -> str:
+    """ "float16" or "bfloat16". Where config.json names neither, the stored type of the deq_scales tells.
+
+    torch_dtype comes before dtype: the vendor's instructions have the user edit the former.
+    """
+    for key in ("torch_dtype", "dtype"):
+        if config.get(key) in ("float16", "bfloat16"):
+            return str(config[key])
+    # Of a quantized linear's scales only deq_scale is int64, and it is in the float16 flavour alone.
+    kinds = (W8A8S, W8A8S_DYNAMIC)
+    return "float16" if any(kind in kinds and stored.dtype == torch.int64 for kind, stored in inventory) else "bfloat16"
+
+
+def quantized_config(source: Mapping[str, Any], *, kind: str, tied: bool, dtype: str | None = None) -> dict[str, Any]:
+    """`source` as the config of a directory of `kind`, "w8a8s" or "w8a8sc"; dtype: float type, unchanged if None.
+
+    quantization_config makes engines that do not know the format refuse it, instead of reading its integers as weights.
+    """
+    config = dict(source)
+    if dtype is not None:
+        config |= {"torch_dtype": dtype, "dtype": dtype}
+    before = config.get("quantization_config")
+    kept = before if isinstance(before, dict) and before.get("quant_method") == "tilepress" else {}
+    return config | {
+        "tie_word_embeddings": tied,
+        "quantize": kind,
+        "quantization_config": {**kept, "quant_method": "tilepress", "format": kind},
+    }

@@ -1,0 +1,1 @@
+"""safetensors files: read lazily, written tensor after tensor."""

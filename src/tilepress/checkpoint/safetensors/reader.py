@@ -1,0 +1,197 @@
+"""Tensors of one directory, in one safetensors file or in shards with an index: lazy, mapped or read."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from tilepress.checkpoint.safetensors.mapped_pages import release_pages
+from tilepress.errors import CheckpointError
+from tilepress.jobs.json_files import read_object, refuse_pointer
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What the header of a file says of a tensor."""
+
+    file: Path
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+class TensorFiles:
+    """The tensors of `weights`, a .safetensors file or the .index.json of its shards.
+
+    Opening reads headers only. What the shards hold counts, as in transformers: an index may name tensors that no shard
+    holds, such as the head of a tied model. Raises CheckpointError for a file that is missing, truncated or no
+    safetensors file, and for a tensor that two shards hold.
+    """
+
+    def __init__(self, weights: Path) -> None:
+        self.path = weights
+        self._handles: dict[Path, Any] = {}
+        self._stored: dict[str, Stored] = {}
+        self._offsets: dict[Path, dict[str, int]] = {}
+        placed = _weight_map(weights) if weights.suffix == ".json" else None
+        shards = sorted({weights.parent / shard for shard in placed.values()}) if placed is not None else [weights]
+        for file in shards:
+            handle = _open(file)
+            self._handles[file] = handle
+            for name in handle.keys():  # noqa: SIM118 (a handle is not iterable)
+                if name in self._stored:
+                    raise CheckpointError(
+                        f"{file}: holds {name}, which {self._stored[name].file.name} holds too; "
+                        "get the checkpoint again"
+                    )
+                self._stored[name] = _stored(file, handle, name)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._stored
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stored)
+
+    def files(self) -> list[Path]:
+        return list(self._handles)
+
+    def stored(self, name: str) -> Stored:
+        """Dtype, shape and file, without touching the data. Raises CheckpointError where there is no such tensor."""
+        if name not in self._stored:
+            raise CheckpointError(f"{self.path}: tensor {name} is missing; get the checkpoint again")
+        return self._stored[name]
+
+    def tensor(self, name: str) -> Tensor:
+        """The tensor, as a view of the mapped file: data is read when touched. Do not write to it."""
+        tensor: Tensor = self._handles[self.stored(name).file].get_tensor(name)
+        return tensor
+
+    def release(self) -> None:
+        """Give the memory of what was read of the files back: see `release_pages`."""
+        release_pages(self._handles)
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
+        """Rows [start, stop) in memory of their own, which goes with the tensor.
+
+        The pages of a mapped file count as the process's until the system wants them back: a model that is read once
+        from end to end would seem to be all in memory. Raises CheckpointError where the file has become shorter.
+        """
+        stored = self.stored(name)
+        if stored.file not in self._offsets:
+            self._offsets[stored.file] = data_offsets(stored.file)
+        rows = range(stored.shape[0])[start:stop]
+        row = stored.nbytes // max(1, stored.shape[0])
+        tensor = torch.empty(len(rows), *stored.shape[1:], dtype=stored.dtype)
+        room = tensor.view(torch.uint8).numpy().reshape(-1).data
+        with stored.file.open("rb", buffering=0) as opened:
+            opened.seek(self._offsets[stored.file][name] + rows.start * row)
+            while room:
+                count = opened.readinto(room)
+                if not count:
+                    raise CheckpointError(f"{stored.file}: ends inside of {name}; get the checkpoint again")
+                room = room[count:]
+        return tensor
+
+    def expect(self, name: str, shape: tuple[int, ...], dtypes: tuple[torch.dtype, ...]) -> None:
+        """Raises CheckpointError where the tensor is missing or has another shape or dtype."""
+        stored = self.stored(name)
+        if stored.shape != shape or stored.dtype not in dtypes:
+            raise CheckpointError(
+                f"{stored.file}: {name} is {dtype_name(stored.dtype)} {list(stored.shape)}; config.json calls for "
+                f"{' or '.join(dtype_name(dtype) for dtype in dtypes)} {list(shape)}"
+            )
+
+
+def find_weights(directory: Path, stem: str | None = None) -> Path | None:
+    """The directory's index of shards or its one safetensors file; None where it has none.
+
+    stem: take only `<stem>.safetensors` and its index, and let other files lie. Raises CheckpointError for a choice.
+    """
+    pattern = "*" if stem is None else stem
+    for suffix in (".safetensors.index.json", ".safetensors"):
+        found = sorted(directory.glob(pattern + suffix))
+        if len(found) > 1:
+            names = ", ".join(file.name for file in found[:4])
+            raise CheckpointError(
+                f"{directory}: holds {len(found)} files *{suffix} ({names}) and no single index; "
+                "remove those that do not belong, or get the index again"
+            )
+        if found:
+            return found[0]
+    return None
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    placed = read_object(index).get("weight_map")
+    if not isinstance(placed, dict) or not placed:
+        raise CheckpointError(f"{index}: weight_map is missing or empty; get the index again")
+    for name, shard in placed.items():
+        # A shard lies beside its index: a path would make us read files that are not the checkpoint's.
+        plain = isinstance(shard, str) and Path(shard).name == shard and "\\" not in shard
+        if not plain or not shard.endswith(".safetensors"):
+            raise CheckpointError(
+                f"{index}: {name} is in shard {shard!r}; it has to be the plain name of a .safetensors file "
+                "beside the index"
+            )
+    return placed
+
+
+def _open(file: Path) -> Any:
+    if not file.is_file():
+        raise CheckpointError(f"{file}: missing; get the checkpoint again")
+    try:
+        try:
+            return safe_open(file, framework="pt")
+        except RuntimeError:  # torch maps a file as its own memory, and Linux grants no more than the machine has
+            return safe_open(file, framework="pt", backend="pread")
+    except (SafetensorError, OSError) as error:
+        refuse_pointer(file)
+        raise CheckpointError(f"{file}: not a whole safetensors file ({error}); get it again") from None
+
+
+def _stored(file: Path, handle: Any, name: str) -> Stored:
+    view = handle.get_slice(name)
+    kind = view.get_dtype()
+    if kind not in DTYPES:
+        raise CheckpointError(f"{file}: {name} has dtype {kind}, which tilepress does not read")
+    return Stored(file, DTYPES[kind], tuple(view.get_shape()))
+
+
+def data_offsets(file: Path) -> dict[str, int]:
+    """Tensor name -> bytes from the beginning of the file, for a file that safetensors has opened without complaint.
+
+    The format: eight bytes of little-endian length, a JSON header of this length, then the data.
+    """
+    with file.open("rb") as opened:
+        (length,) = struct.unpack("<Q", opened.read(8))
+        header = json.loads(opened.read(length))
+    return {name: 8 + length + entry["data_offsets"][0] for name, entry in header.items() if name != "__metadata__"}

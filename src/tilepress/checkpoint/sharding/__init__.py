@@ -1,0 +1,1 @@
+"""The shard of a model that one tensor-parallel rank holds."""

@@ -1,0 +1,157 @@
+"""What one tensor-parallel rank loads of a quantized model, whatever the directory was made for."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from tilepress.checkpoint.description import FLOAT, W8A8S, W8A8SC
+from tilepress.checkpoint.sharding.split import check_tp, part_shape
+from tilepress.checkpoint.tensors.compressed_linear import CompressedLinear
+from tilepress.checkpoint.tensors.embedding import EMBEDDING, CompressedEmbedding
+from tilepress.checkpoint.tensors.quantized_linear import pack_scales
+from tilepress.codec import Compressed
+from tilepress.models.architecture import HEAD, Architecture, ModelShape, fused_groups, group_of, norm_shapes
+
+# The last part of the names that tensors of a module have.
+_COMPRESSED = ("weight", "index", "info")
+_LINEAR = (*_COMPRESSED, "input_scale", "input_offset", "deq_scale", "quant_bias", "weight_sums")
+_TABLE = (*_COMPRESSED, "weight_scale")
+_FLOAT = ("weight", "bias")
+
+
+class Entry(NamedTuple):
+    """One tensor of a part and its type in the description: FLOAT, W8A8S, W8A8S_DYNAMIC or W8A8SC."""
+
+    name: str
+    type: str
+    tensor: Tensor
+
+
+class Source(Protocol):
+    """What a W8A8S and a W8A8SC directory have in common. shape.tied: neither head nor shared table is stored."""
+
+    path: Path
+    architecture: Architecture
+    shape: ModelShape
+    shares_table: bool
+
+    @property
+    def dtype(self) -> str: ...
+    def fused_groups(self) -> list[str]: ...
+    def is_quantized(self, prefix: str) -> bool: ...
+    def release(self) -> None: ...
+
+
+class Rank(ABC):
+    """The tensors that rank `rank` of `tp` holds: those of its part in a W8A8SC directory made for `tp`.
+
+    They are read, cut and encoded when they are asked for, one module at a time. A module is a fused linear such as
+    "model.layers.0.self_attn.query_key_value", the embedding, the head or a norm.
+
+    threads: of the codec, all cores if None. tiles: of the compressed weights that were asked for so far; encoded:
+    those of them that did not lie ready in the directory. Raises CheckpointError, with the sizes that work, where `tp`
+    does not divide the model, and ValueError where there is no such rank.
+    """
+
+    def __init__(self, source: Source, rank: int, tp: int, threads: int | None) -> None:
+        check_tp(source.shape, tp, source.path)
+        if not 0 <= rank < tp:
+            raise ValueError(f"no rank {rank} of {tp}")
+        self.rank, self.tp, self.threads = rank, tp, threads
+        self.tiles = self.encoded = 0
+        self._source = source
+        self._quantized = set(source.fused_groups())
+        if source.is_quantized(EMBEDDING):
+            self._quantized.add(EMBEDDING)
+
+    def modules(self) -> list[str]:
+        """Prefixes of all modules that hold tensors; a table that head and embedding share is the head's."""
+        source = self._source
+        tables = [] if source.shares_table else [EMBEDDING]
+        return [*fused_groups(source.shape), *tables, *norm_shapes(source.architecture, source.shape)]
+
+    def is_quantized(self, module: str) -> bool:
+        """Whether its weight is compressed."""
+        return module in self._quantized
+
+    def tensors(self, wanted: Callable[[str], bool] = lambda module: True) -> Iterator[tuple[str, Tensor]]:
+        """(name, tensor) of each tensor of the part; names, dtypes and shapes are those of docs/reference/formats.md.
+
+        Only modules for whose prefix `wanted` is true are read: those of a pipeline stage, for example. Raises
+        CheckpointError and BitstreamError where the directory is damaged.
+        """
+        for module in self.modules():
+            if wanted(module):
+                yield from ((entry.name, entry.tensor) for entry in self.entries(module))
+
+    def entries(self, module: str) -> list[Entry]:
+        """The tensors of one module; errors as of `tensors`."""
+        if module not in self._quantized:
+            names = [name for name in self.possible_names(module) if self._holds_float(name)]
+            return [Entry(name, FLOAT, self.float_tensor(name).contiguous()) for name in names]
+        if module == EMBEDDING:
+            embedding = self.compressed_embedding()
+            scale = Entry(f"{module}.weight_scale", W8A8S, embedding.weight_scale.contiguous())
+            return [*_compressed(module, embedding.weight), scale]
+        linear = self.compressed_linear(module)
+        scales = pack_scales(module, linear, self._source.dtype, wide_scale=True)
+        if linear.weight_sums is not None:
+            scales[f"{module}.weight_sums"] = linear.weight_sums
+        plain = [Entry(name, linear.kind, tensor.contiguous()) for name, tensor in scales.items()]
+        return [*_compressed(module, linear.weight), *plain]
+
+    def possible_names(self, module: str) -> list[str]:
+        """The names of its tensors, and those that it need not have."""
+        quantized = _TABLE if module == EMBEDDING else _LINEAR
+        return [f"{module}.{leaf}" for leaf in (quantized if module in self._quantized else _FLOAT)]
+
+    def plain_bytes(self, module: str) -> int:
+        """Of its weight as integers or 16-bit floats, before it is compressed; 0 of a norm, which is small."""
+        try:
+            group = HEAD if module == EMBEDDING else group_of(module)[1]
+        except KeyError:
+            return 0
+        n, k = part_shape(self._source.shape, group, self.tp, self.rank)
+        return n * k if module in self._quantized else 2 * n * k
+
+    def release(self) -> None:
+        """Give the memory of what was read of the directory's files back: see `release_pages`."""
+        self._source.release()
+
+    def compressed_embedding(self) -> CompressedEmbedding:
+        """The rank's rows of a quantized embedding, or of the table that it shares with the head."""
+        if self._source.shares_table:
+            return CompressedEmbedding.of_head(self.compressed_linear(HEAD.name))
+        return self._own_embedding()
+
+    @abstractmethod
+    def compressed_linear(self, prefix: str) -> CompressedLinear:
+        """The rank's share of a quantized fused linear or head.
+
+        Raises BitstreamError where compressed bytes are damaged (what moves as bytes is checked where it is used), and
+        CheckpointError where the parts of a directory disagree.
+        """
+
+    @abstractmethod
+    def float_tensor(self, name: str) -> Tensor:
+        """The rank's share of a float tensor in its stored dtype, by its fused name; not to be written to.
+
+        Raises CheckpointError where there is no such float tensor.
+        """
+
+    @abstractmethod
+    def _own_embedding(self) -> CompressedEmbedding: ...
+
+    @abstractmethod
+    def _holds_float(self, name: str) -> bool: ...
+
+
+def _compressed(prefix: str, weight: Compressed) -> list[Entry]:
+    fields = {"weight": weight.weight, "index": weight.index, "info": weight.info}
+    return [Entry(f"{prefix}.{name}", W8A8SC, torch.from_numpy(array)) for name, array in fields.items()]

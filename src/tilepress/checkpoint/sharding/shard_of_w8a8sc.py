@@ -1,0 +1,115 @@
+"""A rank's tensors from a W8A8SC directory made for any number of ranks.
+
+Whole tiles move as bytes where cuts lie on tile borders (multiples of 128 rows and 256 columns of a part's matrix);
+only the rows or columns of tiles that a cut goes through or shifts are decoded and encoded again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from tilepress import codec
+from tilepress.checkpoint.description import FLOAT
+from tilepress.checkpoint.sharding.shard import Rank
+from tilepress.checkpoint.sharding.split import Span, spans
+from tilepress.checkpoint.tensors.activation_mode import row_sums
+from tilepress.checkpoint.tensors.compressed_linear import CompressedLinear, naming_damage
+from tilepress.checkpoint.tensors.embedding import EMBEDDING, CompressedEmbedding
+from tilepress.codec import Compressed
+from tilepress.errors import CheckpointError
+from tilepress.models.architecture import HEAD, FusedGroup, group_of
+
+if TYPE_CHECKING:
+    from tilepress.checkpoint.w8a8sc import W8A8SCCheckpoint
+
+
+class ReshardedRank(Rank):
+    """See Rank. What one part holds as a whole is not copied, but mapped from its file."""
+
+    def __init__(self, source: W8A8SCCheckpoint, rank: int, tp: int, threads: int | None) -> None:
+        super().__init__(source, rank, tp, threads)
+        self._path, self._parts = source.path, source.parts
+
+    def compressed_linear(self, prefix: str) -> CompressedLinear:
+        _, group = group_of(prefix)
+        shares = [part.compressed_linear(prefix) for part in self._parts]
+        self._check_scales(prefix, group, shares)
+        needed, first = self._spans(group), shares[0]
+        weight = self._gathered(prefix, [share.weight for share in shares], group, needed)
+        sums = [share.weight_sums for share in shares if share.weight_sums is not None]
+        if group.axis == "rows":
+            deq_scale = _joined([share.deq_scale for share in shares], needed)
+            quant_bias = _joined([share.quant_bias for share in shares], needed)
+            weight_sums = _joined(sums, needed) if sums else None
+        else:
+            deq_scale = first.deq_scale
+            quant_bias = first.quant_bias if self.rank == 0 else torch.zeros_like(first.quant_bias)
+            weight_sums = self._column_sums(prefix, shares, needed, weight) if sums else None
+        return CompressedLinear(
+            weight, first.input_scale, first.input_offset, deq_scale, quant_bias, weight_sums, first.kind
+        )
+
+    def float_tensor(self, name: str) -> Tensor:
+        prefix, _, leaf = name.rpartition(".")
+        try:
+            group = HEAD if prefix == EMBEDDING else group_of(prefix)[1]
+        except KeyError:
+            return self._parts[0].float_tensor(name)
+        if group.axis == "columns" and leaf == "bias":
+            bias = self._parts[0].float_tensor(name)
+            return bias if self.rank == 0 else torch.zeros_like(bias)
+        shares = [part.float_tensor(name) for part in self._parts]
+        return _joined(shares, self._spans(group), 0 if group.axis == "rows" else 1)
+
+    def _own_embedding(self) -> CompressedEmbedding:
+        shares = [part.compressed_embedding() for part in self._parts]
+        needed = self._spans(HEAD)
+        weight = self._gathered(EMBEDDING, [share.weight for share in shares], HEAD, needed)
+        return CompressedEmbedding(weight, _joined([share.weight_scale for share in shares], needed))
+
+    def _holds_float(self, name: str) -> bool:
+        return self._parts[0].types.get(name) == FLOAT
+
+    def _spans(self, group: FusedGroup) -> list[Span]:
+        return spans(self._source.shape, group, len(self._parts), rank=self.rank, tp=self.tp)
+
+    def _gathered(self, prefix: str, held: list[Compressed], group: FusedGroup, needed: list[Span]) -> Compressed:
+        gather = codec.gather_rows if group.axis == "rows" else codec.gather_columns
+        with naming_damage(self._path, prefix):
+            gathered = gather([(held[part], start, stop) for part, start, stop in needed], threads=self.threads)
+        self.tiles += gathered.tiles
+        self.encoded += gathered.encoded
+        return gathered.weight
+
+    def _column_sums(
+        self, prefix: str, shares: list[CompressedLinear], needed: list[Span], weight: Compressed
+    ) -> Tensor:
+        """int32 [n]: the sums over the rows of `weight`. Those of whole parts are added, others counted anew."""
+        if any((start, stop) != (0, shares[part].weight.k) for part, start, stop in needed):
+            with naming_damage(self._path, prefix):
+                return row_sums(torch.from_numpy(codec.decode(weight, threads=self.threads)))
+        sums = [shares[part].weight_sums for part, _, _ in needed]
+        return torch.stack([own for own in sums if own is not None]).sum(dim=0, dtype=torch.int32)
+
+    def _check_scales(self, prefix: str, group: FusedGroup, shares: list[CompressedLinear]) -> None:
+        """What the parts have in common has to agree, and of a column split only that of rank 0 may carry a bias."""
+        first, name = shares[0], self._parts[0].path.name
+        for part, share in zip(self._parts[1:], shares[1:], strict=True):
+            odd = None
+            if (share.input_scale, share.input_offset) != (first.input_scale, first.input_offset):
+                odd = f"input_scale or input_offset differs from {name}"
+            elif group.axis == "columns" and not torch.equal(share.deq_scale, first.deq_scale):
+                odd = f"deq_scale differs from {name}"
+            elif group.axis == "columns" and bool(share.quant_bias.any()):
+                odd = f"quant_bias is not 0, but {name} carries it"
+            if odd:
+                raise CheckpointError(f"{part.path}: {prefix}: {odd}; compress the model again")
+
+
+def _joined(shares: list[Tensor], needed: list[Span], axis: int = 0) -> Tensor:
+    """What `needed` takes of the parts' tensors; a view where it is of one part."""
+    taken = [shares[part].narrow(axis, start, stop - start) for part, start, stop in needed]
+    return taken[0] if len(taken) == 1 else torch.cat(taken, axis)

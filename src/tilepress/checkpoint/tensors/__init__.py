@@ -1,0 +1,1 @@
+"""The tensors of a quantized model: linears, embeddings, floats."""

@@ -1,0 +1,200 @@
+"""One part of a W8A8SC directory: what one tensor-parallel rank loads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tilepress import codec
+from tilepress.checkpoint.description import (
+    FLOAT,
+    W8A8S,
+    W8A8S_DYNAMIC,
+    W8A8SC,
+    description_file,
+    read_description,
+)
+from tilepress.checkpoint.float_checkpoint import FLOAT_DTYPES
+from tilepress.checkpoint.safetensors.reader import Stored, TensorFiles, find_weights
+from tilepress.checkpoint.sharding.split import part_shape
+from tilepress.checkpoint.tensors.activation_mode import has_own_scales, mode_of
+from tilepress.checkpoint.tensors.compressed_linear import CompressedLinear, naming_damage
+from tilepress.checkpoint.tensors.embedding import (
+    EMBEDDING,
+    CompressedEmbedding,
+    check_weight_scale,
+    shares_table,
+    tied_to_integers,
+)
+from tilepress.checkpoint.tensors.quantized_linear import unpack_deq_scale, unpack_input_offset, unpack_input_scale
+from tilepress.codec import BITSTREAM_V1, Compressed
+from tilepress.errors import CheckpointError
+from tilepress.models.architecture import HEAD, Architecture, ModelShape, fused_groups, group_of, norm_shapes
+
+COMPRESSED = ("weight", "index", "info")
+
+
+class Part:
+    """Tensors of one part, checked on opening against the model's shape, `rank` and `tp`. tied: no head is stored.
+
+    shares_table: the embedding is the head's integers. Raises CheckpointError; BitstreamError where a weight is not of
+    our bitstream.
+    """
+
+    def __init__(self, path: Path, architecture: Architecture, shape: ModelShape, rank: int, tp: int) -> None:
+        self.path = path
+        self._architecture = architecture
+        file = description_file(path)
+        if file is None:
+            raise CheckpointError(f"{path}: no quant_model_description.json; get the checkpoint again")
+        self.description = read_description(file)
+        if self.description.model_type != W8A8SC:
+            raise CheckpointError(
+                f"{file}: model_quant_type is {self.description.model_type!r}; it has to be W8A8SC in a part"
+            )
+        self.activations = mode_of(self.description)
+        weights = find_weights(path)
+        if weights is None:
+            raise CheckpointError(f"{path}: no .safetensors file beside {file.name}")
+        self._files = TensorFiles(weights)
+        self.shares_table = shares_table(shape, self.description, self._files)
+        self.tied = shape.tied and "lm_head.weight" not in self._files and not self.shares_table
+        self.types: dict[str, str] = {}
+        self._check_embedding(*part_shape(shape, HEAD, tp, rank))
+        for norm, size in norm_shapes(architecture, shape).items():
+            self._check_float(f"{norm}.weight", size)
+            if f"{norm}.bias" in self._files:
+                self._check_float(f"{norm}.bias", size)
+        for prefix in fused_groups(replace(shape, tied=self.tied)):
+            self._check_linear(prefix, *part_shape(shape, group_of(prefix)[1], tp, rank))
+        for name in self._files:
+            if name not in self.types:
+                raise CheckpointError(
+                    f"{self._files.stored(name).file}: {name} is not a tensor of a W8A8SC part of {architecture.name}; "
+                    "check that it belongs to the model of config.json"
+                )
+
+    def is_quantized(self, prefix: str) -> bool:
+        """Whether the fused linear `prefix`, or an embedding of its own, is compressed."""
+        return f"{prefix}.index" in self.types
+
+    def compressed_linear(self, prefix: str) -> CompressedLinear:
+        """The rank's share of a fused linear, mapped from the file.
+
+        Raises BitstreamError for a damaged index; tiles are not touched, a damaged one is found where it is used.
+        """
+        deq_scale = self._files.tensor(f"{prefix}.deq_scale")
+        sums = f"{prefix}.weight_sums"
+        try:
+            linear = CompressedLinear(
+                weight=self._compressed(prefix),
+                input_scale=unpack_input_scale(prefix, self._files.tensor(f"{prefix}.input_scale")),
+                input_offset=unpack_input_offset(prefix, self._files.tensor(f"{prefix}.input_offset")),
+                deq_scale=unpack_deq_scale(prefix, deq_scale),
+                quant_bias=self._files.tensor(f"{prefix}.quant_bias"),
+                weight_sums=self._files.tensor(sums) if sums in self.types else None,
+                kind=self.types[f"{prefix}.input_scale"],
+            )
+        except CheckpointError as error:
+            raise CheckpointError(f"{self._files.stored(f'{prefix}.weight').file}: {error}") from None
+        self._check_index(prefix, linear.weight)
+        return linear
+
+    def compressed_embedding(self) -> CompressedEmbedding:
+        """The rank's rows of a compressed embedding, mapped from the file; errors as of `compressed_linear`."""
+        weight = self._compressed(EMBEDDING)
+        weight_scale = self._files.tensor(f"{EMBEDDING}.weight_scale")
+        try:
+            embedding = CompressedEmbedding(weight, check_weight_scale(weight_scale))
+        except CheckpointError as error:
+            raise CheckpointError(f"{self._files.stored(f'{EMBEDDING}.weight').file}: {error}") from None
+        self._check_index(EMBEDDING, weight)
+        return embedding
+
+    def float_tensor(self, name: str) -> Tensor:
+        """The rank's share of a float tensor, by its fused name, mapped from the file."""
+        if self.types.get(name) != FLOAT:
+            raise CheckpointError(f"{self._files.path}: {name} is no float tensor of this part")
+        return self._files.tensor(name)
+
+    def inventory(self) -> list[tuple[str, Stored]]:
+        """Type and header of each tensor."""
+        return [(kind, self._files.stored(name)) for name, kind in self.types.items()]
+
+    def files(self) -> list[Path]:
+        return self._files.files()
+
+    def _check_embedding(self, rows: int, hidden: int) -> None:
+        if self.shares_table:
+            return
+        self._files.stored(f"{EMBEDDING}.weight")
+        if self.description.require(f"{EMBEDDING}.weight", (FLOAT, W8A8SC)) == FLOAT:
+            self._check_float(f"{EMBEDDING}.weight", (rows, hidden))
+            return
+        self._check_compressed(EMBEDDING, rows, hidden)
+        scale = f"{EMBEDDING}.weight_scale"
+        self.description.require(scale, (W8A8S, W8A8SC))
+        self._files.expect(scale, (rows,), (torch.float32,))
+        self.types[scale] = W8A8S
+        if self.tied:
+            raise tied_to_integers(self._files.path)
+
+    def _check_linear(self, prefix: str, n: int, k: int) -> None:
+        self._files.stored(f"{prefix}.weight")
+        if self.description.require(f"{prefix}.weight", (FLOAT, W8A8SC)) == FLOAT:
+            self._check_float(f"{prefix}.weight", (n, k))
+            biased = not self._architecture.biased.isdisjoint(group_of(prefix)[1].members)
+            if biased or (f"{prefix}.bias" in self._files and prefix != HEAD.name):
+                self._check_float(f"{prefix}.bias", (n,))
+            return
+        own_type = (W8A8S, W8A8SC, W8A8S_DYNAMIC)
+        dynamic = self.description.require(f"{prefix}.input_scale", own_type) == W8A8S_DYNAMIC
+        kind, allowed = (W8A8S_DYNAMIC, (W8A8S_DYNAMIC,)) if dynamic else (W8A8S, (W8A8S, W8A8SC))
+        scales = {
+            "input_scale": ((1,), FLOAT_DTYPES),
+            "input_offset": ((1,), (torch.int8, *FLOAT_DTYPES)),
+            "deq_scale": ((n,), (torch.int64, torch.float32)),
+            "quant_bias": ((n,), (torch.int32,)),
+        }
+        if has_own_scales(self.activations, kind):
+            scales["weight_sums"] = ((n,), (torch.int32,))
+        for name, (size, dtypes) in scales.items():
+            self._files.stored(f"{prefix}.{name}")
+            self.description.require(f"{prefix}.{name}", allowed)
+            self._files.expect(f"{prefix}.{name}", size, dtypes)
+            self.types[f"{prefix}.{name}"] = kind
+        self._check_compressed(prefix, n, k)
+
+    def _check_compressed(self, prefix: str, n: int, k: int) -> None:
+        for name in COMPRESSED:
+            self.description.require(f"{prefix}.{name}", (W8A8SC,))
+            self.types[f"{prefix}.{name}"] = W8A8SC
+        self._files.expect(f"{prefix}.info", (5,), (torch.int64,))
+        for name in ("weight", "index"):
+            stored = self._files.stored(f"{prefix}.{name}")
+            self._files.expect(f"{prefix}.{name}", (max(1, stored.nbytes),), (torch.int8,))
+        compressed = self._compressed(prefix)
+        if int(compressed.info[4]) != BITSTREAM_V1:
+            self._check_index(prefix, compressed)
+        if (compressed.n, compressed.k) != (n, k):
+            raise CheckpointError(
+                f"{self._files.stored(f'{prefix}.info').file}: {prefix}.info says [{compressed.n}, {compressed.k}]; "
+                f"config.json calls for [{n}, {k}] in this part"
+            )
+
+    def _check_float(self, name: str, size: tuple[int, ...]) -> None:
+        self._files.stored(name)
+        self.description.require(name, (FLOAT,))
+        self._files.expect(name, size, FLOAT_DTYPES)
+        self.types[name] = FLOAT
+
+    def _compressed(self, prefix: str) -> Compressed:
+        weight, index, info = (self._files.tensor(f"{prefix}.{name}").numpy() for name in COMPRESSED)
+        return Compressed(weight=weight, index=index, info=info)
+
+    def _check_index(self, prefix: str, weight: Compressed) -> None:
+        with naming_damage(self._files.stored(f"{prefix}.weight").file, prefix):
+            codec.check_index(weight)

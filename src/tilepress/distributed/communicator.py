@@ -1,0 +1,146 @@
+"""The processes that quantize one model together: what each has a share of, and how the shares come together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from tilepress.distributed import Group
+
+T = TypeVar("T")
+
+
+def share(rank: int, world: int, count: int, unit: int) -> slice:
+    """The part of one of `world` ranks of `count` things, whole units but for the end; may be empty."""
+    units = -(-count // unit)
+    start, stop = (units * before // world * unit for before in (rank, rank + 1))
+    return slice(min(start, count), min(stop, count))
+
+
+class Ranks:
+    """One process, which has all there is. `GroupRanks` is one of several.
+
+    All ranks call the same methods in the same order. Tensors may be on the CPU or on the device of the rank.
+    """
+
+    rank = 0
+    world = 1
+    # Those on this host, which share its memory.
+    local_world = 1
+
+    @property
+    def writes(self) -> bool:
+        """Whether this is the rank that has the results and writes them, the first."""
+        return self.rank == 0
+
+    def share(self, count: int, unit: int = 1) -> slice:
+        """This rank's part of `count` things, whole units but for the end; may be empty."""
+        return share(self.rank, self.world, count, unit)
+
+    def others(self, count: int) -> tuple[int, int]:
+        """Of things of which this rank has `count`: how many the ranks before it have, and those after it."""
+        return 0, 0
+
+    def add_up(self, tensor: Tensor) -> Tensor:
+        """The sum over the ranks, in place."""
+        return tensor
+
+    def least(self, tensor: Tensor) -> Tensor:
+        """The least of the ranks, element by element, in place."""
+        return tensor
+
+    def greatest(self, tensor: Tensor) -> Tensor:
+        """The greatest of the ranks, element by element, in place."""
+        return tensor
+
+    def concatenated(self, rows: Tensor) -> Tensor:
+        """The rows of all ranks [n_0 + n_1 + ..., ...], in their order, on each of them. rows [n_rank, ...]."""
+        return rows
+
+    def agreed(self, tensor: Tensor) -> Tensor:
+        """What the first rank has, on all of them, in place: elsewhere other hardware may have computed otherwise."""
+        return tensor
+
+    def filled(self, rows: Tensor, unit: int) -> Tensor:
+        """Rows [n, ...] of which each rank has filled in its share, made whole on all of them, in place."""
+        return rows
+
+    def all(self, holds: bool) -> bool:
+        """Whether it holds on all ranks. Also a place at which they wait for each other."""
+        return holds
+
+    def first(self, work: Callable[[], T]) -> T:
+        """What `work` gives on the first rank, which alone does it, on all of them: plain values or CPU tensors."""
+        return work()
+
+
+ALONE = Ranks()
+
+
+class GroupRanks(Ranks):
+    """One of the processes of a group. Raises JobError where another one is gone."""
+
+    def __init__(self, group: Group) -> None:
+        self._group = group
+        self.rank, self.world, self.local_world = group.rank, group.world, group.local_world
+
+    def others(self, count: int) -> tuple[int, int]:
+        counts = self._counts(count)
+        return sum(counts[: self.rank]), sum(counts[self.rank + 1 :])
+
+    def add_up(self, tensor: Tensor) -> Tensor:
+        return self._reduced(tensor, dist.ReduceOp.SUM)
+
+    def least(self, tensor: Tensor) -> Tensor:
+        return self._reduced(tensor, dist.ReduceOp.MIN)
+
+    def greatest(self, tensor: Tensor) -> Tensor:
+        return self._reduced(tensor, dist.ReduceOp.MAX)
+
+    def concatenated(self, rows: Tensor) -> Tensor:
+        counts = self._counts(len(rows))
+        every = rows.new_empty(sum(counts), *rows.shape[1:])
+        for rank, part in enumerate(torch.split(every, counts)):
+            if len(part) == 0:
+                continue
+            if rank == self.rank:
+                part.copy_(rows)
+            with self._group.exchange():
+                dist.broadcast(part, rank)
+        return every
+
+    def agreed(self, tensor: Tensor) -> Tensor:
+        with self._group.exchange():
+            dist.broadcast(tensor, 0)
+        return tensor
+
+    def filled(self, rows: Tensor, unit: int) -> Tensor:
+        for rank in range(self.world):
+            part = rows[share(rank, self.world, len(rows), unit)]
+            if len(part) > 0:
+                with self._group.exchange():
+                    dist.broadcast(part, rank)
+        return rows
+
+    def all(self, holds: bool) -> bool:
+        return bool(self.least(torch.tensor(int(holds))))
+
+    def first(self, work: Callable[[], T]) -> T:
+        shared = [work() if self.rank == 0 else None]
+        with self._group.exchange():
+            dist.broadcast_object_list(shared, 0, device=torch.device("cpu"))
+        return cast(T, shared[0])
+
+    def _counts(self, count: int) -> list[int]:
+        counts = torch.zeros(self.world, dtype=torch.int64)
+        counts[self.rank] = count
+        return cast(list[int], self.add_up(counts).tolist())
+
+    def _reduced(self, tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
+        with self._group.exchange():
+            dist.all_reduce(tensor, operation)
+        return tensor

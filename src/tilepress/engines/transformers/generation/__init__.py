@@ -1,0 +1,1 @@
+"""Generating: one prompt, a conversation, tool calls, and the loop over tokens."""

@@ -1,0 +1,129 @@
+"""transformers' loop over the tokens of one sequence, with `DecodeStep` in place of the model's forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from copy import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
+from transformers.generation.candidate_generator import PromptLookupCandidateGenerator
+from transformers.generation.configuration_utils import GenerationMode
+
+from tilepress.engines.transformers.generation.decode_step import DecodeStep
+from tilepress.engines.transformers.generation.kv_cache import GrowingCache
+
+Step = Callable[[Tensor, GrowingCache], Iterator[Tensor]]
+
+# What this loop does not do, and the values with which it is not asked to.
+OTHER_LOOPS = {
+    "num_return_sequences": (None, 1),
+    "guidance_scale": (None, 1),
+    "prefill_chunk_size": (None,),
+    "cache_implementation": (None,),
+    "return_dict_in_generate": (None, False),
+    "token_healing": (None, False),
+    "use_cache": (None, True),
+}
+# Arguments of `generate` beside the options of its configuration that are prepared before the loop.
+PREPARED = {"logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn"}
+
+
+def effective_settings(model: PreTrainedModel, options: Mapping[str, Any]) -> GenerationConfig:
+    """The model's settings of generation, with the options of `generate` that are such settings in their place."""
+    config = copy(model.generation_config)
+    for name, value in options.items():
+        if hasattr(config, name):
+            setattr(config, name, value)
+    return config
+
+
+def is_plain(settings: GenerationConfig, options: Mapping[str, Any]) -> bool:
+    """Whether `generate` with these settings is greedy search or sampling of one sequence: no beams, no drafts.
+
+    settings: `effective_settings` of the options.
+    """
+    if any(not hasattr(settings, name) for name in options.keys() - PREPARED):
+        return False
+    return settings.get_generation_mode() in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE) and all(
+        getattr(settings, name, None) in values for name, values in OTHER_LOOPS.items()
+    )
+
+
+@dataclass
+class Decoding:
+    """For `model.generate(custom_generate=...)`, which calls it with everything that it has prepared.
+
+    draft_tokens: so many tokens that followed an earlier occurrence of the last two, or else of the last one, are
+    computed with the next token, by one pass; those that the model chooses too are accepted. drafted, accepted: counts.
+    """
+
+    cache: GrowingCache
+    streamer: Any
+    draft_tokens: int = 0
+    drafted: int = 0
+    accepted: int = 0
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        model: PreTrainedModel,
+        input_ids: Any,
+        logits_processor: LogitsProcessorList,
+        stopping_criteria: StoppingCriteriaList,
+        generation_config: GenerationConfig,
+        **_: Any,
+    ) -> Tensor:
+        """input_ids [1, prompt]; returns them with the new tokens behind, drawn as transformers draws them.
+
+        What the cache lacks of the prompt goes through the model's own forward pass. Tokens are drawn one by one, each
+        from the logits behind those before it, so that drafts change neither the answer nor the random numbers.
+        """
+        ids, step = input_ids, _step(model)
+        lookup = self._lookup(generation_config)
+        draft = ids[:, :0]
+        prompt = ids[:, self.cache.get_seq_length() :]
+        behind = iter([model(prompt, past_key_values=self.cache, logits_to_keep=1).logits[:, -1].float()])
+        while True:
+            for i, logits in enumerate(behind):
+                scores = logits_processor(ids, logits)
+                if generation_config.do_sample:
+                    token = torch.multinomial(torch.softmax(scores, -1), 1)
+                else:
+                    token = scores.argmax(-1, keepdim=True)
+                ids = torch.cat([ids, token], dim=-1)
+                self.streamer.put(token[0])
+                accepted = i < draft.shape[1] and bool(token == draft[:, i])
+                self.accepted += accepted
+                if stopping_criteria(ids, None).all():
+                    self.cache.keep(ids.shape[1] - 1)
+                    self.streamer.end()
+                    return ids
+                if not accepted:
+                    break
+            if lookup is not None:
+                self.cache.keep(ids.shape[1] - 1)
+                draft = lookup.get_candidates(ids)[0][:, ids.shape[1] : generation_config.max_length - 1]
+                self.drafted += draft.shape[1]
+            behind = step(torch.cat([token, draft], dim=-1), self.cache)
+
+    def _lookup(self, config: GenerationConfig) -> PromptLookupCandidateGenerator | None:
+        if not self.draft_tokens:
+            return None
+        return PromptLookupCandidateGenerator(
+            eos_token_id=config._eos_token_tensor,
+            num_output_tokens=self.draft_tokens,
+            max_matching_ngram_size=config.max_matching_ngram_size or 2,
+            max_length=config.max_length,
+        )
+
+
+def _step(model: PreTrainedModel) -> Step:
+    """`DecodeStep` where it can be had; else the model's own forward pass, to the same effect."""
+    if DecodeStep.supports(model):
+        return DecodeStep(model)
+    engine: Any = model
+    return lambda tokens, cache: iter(engine(tokens, past_key_values=cache).logits[0].float().split(1))

@@ -1,0 +1,298 @@
+"""Answer a prompt, streaming the text and measuring the time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StopStringCriteria, TextStreamer
+
+from tilepress.engines.transformers.generation.decode_step import DecodeStep
+from tilepress.engines.transformers.generation.decoding_loop import Decoding, effective_settings, is_plain
+from tilepress.engines.transformers.generation.kv_cache import GrowingCache, PrefixCache
+from tilepress.engines.transformers.generation.tools import (
+    MARKS,
+    Tool,
+    ToolCall,
+    check_template,
+    parse_tool_calls,
+    tool_schemas,
+)
+from tilepress.errors import UsageError
+
+Message = Mapping[str, Any]
+
+# Settings that an answer does not depend on: one text is asked for, and the cache is ours, which holds what any other
+# would. The first may be given as arguments all the same; the others, like those, may stand in generation_config.json.
+DEFAULTS: dict[str, Any] = {"num_return_sequences": 1, "cache_implementation": None}
+FIXED: dict[str, Any] = {
+    "return_dict_in_generate": False,
+    "use_cache": True,
+    "prompt_lookup_num_tokens": None,
+    "prefill_chunk_size": None,
+}
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What was generated and how fast.
+
+    tokens: the new ones, with the end token where the model gave one. prompt_tokens: of the whole prompt; of these,
+    cached_tokens were known from an earlier turn or prompt and not computed again. first_token_seconds: from the call
+    to the first token. tokens_per_second: of the tokens after the first; None where there are none. Of the drafted
+    tokens, in prompt lookup, the accepted ones are in the answer. tool_calls: those in the text, where tools were
+    given; tool_errors: a message for each that cannot be read.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    prompt_tokens: int
+    cached_tokens: int
+    first_token_seconds: float
+    tokens_per_second: float | None
+    drafted: int = 0
+    accepted: int = 0
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_errors: tuple[str, ...] = ()
+
+    @property
+    def new_tokens(self) -> int:
+        return len(self.tokens)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "text": self.text,
+            "prompt_tokens": self.prompt_tokens,
+            "cached_tokens": self.cached_tokens,
+            "new_tokens": self.new_tokens,
+            "first_token_seconds": self.first_token_seconds,
+            "tokens_per_second": self.tokens_per_second,
+            "drafted": self.drafted,
+            "accepted": self.accepted,
+            "tool_calls": [call.as_dict() for call in self.tool_calls],
+            "tool_errors": list(self.tool_errors),
+        }
+
+
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    /,
+    *,
+    system: str | None = None,
+    max_new_tokens: int = 512,
+    on_text: Callable[[str], None] | None = None,
+    template_variables: Mapping[str, Any] | None = None,
+    tools: Sequence[Tool] | None = None,
+    cache: PrefixCache | None = None,
+    prompt_lookup_num_tokens: int = 0,
+    **sampling: Any,
+) -> Generation:
+    """Answer `prompt` through the model's chat template; a model without one continues it as it stands.
+
+    on_text: called with each piece of text as soon as it is final. template_variables: for the chat template, such as
+    {"enable_thinking": False}. tools: that the model may call, as `tool_schemas` takes them. cache: the same one for
+    several prompts, which compute their common beginning once. prompt_lookup_num_tokens: tokens drafted at a time from
+    earlier text that ended alike, which changes the speed and no token; 0 for none. sampling: for transformers'
+    `generate`, such as do_sample=True, temperature=0.7; what is not given comes from the model's
+    generation_config.json.
+
+    Raises UsageError for an empty prompt, for one that fills the model's context, for one that the template refuses,
+    for tools that are none, and for drafts with beams.
+    """
+    schemas = None if tools is None else tool_schemas(tools)
+    if schemas is not None:
+        check_template(tokenizer, schemas)
+    if tokenizer.chat_template is None:
+        tokens = list(tokenizer(f"{system}\n\n{prompt}" if system else prompt)["input_ids"])
+    else:
+        messages = [{"role": "system", "content": system}] if system else []
+        tokens = render([*messages, {"role": "user", "content": prompt}], tokenizer, template_variables, schemas)
+    answer = complete(
+        model,
+        tokenizer,
+        tokens,
+        max_new_tokens=max_new_tokens,
+        cache=cache,
+        on_text=on_text,
+        prompt_lookup_num_tokens=prompt_lookup_num_tokens,
+        **sampling,
+    )
+    return answer if schemas is None else with_tool_calls(answer, tokenizer)[0]
+
+
+def with_tool_calls(answer: Generation, tokenizer: PreTrainedTokenizerBase) -> tuple[Generation, str]:
+    """The answer with the calls in it, and its text without them.
+
+    Where the tokenizer calls the marks of a call special, the answer's text lacks them: the calls are read from the
+    tokens, with these marks and no other special token.
+    """
+    marks = {tokenizer.convert_tokens_to_ids(mark) for mark in MARKS}
+    hidden = set(tokenizer.all_special_ids) - marks
+    marked = tokenizer.decode([token for token in answer.tokens if token not in hidden], skip_special_tokens=False)
+    parsed = parse_tool_calls(str(marked))
+    return replace(answer, tool_calls=parsed.calls, tool_errors=parsed.errors), parsed.content
+
+
+def render(
+    messages: Sequence[Message],
+    tokenizer: PreTrainedTokenizerBase,
+    variables: Mapping[str, Any] | None = None,
+    tools: Sequence[Any] | None = None,
+) -> list[int]:
+    """The tokens of a conversation, up to where the assistant begins to answer."""
+    try:
+        rendered = tokenizer.apply_chat_template(
+            [dict(message) for message in messages],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=False,
+            tools=None if tools is None else list(tools),
+            **(variables or {}),
+        )
+    except Exception as error:  # templates raise what they like: jinja's errors, TypeError, their own
+        raise UsageError(
+            f"{tokenizer.name_or_path}: the model's chat template refuses the conversation: {error}"
+        ) from error
+    if not rendered:
+        raise UsageError(f"{tokenizer.name_or_path}: the model's chat template makes nothing of the conversation")
+    return list(rendered)
+
+
+def complete(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    tokens: Sequence[int],
+    /,
+    *,
+    max_new_tokens: int,
+    cache: PrefixCache | None = None,
+    on_text: Callable[[str], None] | None = None,
+    prompt_lookup_num_tokens: int = 0,
+    **sampling: Any,
+) -> Generation:
+    """Continue `tokens`; arguments and errors as of `generate`. Where it raises, an interrupt included, cache is empty.
+
+    A refusal leaves it as it was.
+    """
+    context, vocabulary = model.config.max_position_embeddings, model.config.vocab_size
+    if not tokens:
+        raise UsageError("the prompt is empty")
+    if max_new_tokens < 1:
+        raise UsageError(f"the number of new tokens is {max_new_tokens}; it has to be at least 1")
+    if prompt_lookup_num_tokens < 0:
+        raise UsageError(f"prompt_lookup_num_tokens is {prompt_lookup_num_tokens}; it has to be 0 or more")
+    if len(tokens) >= context:
+        raise UsageError(
+            f"the prompt has {len(tokens)} tokens, the model's context is {context}; shorten it, or load the model "
+            "with a longer --max-model-len (max_model_len in Python)"
+        )
+    if max(tokens) >= vocabulary:
+        raise UsageError(f"the tokenizer gives token {max(tokens)}, the model has {vocabulary}; they do not match")
+    stream = _Stream(tokenizer, on_text)
+    prompt = torch.tensor([list(tokens)], device=model.device)
+    given = {name: value for name, value in sampling.items() if name != "tokenizer"}
+    options: dict[str, Any] = DEFAULTS | given | FIXED
+    settings = effective_settings(model, options)
+    if settings.num_return_sequences != 1:
+        raise UsageError(f"num_return_sequences is {settings.num_return_sequences}; one answer is given at a time")
+    plain = is_plain(settings, options)
+    if prompt_lookup_num_tokens and not plain:
+        raise UsageError(
+            "prompt lookup drafts tokens for greedy search and sampling of one sequence only; set "
+            "prompt_lookup_num_tokens=0, or leave out beams and other assistants"
+        )
+    if settings.stop_strings is not None:
+        # transformers (5.16 to 5.19) loses the tokenizer that these need on the way to a loop of one's own.
+        stop: Any = StopStringCriteria(tokenizer, settings.stop_strings)
+        options |= {"stop_strings": None, "stopping_criteria": [*options.get("stopping_criteria", ()), stop]}
+    streamed, own_cache = _streams(settings), settings.cache_implementation is not None
+    if own_cache or not streamed:
+        cache = None
+    past = None if cache is None else cache.begin(model, tokens)
+    cached = 0 if past is None else past.get_seq_length()
+    decoding = Decoding(GrowingCache() if past is None else past, stream, prompt_lookup_num_tokens)
+    if plain and (prompt_lookup_num_tokens or DecodeStep.supports(model)):
+        options["custom_generate"], past = decoding, decoding.cache
+    engine: Any = model  # its `generate` is typed for batches of every kind
+    try:
+        output = engine.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=min(max_new_tokens, context - len(tokens)),
+            pad_token_id=_pad_token(model, tokenizer),
+            **({} if own_cache else {"past_key_values": past}),
+            **({"streamer": stream} if streamed else {}),
+            **options,
+        )
+    except BaseException as error:
+        if cache is not None:
+            cache.clear()  # some layers may hold tokens that others do not
+        if isinstance(error, (ValueError, TypeError, NotImplementedError)):
+            raise UsageError(
+                f"transformers does not generate with these options: {' '.join(str(error).split())}; they are those "
+                "given and those of the model's generation_config.json"
+            ) from error
+        raise
+    new = tuple(output[0, len(tokens) :].tolist())
+    if not streamed:
+        stream.whole(new)
+    if cache is not None:
+        cache.end([*tokens, *new])
+    return Generation(
+        text=str(tokenizer.decode(list(new), skip_special_tokens=True)),
+        tokens=new,
+        prompt_tokens=len(tokens),
+        cached_tokens=cached,
+        first_token_seconds=stream.first - stream.start,
+        tokens_per_second=(len(new) - 1) / (stream.last - stream.first) if stream.last > stream.first else None,
+        drafted=decoding.drafted,
+        accepted=decoding.accepted,
+    )
+
+
+def _pad_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Nothing is padded in a batch of one, but `generate` warns where it has no token to pad with."""
+    end = model.generation_config.eos_token_id
+    end = end[0] if isinstance(end, list) else end
+    for token in (model.generation_config.pad_token_id, tokenizer.pad_token_id, end):
+        if token is not None:
+            return int(token)
+    return None
+
+
+def _streams(settings: GenerationConfig) -> bool:
+    """Whether tokens are final as they come: not those of beams."""
+    return settings.num_beams in (None, 1)
+
+
+class _Stream(TextStreamer):
+    """Hands text on as it becomes final, and notes when the first and the last token came."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, on_text: Callable[[str], None] | None) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self.on_text = on_text
+        self.start = self.first = self.last = time.perf_counter()
+
+    def put(self, value: torch.Tensor) -> None:
+        if not self.next_tokens_are_prompt:
+            self.last = time.perf_counter()
+            if self.first == self.start:
+                self.first = self.last
+        if self.on_text is not None:
+            super().put(value)  # type: ignore[no-untyped-call]
+        self.next_tokens_are_prompt = False
+
+    def whole(self, tokens: Sequence[int]) -> None:
+        """All of an answer whose tokens did not come one by one."""
+        self.first = self.last = time.perf_counter()
+        if self.on_text is not None:
+            self.on_text(str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)))
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        if text and self.on_text is not None:
+            self.on_text(text)

@@ -1,0 +1,121 @@
+"""Keys and values of past tokens, with room for more."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Cache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+from tilepress.errors import UsageError
+
+# Room for a quarter more tokens than there are, and for this many at least: a token is copied some five times in all,
+# where transformers' own dynamic cache copies every token whenever one is added.
+SPARE_TOKENS = 256
+
+
+class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
+    """Of one layer: `keys` and `values` [batch, heads, tokens, head size] are views of the used part of a buffer.
+
+    What transformers does to them (cropping, choosing sequences) it does by replacing the views; where these have left
+    the buffer, the next update makes a new one.
+    """
+
+    keys: Tensor
+    values: Tensor
+    _buffer: Tensor  # [2, batch, heads, room, head size]
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        super().lazy_initialization(key_states, value_states)
+        self._buffer = key_states.new_empty(0)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Append states [batch, heads, new tokens, head size]; returns all keys and values."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        length, new = self.get_seq_length(), key_states.shape[-2]
+        if self._buffer.shape[:-2] != (2, *key_states.shape[:2]) or not self._has_room(length + new):
+            self._make_room(key_states, length + new)
+        added = self._buffer.narrow(3, length, new)
+        added[0].copy_(key_states)
+        added[1].copy_(value_states)
+        return self.use(length + new)
+
+    def buffer_for(self, tokens: int) -> Tensor:
+        """[2, batch, heads, room, head size]: keys and values of those there are, with room for so many in all."""
+        if not self._has_room(tokens):
+            self._make_room(self.keys, tokens)
+        return self._buffer
+
+    def use(self, length: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of the first `length` tokens in the buffer, which are all from now on."""
+        self.keys, self.values = self._buffer.narrow(3, 0, length).unbind(0)
+        return self.keys, self.values
+
+    def _has_room(self, tokens: int) -> bool:
+        return self._buffer.shape[-2] >= tokens and self.keys.data_ptr() in (0, self._buffer.data_ptr())
+
+    def _make_room(self, like: Tensor, needed: int) -> None:
+        batch, heads, _, size = like.shape
+        room = needed + max(SPARE_TOKENS, needed // 4)
+        # Not an inference tensor even in inference mode: those cannot be written to outside it.
+        with torch.inference_mode(False):
+            buffer = torch.empty((2, batch, heads, room, size), dtype=self.dtype, device=self.device)
+        if length := self.get_seq_length():
+            buffer[0, :, :, :length].copy_(self.keys)
+            buffer[1, :, :, :length].copy_(self.values)
+        self._buffer = buffer
+
+
+class GrowingCache(Cache):
+    """A transformers cache that appends in place. Every layer keeps all tokens, so that any number can be cropped."""
+
+    def __init__(self) -> None:
+        super().__init__(layer_class_to_replicate=GrowingLayer)
+
+    def keep(self, tokens: int) -> None:
+        """Drop all but the first `tokens`."""
+        if excess := self.get_seq_length() - tokens:
+            self.crop(-excess)
+
+
+class PrefixCache:
+    """What a model computed for its last prompt and answer. The next prompt computes what follows their common prefix.
+
+    For `generate` and `Conversation`: prompts with one system message, or a long text that several questions are about,
+    compute it once. Holds one sequence, of one model, for one thread at a time.
+    """
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything, the model included."""
+        self._past = GrowingCache()
+        self._tokens: list[int] = []
+        self._model: weakref.ref[PreTrainedModel] | None = None
+
+    def begin(self, model: PreTrainedModel, tokens: Sequence[int]) -> GrowingCache:
+        """Keys and values of the longest common prefix with `tokens`, but one of these at least is left to compute.
+
+        Raises UsageError where another model filled the cache.
+        """
+        if self._model is not None and self._model() is not model:
+            raise UsageError(
+                "the cache holds keys and values of another model; make a PrefixCache for each, or clear it"
+            )
+        self._model = weakref.ref(model)
+        most = min(len(self._tokens), len(tokens) - 1)
+        common = next((i for i in range(most) if self._tokens[i] != tokens[i]), most)
+        self._past.keep(common)
+        del self._tokens[common:]
+        return self._past
+
+    def end(self, tokens: Sequence[int]) -> None:
+        """Note the tokens of prompt and answer, of which `begin`'s cache holds the first ones."""
+        # The last token was given out and not fed back.
+        self._tokens = list(tokens[: self._past.get_seq_length()])

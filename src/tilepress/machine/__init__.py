@@ -1,0 +1,1 @@
+"""This machine: devices, memory, and whether work fits on it."""

@@ -1,0 +1,68 @@
+"""config.json and generation_config.json as transformers reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tilepress.errors import CheckpointError
+from tilepress.jobs.json_files import read_object
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import GenerationConfig, PreTrainedConfig
+
+
+def model_config(fields: Mapping[str, Any], directory: Path) -> PreTrainedConfig:
+    """The configuration of these fields, model_type among them. Raises CheckpointError where transformers refuses it.
+
+    directory: whose config.json is named then. A quantization_config is left out: transformers would look for a
+    quantizer.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig
+
+    known = {key: value for key, value in fields.items() if key != "quantization_config"}
+    try:
+        return AutoConfig.for_model(**known)
+    except Exception as error:  # whatever a field of the wrong type or out of range leads to
+        reason = error.__cause__ or error if isinstance(error, StrictDataclassError) else error
+        raise CheckpointError(f"{directory / 'config.json'}: transformers refuses it: {reason}") from error
+
+
+def empty_model(config: PreTrainedConfig, dtype: torch.dtype, directory: Path) -> Any:
+    """transformers' causal language model of this config, without weights, on the meta device, in evaluation mode.
+
+    Raises CheckpointError where it cannot be built, as for an activation function that does not exist.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
+    except Exception as error:  # as above
+        raise CheckpointError(
+            f"{directory / 'config.json'}: transformers cannot build the model: {type(error).__name__}: {error}"
+        ) from error
+    return model.eval()
+
+
+def generation_config(directory: Path) -> GenerationConfig | None:
+    """generation_config.json; None where there is none, and transformers derives one from the model's config.
+
+    Raises CheckpointError for a file that transformers cannot read.
+    """
+    from transformers import GenerationConfig
+
+    file = directory / "generation_config.json"
+    if not file.exists():
+        return None
+    read_object(file)
+    try:
+        return GenerationConfig.from_pretrained(directory, local_files_only=True)
+    except Exception as error:  # as above
+        raise CheckpointError(
+            f"{file}: transformers cannot read it ({error}); correct or remove it, generating works without"
+        ) from error

@@ -1,0 +1,1 @@
+"""The calibration text: documents, token sequences, and how many of them."""

@@ -1,0 +1,99 @@
+"""What the passes over a model share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tilepress.distributed.communicator import Ranks
+from tilepress.quantize.layerwise.decoder import LayerwiseDecoder, TensorSource
+from tilepress.quantize.layerwise.hidden_states import HiddenStates
+from tilepress.quantize.progress import Clock
+from tilepress.quantize.recipe.recipe import Recipe
+from tilepress.quantize.resume import WorkDirectory
+from tilepress.quantize.rounding.head import Head, fold_head, head_statistics
+from tilepress.quantize.statistics.input_statistics import InputStatistics
+from tilepress.quantize.transforms.folding import FoldedLayer, fold, mix_scales
+
+SAMPLED_ROWS = 2048
+
+
+@dataclass(frozen=True)
+class Job:
+    """tokens int64 [samples, length]; sensitivity_tokens: those of them that the first pass reads.
+
+    states_memory: bytes of hidden states that are kept in memory between two layers. generator: of everything that is
+    drawn, in the order of the stages; on all ranks alike.
+
+    Of several ranks each has work of its own, with its share of the hidden states; all have the statistics of all
+    sequences, and the first one the results.
+    """
+
+    source: TensorSource
+    recipe: Recipe
+    tokens: Tensor
+    sensitivity_tokens: Tensor
+    decoder: LayerwiseDecoder
+    generator: torch.Generator
+    work: WorkDirectory
+    clock: Clock
+    states_memory: int
+    ranks: Ranks
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The stored type of floats."""
+        return getattr(torch, self.recipe.dtype)  # type: ignore[no-any-return]
+
+    @property
+    def shared(self) -> bool:
+        """A tied model keeps one table: the head's integers are its embedding too."""
+        return self.source.shape.tied and self.recipe.embeddings
+
+    @property
+    def own_embedding(self) -> bool:
+        """The embedding is quantized and is not the head's."""
+        return self.recipe.embeddings and not self.source.shape.tied
+
+    @property
+    def exact(self) -> bool:
+        """Bits and sizes have to come out; a loss is what it is."""
+        return self.recipe.loss is None
+
+    def done(self, stage: str, visits: int = 1) -> dict[str, Any] | None:
+        """The record of a stage that is done, after which the generator is as it was then; None where it is to do.
+
+        A rank that ended earlier than others may have fewer stages: what not all have done all do again.
+        """
+        record = self.work.record(stage)
+        if not self.ranks.all(record is not None):
+            return None
+        if record is not None:
+            self.generator.set_state(torch.frombuffer(bytearray.fromhex(record["generator"]), dtype=torch.uint8))
+            self.clock.restored(visits, record["seconds"])
+        return record
+
+    def finish(self, stage: str, record: dict[str, Any] | None = None, visits: int = 1) -> None:
+        """The stage is done; `record` is what `done` gives from now on."""
+        state = bytes(self.generator.get_state().numpy()).hex()
+        self.work.commit(stage, {**(record or {}), "seconds": self.clock.seconds(), "generator": state})
+        self.ranks.all(True)  # before any rank drops what the stage was made from
+        for _ in range(visits):
+            self.clock.tick()
+
+    def fold(self, layer: nn.Module, statistics: dict[str, InputStatistics], where: str) -> FoldedLayer:
+        """The layer with column scales; its own tensors are used up."""
+        heads = {"heads": self.source.shape.heads, "kv_heads": self.source.shape.kv_heads}
+        mixed = mix_scales(statistics, self.recipe.damping, where, **heads)
+        scales = {name: self.ranks.agreed(of_input) for name, of_input in mixed.items()}
+        return fold(layer.state_dict(), statistics, scales, self.dtype, **heads)
+
+    def fold_head(self, hidden: HiddenStates, sensitivity: Tensor) -> Head:
+        """hidden: what the final norm reads; sensitivity: of the logits, float32 [vocabulary]."""
+        before, after = self.ranks.others(len(hidden))
+        rows = max(1, SAMPLED_ROWS // (before + len(hidden) + after))
+        seen = head_statistics(self.decoder, hidden, hidden.shape[1], rows, self.generator, self.ranks)
+        return fold_head(self.decoder, seen, sensitivity, self.recipe.damping, self.dtype, shared=self.shared)

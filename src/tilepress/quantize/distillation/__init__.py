@@ -1,0 +1,1 @@
+"""Training scales, gains and biases after the rounding."""

@@ -1,0 +1,1 @@
+"""What a quantization will need: memory, disk, time, size."""

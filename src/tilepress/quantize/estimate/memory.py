@@ -1,0 +1,124 @@
+"""How much memory a quantization takes on the CPU, from the model's shape."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tilepress.checkpoint import ModelShape
+from tilepress.errors import UsageError
+from tilepress.models.layer_inputs import FEEDS, LINEARS, Feed
+from tilepress.quantize.calibration.size import CalibrationSize
+from tilepress.quantize.context import SAMPLED_ROWS
+from tilepress.quantize.layerwise.decoder import HEAD_ROWS, POSITIONS
+from tilepress.quantize.layerwise.hidden_states import TOKENS_A_PASS
+from tilepress.quantize.recipe.recipe import Recipe
+from tilepress.quantize.rounding.gptq import ROWS as ROUNDED_ROWS
+
+FLOAT = 4
+# Interpreter, torch, transformers, and what the allocator keeps, measured.
+PROGRAM = 750 << 20
+
+
+def peak_memory(shape: ModelShape, recipe: Recipe, size: CalibrationSize) -> int:
+    """Bytes resident at most, hidden states included where size.memory holds them.
+
+    recipe.distill_steps: those that will be done, 0 where it is None.
+    """
+    passes = working_memory(shape, recipe, size) + held_states(shape, size)
+    return max(passes, PROGRAM + student_memory(shape, recipe, size))
+
+
+def bounded(size: CalibrationSize, shape: ModelShape, recipe: Recipe, max_memory: int) -> CalibrationSize:
+    """`size` with what of `max_memory` bytes is left for hidden states. Raises UsageError where nothing can be."""
+    working = working_memory(shape, recipe, size)
+    if working > max_memory:
+        raise UsageError(
+            f"--max-memory {max_memory / 1e9:.2f}GB: a layer of this model with its Hessians takes "
+            f"{working / 1e9:.2f} GB, and no option makes that less; allow as much or more"
+        )
+    return replace(size, memory=max_memory - working)
+
+
+def held_states(shape: ModelShape, size: CalibrationSize) -> int:
+    """Bytes of hidden states that are in memory between two layers."""
+    states = FLOAT * size.samples * size.length * shape.hidden
+    return states if states <= size.memory else 0
+
+
+def working_memory(shape: ModelShape, recipe: Recipe, size: CalibrationSize) -> int:
+    """Bytes of the stage that takes most, without the hidden states between two layers."""
+    stages = [_running(shape, size), _scaling(shape), *(_rounding(shape, feed) for feed in FEEDS), _logits(shape, size)]
+    if recipe.head or recipe.embeddings:
+        stages.append(_table(shape))
+    return PROGRAM + max(stages)
+
+
+def _running(shape: ModelShape, size: CalibrationSize) -> int:
+    """A layer, its statistics and the activations of some sequences; in the first pass the gradient of all of them."""
+    a_token = 4 * shape.intermediate + 4 * shape.heads * shape.head_dim + 4 * shape.hidden
+    gradient = FLOAT * size.sensitivity_samples * size.sensitivity_length * shape.hidden
+    return _layer(shape, FEEDS) + _statistics(shape, FEEDS) + FLOAT * TOKENS_A_PASS * a_token + gradient
+
+
+def _scaling(shape: ModelShape) -> int:
+    """A layer, its statistics and a factor of the largest Hessian."""
+    return _layer(shape, FEEDS) + _statistics(shape, FEEDS) + max(_hessians(shape, (feed,)) for feed in FEEDS)
+
+
+def _rounding(shape: ModelShape, feed: Feed) -> int:
+    """What is left of the layer and its statistics when a group's turn comes, its factor and its feedback;
+    the integers of this group and those before it, and the rows whose error is measured once more in float32.
+
+    Linears that are fused are there twice for a moment, before there is any feedback.
+    """
+    number = FEEDS.index(feed)
+    left, rounded = FEEDS[number:], _layer(shape, FEEDS[: number + 1]) // FLOAT
+    weights, hessian = _layer(shape, (feed,)), _hessians(shape, (feed,))
+    fused = weights if len(feed.readers) > 1 else 0
+    measured = min(weights, FLOAT * ROUNDED_ROWS * shape.linear(feed.readers[0])[1])
+    return _layer(shape, left) + _statistics(shape, left) + hessian + max(fused, hessian + measured) + rounded
+
+
+def _logits(shape: ModelShape, size: CalibrationSize) -> int:
+    """Logits and probabilities of some positions, rows of the head as they are stored and in float32."""
+    gradient = FLOAT * size.sensitivity_samples * size.sensitivity_length * shape.hidden
+    return 2 * FLOAT * POSITIONS * shape.vocab + (FLOAT + 2) * HEAD_ROWS * shape.hidden + gradient
+
+
+def _table(shape: ModelShape) -> int:
+    """Integers and code of the head or the embedding, some rows in float32, and the head's Hessian and factors."""
+    return 2 * shape.vocab * shape.hidden + 3 * FLOAT * HEAD_ROWS * shape.hidden + 4 * FLOAT * shape.hidden**2
+
+
+def _layer(shape: ModelShape, feeds: tuple[Feed, ...]) -> int:
+    linears = (shape.linear(reader) for feed in feeds for reader in feed.readers)
+    return FLOAT * sum(n * k for n, k in linears)
+
+
+def _statistics(shape: ModelShape, feeds: tuple[Feed, ...]) -> int:
+    """Hessians, and the tokens that are kept as a sample."""
+    return _hessians(shape, feeds) + FLOAT * SAMPLED_ROWS * sum(shape.linear(feed.readers[0])[1] for feed in feeds)
+
+
+def _hessians(shape: ModelShape, feeds: tuple[Feed, ...]) -> int:
+    return FLOAT * sum(shape.linear(feed.readers[0])[1] ** 2 for feed in feeds)
+
+
+def student_memory(shape: ModelShape, recipe: Recipe, size: CalibrationSize) -> int:
+    """Bytes beside the program's own; 0 where recipe.distill_steps is 0 or None.
+
+    Throughout there are all weights as bytes, the head in float32 for the teacher, and another for the student where it
+    is not quantized; the embeddings and last hidden states of all sequences; the inputs of all layers for one sequence.
+    Beside these one layer at work, or the distributions of some positions.
+    """
+    if not recipe.distill_steps:
+        return 0
+    shapes = [shape.linear(name) for name in LINEARS]
+    weights = sum(n * k for n, k in shapes)
+    table = shape.vocab * shape.hidden
+    held = shape.layers * weights + FLOAT * table + (table if recipe.head else FLOAT * table)
+    held += FLOAT * shape.hidden * size.length * (2 * size.samples + shape.layers)
+    a_token = sum(n for n, _ in shapes) + sum(shape.linear(feed.readers[0])[1] for feed in FEEDS)
+    layer = FLOAT * (weights + 2 * size.length * a_token)
+    distributions = 5 * FLOAT * POSITIONS * shape.vocab
+    return held + max(layer, distributions)

@@ -1,0 +1,108 @@
+"""What a quantization will need of this machine, from the headers of the model alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from tilepress.checkpoint import FloatCheckpoint
+from tilepress.checkpoint.auxiliary import auxiliary_files
+from tilepress.machine.memory import available_bytes, machine_of
+from tilepress.machine.requirements import DISK_SPEED, Memory, Needs, disk
+from tilepress.quantize.calibration.size import SHORTEST, CalibrationSize, calibration_size
+from tilepress.quantize.distillation.steps import distillation_steps
+from tilepress.quantize.estimate.memory import bounded, peak_memory
+from tilepress.quantize.estimate.stored_size import floats_size, w8a8s_size, work_size
+from tilepress.quantize.estimate.throughput import Pace
+from tilepress.quantize.estimate.time import estimated_seconds
+from tilepress.quantize.recipe.recipe import Recipe
+from tilepress.quantize.resume import work_directory
+
+# The source is read forward, backward, and once more to be quantized.
+READINGS = 3
+
+# What makes a quantization smaller, in the order in which it is tried: those that cost least quality first.
+_SMALLER: tuple[tuple[str, Callable[[Recipe], Recipe]], ...] = (
+    ("--distill-steps 0", lambda recipe: replace(recipe, distill_steps=0)),
+    (f"--sequence-length {SHORTEST}", lambda recipe: replace(recipe, sequence_length=SHORTEST)),
+    ("--samples 32", lambda recipe: replace(recipe, samples=32)),
+)
+
+
+def plan_quantization(
+    source: FloatCheckpoint, recipe: Recipe, out: Path, device: torch.device, max_memory: int | None, pace: Pace
+) -> Needs:
+    """Peak memory, disk, time and size of `quantize_checkpoint` with these arguments. Reads no weight.
+
+    Raises UsageError where max_memory is too little.
+    """
+    settled, size = settle(source, recipe, device, max_memory)
+    stored = sum(tensor.nbytes for _, tensor in source.inventory())
+    floats = floats_size(source, recipe)
+    output = w8a8s_size(source, recipe) + sum(file.stat().st_size for file in auxiliary_files(source.path))
+    peak = peak_memory(source.shape, settled, size)
+    available = _available(device)
+    folder = out.absolute().parent
+    choose = "write to another disk with --save-path"
+    work = work_size(source.shape, settled, size)
+    kept = sum(file.stat().st_size for file in work_directory(out).glob("*"))  # of a run that was cut short
+    return Needs(
+        work="quant",
+        memory=Memory(peak, available, _remedy(source, recipe, device, available)),
+        # Of the work the integers become the output's, by links; what stays float is the output's alone.
+        disks=(
+            disk(
+                "the work and the W8A8S directory",
+                folder,
+                max(0, work + floats - kept),
+                f"{choose}, or use fewer --samples",
+            ),
+        ),
+        seconds=estimated_seconds(source.shape, settled, size, pace) + (READINGS * stored + work + floats) / DISK_SPEED,
+        output=output,
+    )
+
+
+def settle(
+    source: FloatCheckpoint, recipe: Recipe, device: torch.device, max_memory: int | None
+) -> tuple[Recipe, CalibrationSize]:
+    """The recipe with the steps of distillation that will be done, and the size of the calibration."""
+    machine = machine_of(device)
+    size = calibration_size(recipe, source.shape, int(source.config["max_position_embeddings"]), machine)
+    if max_memory is not None:
+        size = bounded(size, source.shape, recipe, max_memory)
+        machine = replace(machine, memory=min(machine.memory, max_memory))
+    steps = distillation_steps(recipe, source.shape, size.samples, size.length, machine)
+    return replace(recipe, distill_steps=steps), size
+
+
+def _available(device: torch.device) -> int:
+    """Bytes on the host, or the device where it has fewer: float layers are there, results pass through here."""
+    if device.type == "cpu":
+        return available_bytes()
+    free, _ = getattr(torch, device.type).mem_get_info(device)
+    return min(available_bytes(), int(free))
+
+
+def _remedy(source: FloatCheckpoint, recipe: Recipe, device: torch.device, available: int) -> str:
+    """The options that make it fit, or how much memory the smallest quantization of the model takes."""
+
+    def peak(smaller: Recipe) -> int:
+        settled, size = settle(source, smaller, device, None)
+        return peak_memory(source.shape, settled, replace(size, memory=0))
+
+    least, options = recipe, []
+    needed = peak(recipe)
+    for option, shrink in _SMALLER:
+        if needed <= available:
+            break
+        tried = shrink(least)
+        if (its := peak(tried)) < needed:
+            least, needed = tried, its
+            options.append(option)
+    if needed > available:
+        return f"free memory, or use a machine with {needed / 1e9:.1f} GB: less is not enough for a layer of this model"
+    return " ".join(["use", *options, f"--max-memory {available // 10**7 / 100:.2f}GB"])

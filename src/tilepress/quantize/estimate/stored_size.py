@@ -1,0 +1,118 @@
+"""Bytes of the weight files of what is made: the W8A8S and the W8A8SC directory (docs/reference/formats.md)."""
+
+from __future__ import annotations
+
+import math
+
+from tilepress.checkpoint import EMBEDDING, ModelShape
+from tilepress.checkpoint.description import W8A8S, W8A8S_DYNAMIC
+from tilepress.checkpoint.safetensors.writer import HEADER_ENTRY
+from tilepress.checkpoint.tensors.activation_mode import PER_TOKEN, has_own_scales
+from tilepress.models.architecture import HEAD, fused_groups, group_of, linear_shapes
+from tilepress.models.layer_inputs import LINEARS
+from tilepress.quantize.calibration.size import CalibrationSize
+from tilepress.quantize.layerwise.decoder import TensorSource
+from tilepress.quantize.rate.steps import SAMPLED_COLUMNS
+from tilepress.quantize.recipe.recipe import DEFAULT_BITS, Recipe
+
+# Rows and columns of a tile.
+TILE = (128, 256)
+INDEX_ENTRY = 8
+INFO = 5 * 8
+
+
+def fixed_size(source: TensorSource, recipe: Recipe) -> int:
+    """What `bits` of an allocation do not count: floats, scales, index, info and the file's header."""
+    shape = source.shape
+    quantized = {prefix: size for prefix, size in fused_groups(shape).items() if prefix != HEAD.name}
+    if recipe.head:
+        quantized[HEAD.name] = shape.linear(HEAD.name)
+    deq_scale = _deq_scale(recipe)
+    total = 0
+    for prefix, (n, k) in quantized.items():
+        dynamic = recipe.activations == PER_TOKEN and group_of(prefix)[1].feed.massive
+        has_sums = has_own_scales(recipe.activations, W8A8S_DYNAMIC if dynamic else W8A8S)
+        a_row, tensors = (deq_scale + 8, 8) if has_sums else (deq_scale + 4, 7)
+        total += n * a_row + 3 + _tables(n, k) + tensors * (len(prefix) + HEADER_ENTRY)
+    if _has_own_embedding(shape, recipe):
+        total += 4 * shape.vocab + _tables(shape.vocab, shape.hidden) + 4 * (len(EMBEDDING) + HEADER_ENTRY)
+    return total + floats_size(source, recipe)
+
+
+def w8a8sc_size(source: TensorSource, recipe: Recipe) -> int:
+    """Of the W8A8SC directory in one part; what the recipe's `loss` leads to is taken for the default's bits."""
+    if recipe.size is not None:
+        return recipe.size
+    bits = DEFAULT_BITS if recipe.bits is None else recipe.bits
+    return fixed_size(source, recipe) + round(bits * quantized_weights(source.shape, recipe) / 8)
+
+
+def w8a8s_size(source: TensorSource, recipe: Recipe) -> int:
+    """Of the W8A8S directory: a byte for each quantized weight, and its scales."""
+    shape = source.shape
+    linears = linear_shapes(shape) | ({HEAD.name: shape.linear(HEAD.name)} if recipe.head else {})
+    total = sum(
+        n * k + n * (_deq_scale(recipe) + 4) + 3 + 5 * (len(prefix) + HEADER_ENTRY)
+        for prefix, (n, k) in linears.items()
+    )
+    if _has_own_embedding(shape, recipe):
+        total += shape.vocab * (shape.hidden + 4) + 2 * (len(EMBEDDING) + HEADER_ENTRY)
+    return total + floats_size(source, recipe)
+
+
+def floats_size(source: TensorSource, recipe: Recipe) -> int:
+    """Of the tensors that stay float, in either directory."""
+    return sum(
+        2 * math.prod(source.stored(name).shape) + len(name) + HEADER_ENTRY
+        for name in source.names()
+        if stays_float(name, recipe)
+    )
+
+
+def quantized_weights(shape: ModelShape, recipe: Recipe) -> int:
+    """How many weights become integers: those of the layers' linears, and of head and embedding as the recipe says."""
+    tables = recipe.head + _has_own_embedding(shape, recipe)
+    return sum(n * k for n, k in linear_shapes(shape).values()) + tables * shape.vocab * shape.hidden
+
+
+def stays_float(name: str, recipe: Recipe) -> bool:
+    """Whether a tensor of the source is stored as floats; the bias of a quantized linear is in its quant_bias."""
+    prefix = name.rpartition(".")[0]
+    if prefix == HEAD.name:
+        return not recipe.head
+    if prefix == EMBEDDING:
+        return not recipe.embeddings
+    return not prefix.endswith(LINEARS)
+
+
+def _has_own_embedding(shape: ModelShape, recipe: Recipe) -> bool:
+    """Whether an embedding of integers is stored; a tied one is the head's table."""
+    return recipe.embeddings and not shape.tied
+
+
+def _deq_scale(recipe: Recipe) -> int:
+    """Bytes of a row's."""
+    return 8 if recipe.dtype == "float16" else 4
+
+
+def _tables(n: int, k: int) -> int:
+    return INDEX_ENTRY * -(-n // TILE[0]) * -(-k // TILE[1]) + INFO
+
+
+FLOAT = 4
+
+
+def work_size(shape: ModelShape, recipe: Recipe, size: CalibrationSize) -> int:
+    """Bytes in the work directory at most, what the output takes from it by links included.
+
+    Beside the integers: what each layer reads in the first pass, or later what is read between two layers of the
+    second, and of each linear its sensitivities and sampled columns.
+    """
+    hidden = FLOAT * shape.hidden
+    first = size.sensitivity_samples * size.sensitivity_length * hidden * (shape.layers + 2)
+    second = 2 * size.samples * size.length * hidden
+    rows = shape.layers * sum(shape.linear(name)[0] for name in LINEARS)
+    weights = shape.layers * sum(n * k for n, k in map(shape.linear, LINEARS))
+    tables = shape.vocab * (recipe.head + (recipe.embeddings and not shape.tied))
+    samples = (rows + tables) * FLOAT * (SAMPLED_COLUMNS + 4)
+    return samples + max(first, second + weights + tables * shape.hidden)

@@ -1,0 +1,76 @@
+"""How fast this machine does what quantization mostly does, from a second of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tilepress.quantize.rate.rounding_rule import LARGEST
+from tilepress.quantize.rounding.gptq import round_weights
+from tilepress.quantize.statistics.hessian import HessianFactor
+from tilepress.quantize.statistics.triangular import inverse_of_upper
+
+# Wide enough to run at about the speed of the widths of real models, small enough for half a second.
+COLUMNS, ROWS = 1024, 1024
+REPEATS = 2
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Floating-point operations a second: product: of a product of float32 matrices. factor: of a Cholesky factor and
+    its inverse. rounding: of rounding with error feedback, n · k² of a weight [n, k].
+    """
+
+    product: float
+    factor: float
+    rounding: float
+
+
+def measure_pace(device: torch.device) -> Pace:
+    """Measured now: other work on the machine makes it less."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(2 * COLUMNS, COLUMNS, generator=generator).to(device)
+    hessian = inputs.T @ inputs / len(inputs)
+    weight = torch.randn(ROWS, COLUMNS, generator=generator).to(device)
+    upper = torch.linalg.cholesky(hessian).T.contiguous()
+    factor = HessianFactor(torch.arange(COLUMNS, device=device), upper)
+    steps = torch.full((ROWS,), 0.5, device=device)
+    lengths = torch.full((LARGEST + 1,), 4.0, device=device)
+    product = _fastest(lambda: inputs.T @ inputs)
+    factoring = _fastest(lambda: inverse_of_upper(torch.linalg.cholesky(hessian).T))
+    rounding = _fastest(lambda: round_weights(weight, steps, factor, lengths))  # the first makes the feedback
+    return Pace(
+        product=2.0 * len(inputs) * COLUMNS**2 / product,
+        factor=(cholesky_work(COLUMNS) + inverse_work(COLUMNS)) / factoring,
+        rounding=rounding_work(ROWS, COLUMNS) / rounding,
+    )
+
+
+def cholesky_work(columns: int) -> float:
+    """Operations of a Cholesky factor."""
+    return columns**3 / 3
+
+
+def inverse_work(columns: int) -> float:
+    """Operations of the inverse of a triangular matrix."""
+    return columns**3 / 3
+
+
+def rounding_work(rows: int, columns: int) -> float:
+    """Operations of spreading the error of each column over those behind it."""
+    return float(rows) * columns**2
+
+
+def _fastest(work: Callable[[], Tensor]) -> float:
+    """Seconds of the fastest of some repeats."""
+    times = []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        result = work()
+        result.flatten()[0].item()  # waits for a device
+        times.append(time.perf_counter() - started)
+    return min(times)

@@ -1,0 +1,110 @@
+"""What a decoder layer reads, between the layers: in a file of the work, and in memory where it fits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from tilepress.distributed.communicator import ALONE, Ranks
+from tilepress.quantize.resume import WorkDirectory
+
+TOKENS_A_PASS = 2048
+# Where there are as many sequences: each rank makes some of the passes.
+FEWEST_PASSES = 8
+
+
+class HiddenStates:
+    """float32 [samples, length, hidden] in the file `name` of `work`, which is not changed once it is there.
+
+    held: the same in memory, from which they are taken where it is given.
+    """
+
+    def __init__(self, work: WorkDirectory, name: str, held: Tensor | None = None) -> None:
+        self._name, self._held = name, held
+        self._files = work.tensors(name)
+        self.shape = self._files.stored(name).shape
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """The sequences, [1, length, hidden]."""
+        return self.parts(1)
+
+    def part(self, start: int, stop: int) -> Tensor:
+        """Sequences [start, stop), on the CPU. Not to be written to."""
+        return self._files.read(self._name, start, stop) if self._held is None else self._held[start:stop]
+
+    def parts(self, count: int) -> Iterator[Tensor]:
+        """All sequences in their order, `count` at a time."""
+        for start in range(0, len(self), count):
+            yield self.part(start, start + count)
+
+
+def sequences_a_pass(samples: int, length: int) -> int:
+    """How many of `samples` sequences of `length` tokens go through a layer at a time."""
+    return max(1, min(TOKENS_A_PASS // length, samples // FEWEST_PASSES))
+
+
+def write_states(
+    work: WorkDirectory, name: str, shape: Sequence[int], parts: Iterable[Tensor], held: Tensor | None
+) -> HiddenStates:
+    """States made of `parts`, on any device, kept in `held` [*shape] too where it is given.
+
+    `held` may be the memory that the parts are computed from: it is written to after each part.
+    Raises CheckpointError where the disk is full.
+    """
+
+    def passing() -> Iterator[Tensor]:
+        start = 0
+        for part in parts:
+            if held is not None:
+                held[start : start + len(part)] = part
+            start += len(part)
+            yield part.cpu()
+
+    work.stream(name, shape, passing())
+    return HiddenStates(work, name, held)
+
+
+def room_for(shape: Sequence[int], memory: int) -> Tensor | None:
+    """Memory for states [*shape], float32, where they take no more than `memory` bytes."""
+    return torch.empty(*shape) if 4 * torch.Size(shape).numel() <= memory else None
+
+
+class Passes:
+    """Of `samples` sequences of `length` tokens.
+
+    sequences: of a pass. share: the sequences of this rank, whole passes. before, after: tokens of each pass that ranks
+    before it and after it make.
+    """
+
+    def __init__(self, samples: int, length: int, ranks: Ranks) -> None:
+        self.sequences = sequences_a_pass(samples, length)
+        self.share = ranks.share(samples, self.sequences)
+        starts = range(0, samples, self.sequences)
+        tokens = [length * min(self.sequences, samples - start) for start in starts]
+        self.before = tokens[: -(-self.share.start // self.sequences)]
+        self.after = tokens[-(-self.share.stop // self.sequences) :]
+
+
+class FinalStates:
+    """share: what the last layer gives of this rank's sequences, before the final norm."""
+
+    def __init__(self, share: HiddenStates, device: torch.device, ranks: Ranks = ALONE) -> None:
+        self._share, self._device, self._ranks = share, device, ranks
+        self._before, _ = ranks.others(len(share))
+
+    def sequence(self, index: int) -> Tensor:
+        """[1, length, hidden] of sequence `index` of all, on the device of each rank; all ask for the same one."""
+        own = index - self._before
+        inside = 0 <= own < len(self._share)
+        rows = self._share.part(own, own + 1) if inside else torch.empty(0, *self._share.shape[1:])
+        return self._ranks.concatenated(rows).to(self._device)
+
+    def hand_over(self, sequences: Iterable[int]) -> None:
+        """On a rank that only gives its share: follow what the others ask for."""
+        for index in sequences:
+            self.sequence(index)

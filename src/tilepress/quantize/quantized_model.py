@@ -1,0 +1,85 @@
+"""A quantized model in memory, before it is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from tilepress.checkpoint import QuantizedEmbedding, QuantizedLinear
+from tilepress.checkpoint.description import FLOAT, W8A8S
+from tilepress.checkpoint.tensors.quantized_linear import pack
+from tilepress.checkpoint.tensors.stored_float import stored_float
+
+
+class Sink(Protocol):
+    """What takes the results in as they come; W8A8SWriter and CollectedModel are two."""
+
+    def add_float(self, name: str, tensor: Tensor) -> None: ...
+    def add_linear(self, prefix: str, linear: QuantizedLinear) -> None: ...
+    def add_embedding(self, embedding: QuantizedEmbedding) -> None: ...
+
+
+@dataclass
+class CollectedModel:
+    """gains: of the norms, float32, by tensor name. linears: by prefix. Weights are int8: a byte for each.
+
+    activations: as in Recipe. shared: the head's integers are the embedding too.
+    """
+
+    activations: str
+    shared: bool
+    gains: dict[str, Tensor] = field(default_factory=dict)
+    linears: dict[str, QuantizedLinear] = field(default_factory=dict)
+    embedding: QuantizedEmbedding | None = None
+
+    def add_float(self, name: str, tensor: Tensor) -> None:
+        self.gains[name] = tensor
+
+    def add_linear(self, prefix: str, linear: QuantizedLinear) -> None:
+        self.linears[prefix] = linear
+
+    def add_embedding(self, embedding: QuantizedEmbedding) -> None:
+        self.embedding = embedding
+
+    def write(self, sink: Sink) -> None:
+        """Hand everything on to `sink`."""
+        for name, gain in self.gains.items():
+            sink.add_float(name, gain)
+        for prefix, linear in self.linears.items():
+            sink.add_linear(prefix, linear)
+        if self.embedding is not None:
+            sink.add_embedding(self.embedding)
+
+
+class StageResults:
+    """A Sink. tensors, types: by name; flushed: name -> count of the values that became zero in dtype.
+
+    source: named in errors. dtype: "float16" or "bfloat16", the flavour.
+    """
+
+    def __init__(self, source: Path, dtype: str) -> None:
+        self._source, self._dtype = source, dtype
+        self.tensors: dict[str, Tensor] = {}
+        self.types: dict[str, str] = {}
+        self.flushed: dict[str, int] = {}
+
+    def add_float(self, name: str, tensor: Tensor) -> None:
+        """Raises CheckpointError as `stored_float` does."""
+        self.tensors[name], flushed = stored_float(name, tensor, self._dtype, self._source)
+        self.types[name] = FLOAT
+        if flushed:
+            self.flushed[name] = flushed
+
+    def add_linear(self, prefix: str, linear: QuantizedLinear) -> None:
+        """Raises CheckpointError as `pack` does."""
+        self._add(pack(prefix, linear, self._dtype), linear.kind)
+
+    def add_embedding(self, embedding: QuantizedEmbedding) -> None:
+        self._add(embedding.tensors(), W8A8S)
+
+    def _add(self, tensors: dict[str, Tensor], kind: str) -> None:
+        self.tensors |= tensors
+        self.types |= dict.fromkeys(tensors, kind)

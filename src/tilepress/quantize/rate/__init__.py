@@ -1,0 +1,1 @@
+"""Bits: what the codec takes, how a decision weighs them, and where they go."""

@@ -1,0 +1,145 @@
+"""The common factor of the steps for what the user asked for: bits, bytes or loss; and what other factors give."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from tilepress.errors import QuantizationError
+from tilepress.quantize.rate.rounding_rule import decide
+from tilepress.quantize.rate.steps import WeightSample, fit_scale, mean_of_weights
+from tilepress.quantize.recipe.recipe import DEFAULT_BITS, Recipe
+
+LEAST_BITS, MOST_BITS = 1.0, 7.5
+TOLERANCE = 0.003
+ATTEMPTS = 40
+
+# The curve goes by steps of half a bit at high rate, as far as these bits.
+CURVE_BITS = (2.0, 6.0)
+CURVE_FACTOR = 2.0**0.5
+LONGEST = 16
+
+
+def fit_target(samples: Sequence[WeightSample], recipe: Recipe, fixed: int) -> float:
+    """The common factor at which `samples` meet the recipe's bits, size or loss.
+
+    fixed: bytes that no factor changes. QuantizationError for what is out of reach, with what is in reach.
+    """
+    if recipe.size is not None:
+        return fit_scale(samples, _bits_of_size(samples, recipe, recipe.size, fixed))
+    if recipe.loss is not None:
+        return _fit_loss(samples, recipe.loss)
+    return fit_scale(samples, DEFAULT_BITS if recipe.bits is None else recipe.bits)
+
+
+def stored_bytes(samples: Sequence[WeightSample], bits: float, fixed: int) -> int:
+    """Bytes of the weight files of the W8A8SC directory at `bits` a weight."""
+    return fixed + round(bits * _weights(samples) / 8)
+
+
+def point(samples: Sequence[WeightSample], factor: float, fixed: int) -> CurvePoint:
+    rates = [sample.rate_at(factor) for sample in samples]
+    bits = mean_of_weights(samples, [bits for bits, _ in rates])
+    loss = sum(loss_at_lengths(sample, factor, lengths) for sample, (_, lengths) in zip(samples, rates, strict=True))
+    return CurvePoint(factor, bits, stored_bytes(samples, bits, fixed), loss)
+
+
+def loss_curve(samples: Sequence[WeightSample], factor: float, fixed: int) -> tuple[CurvePoint, ...]:
+    """The point of `factor` and those around it from 2 to 6 bits, most bits first."""
+    points = [point(samples, factor, fixed)]
+    for _ in range(LONGEST):
+        if points[0].bits >= CURVE_BITS[1]:
+            break
+        points.insert(0, point(samples, points[0].factor / CURVE_FACTOR, fixed))
+        if points[0].bits - points[1].bits < TOLERANCE:  # rows at their least step take no more bits
+            break
+    for _ in range(LONGEST):
+        if points[-1].bits <= CURVE_BITS[0]:
+            break
+        points.append(point(samples, points[-1].factor * CURVE_FACTOR, fixed))
+    return tuple(points)
+
+
+def _bits_of_size(samples: Sequence[WeightSample], recipe: Recipe, size: int, fixed: int) -> float:
+    more = "" if recipe.head and recipe.embeddings else ", or quantize head and embedding too (--head --embeddings)"
+    bits = (size - fixed) * 8 / _weights(samples)
+    least, most = (stored_bytes(samples, bits, fixed) for bits in (LEAST_BITS, MOST_BITS))
+    if size <= fixed:
+        raise QuantizationError(
+            f"a size of {_mb(size)} cannot be met: what stays float, scales and index take {_mb(fixed)}; ask for "
+            f"{_mb(least)} or more{more}"
+        )
+    if bits < LEAST_BITS:
+        raise QuantizationError(
+            f"a size of {_mb(size)} leaves {bits:.2f} bits a weight; ask for {_mb(least)} or more{more}"
+        )
+    if bits > MOST_BITS:
+        raise QuantizationError(f"a size of {_mb(size)} is more than int8 weights fill; ask for {_mb(most)} or less")
+    return bits
+
+
+def _fit_loss(samples: Sequence[WeightSample], loss: float) -> float:
+    """By bisection of the factor's logarithm: the predicted loss rises with the steps."""
+
+    def predicted(factor: float) -> float:
+        return sum(predicted_loss(sample, factor) for sample in samples)
+
+    finest, coarsest = fit_scale(samples, 4.0), fit_scale(samples, LEAST_BITS)
+    finest /= 2.0 ** (MOST_BITS - 4.0)
+    least, most = predicted(finest), predicted(coarsest)
+    if not least <= loss <= most:
+        raise QuantizationError(
+            f"a predicted loss of {loss:g} nats cannot be met; from {least:.2g} (some {MOST_BITS:g} bits a weight) to "
+            f"{most:.2g} ({LEAST_BITS:g} bit) is in reach for this model"
+        )
+    low, high = math.log2(finest), math.log2(coarsest)
+    for _ in range(ATTEMPTS):
+        middle = (low + high) / 2
+        found = predicted(2.0**middle)
+        if abs(found - loss) < TOLERANCE * loss:
+            break
+        low, high = (middle, high) if found < loss else (low, middle)
+    return float(2.0**middle)
+
+
+def _weights(samples: Sequence[WeightSample]) -> int:
+    return sum(sample.weights for sample in samples)
+
+
+def _mb(size: float) -> str:
+    return f"{size / 1e6:.2f} MB"
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """factor: common factor of the steps. bits: a weight. size: bytes of the weight files of the W8A8SC directory.
+
+    loss: predicted increase of the loss by rounding weights, in nats a token.
+    """
+
+    factor: float
+    bits: float
+    size: int
+    loss: float
+
+
+def predicted_loss(sample: WeightSample, scale: float) -> float:
+    """½ Σ_o G_o Δ_o² Σ_j c_j E[(w_oj / Δ_o - q_oj)²], in nats a token, at a common factor of the steps.
+
+    The second-order increase of the loss under the diagonal of the Fisher information, errors of different channels and
+    tokens taken for independent; error feedback is in c. The mean over j is over the sampled columns.
+    """
+    return loss_at_lengths(sample, scale, sample.rate_at(scale)[1])
+
+
+def loss_at_lengths(sample: WeightSample, scale: float, lengths: Tensor) -> float:
+    """`predicted_loss` where the code lengths of that factor, of `sample.rate_at`, are known."""
+    steps = sample.steps(scale)
+    values = sample.columns / steps
+    integers = decide(values, lengths, sample.rate)
+    by_row = ((values - integers).square_() * sample.cost).mean(dim=0)
+    columns = sample.weights // len(steps)
+    return 0.5 * columns * float((sample.sensitivity * steps.square() * by_row).sum())

@@ -1,0 +1,70 @@
+"""What the user may choose about a quantization."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tilepress.checkpoint.tensors.activation_mode import MODES
+from tilepress.errors import UsageError
+
+DTYPES = ("float16", "bfloat16")
+DEFAULT_BITS = 4.0
+# What a quantization may aim at; one of them.
+TARGETS = ("bits", "size", "loss")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of one quantization. Raises UsageError for a value out of range.
+
+    One target at most, DEFAULT_BITS without any. bits: compressed bits a weight, over everything that is quantized.
+    size: bytes of the W8A8SC weight file in one part. loss: the predicted increase of the loss by rounding weights, in
+    nats a token.
+    head: quantize the output head too. embeddings: and the embedding table, which in a tied model is the head's. Both
+    share the target.
+    activations: what becomes of tokens that leave the static ranges, and so how these are fitted: "overflow", they get
+    scales of their own; "static", they are clipped; "per-token", the same but for down_proj, where all have their own.
+    dtype: stored type of norms, embeddings and input scales, "float16" or "bfloat16".
+    samples, sequence_length: calibration sequences and their length in tokens (capped by the model's context); None:
+    128 and 2048, or what model and machine allow (`calibration_size`).
+    seed: of the order of the calibration text, the sampled rows and the sampled labels.
+    distill_steps: steps of distillation after the rounding, a calibration sequence each; 0 for none, None: 45, or none
+    where model and machine make it long (`distillation_steps`).
+    damping: share of the mean diagonal added to each Hessian's diagonal (GPTQ's "percdamp").
+    """
+
+    bits: float | None = None
+    size: int | None = None
+    loss: float | None = None
+    head: bool = False
+    embeddings: bool = False
+    activations: str = "overflow"
+    dtype: str = "float16"
+    samples: int | None = None
+    sequence_length: int | None = None
+    seed: int = 0
+    distill_steps: int | None = None
+    damping: float = 0.01
+
+    def __post_init__(self) -> None:
+        given = [name for name in TARGETS if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise UsageError(f"{' and '.join(given)} are given; choose one target")
+        if self.bits is not None and not 1.0 <= self.bits <= 7.5:
+            raise UsageError(f"bits is {self.bits}; choose a number from 1 to 7.5 (bits a weight)")
+        if self.size is not None and self.size < 1:
+            raise UsageError(f"size is {self.size}; choose a number of bytes above 0")
+        if self.loss is not None and not 0.0 < self.loss < float("inf"):
+            raise UsageError(f"loss is {self.loss}; choose a number of nats above 0, such as 0.05")
+        if self.activations not in MODES:
+            raise UsageError(f"activations is {self.activations!r}; choose one of {', '.join(MODES)}")
+        if self.dtype not in DTYPES:
+            raise UsageError(f"dtype is {self.dtype!r}; choose one of {', '.join(DTYPES)}")
+        if self.samples is not None and self.samples < 1:
+            raise UsageError(f"samples is {self.samples}; at least 1 calibration sequence is needed")
+        if self.sequence_length is not None and self.sequence_length < 8:
+            raise UsageError(f"sequence_length is {self.sequence_length}; choose at least 8 tokens")
+        if self.distill_steps is not None and self.distill_steps < 0:
+            raise UsageError(f"distill_steps is {self.distill_steps}; choose 0 for no distillation, or more")
+        if not 0.0 < self.damping <= 1.0:
+            raise UsageError(f"damping is {self.damping}; choose a share above 0 and up to 1 (0.01 is usual)")

@@ -1,0 +1,160 @@
+"""A recipe as a TOML file: what model it is for, and the settings of its quantization."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from tilepress.checkpoint import ModelShape
+from tilepress.errors import UsageError
+from tilepress.quantize.recipe.recipe import TARGETS, Recipe
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+MAX_BYTES = 1 << 20
+
+AUTO = "auto"
+_NUMBER, _INTEGER, _SWITCH, _TEXT = "a number", "an integer", "true or false", "a string"
+_COUNT = f'an integer or "{AUTO}"'
+_TYPES: dict[str, tuple[type, ...]] = {
+    _NUMBER: (int, float),
+    _INTEGER: (int,),
+    _COUNT: (int,),
+    _SWITCH: (bool,),
+    _TEXT: (str,),
+}
+
+# What docs/guides/recipes.md documents; AUTO leaves a count to model and machine, as None does in `Recipe`.
+SETTINGS = {
+    "bits": _NUMBER,
+    "size": _INTEGER,
+    "loss": _NUMBER,
+    "head": _SWITCH,
+    "embeddings": _SWITCH,
+    "activations": _TEXT,
+    "dtype": _TEXT,
+    "samples": _COUNT,
+    "sequence_length": _COUNT,
+    "seed": _INTEGER,
+    "distill_steps": _COUNT,
+    "damping": _NUMBER,
+}
+MODEL = {
+    "model_type": _TEXT,
+    "hidden_size": _INTEGER,
+    "intermediate_size": _INTEGER,
+    "num_hidden_layers": _INTEGER,
+    "num_attention_heads": _INTEGER,
+    "num_key_value_heads": _INTEGER,
+    "head_dim": _INTEGER,
+    "vocab_size": _INTEGER,
+    "tie_word_embeddings": _SWITCH,
+}
+_KEYS = ("name", "model", "settings")
+
+
+@dataclass(frozen=True)
+class RecipeFile:
+    """name: of the recipe. model: values of config.json that it is for, or none. settings: of `Recipe`, by name."""
+
+    name: str
+    path: Path
+    model: Mapping[str, int | bool | str]
+    settings: Mapping[str, Any]
+
+    def recipe(self, chosen: Mapping[str, Any]) -> Recipe:
+        """The settings, where `chosen` does not say otherwise. A target in it replaces the file's, of whatever kind.
+
+        Raises UsageError for a value out of range.
+        """
+        kept = dict(self.settings)
+        if any(target in chosen for target in TARGETS):
+            kept = {key: value for key, value in kept.items() if key not in TARGETS}
+        return Recipe(**{**kept, **chosen})
+
+    def disagreement(self, config: Mapping[str, Any]) -> str | None:
+        """What of `config`, of a checkpoint that is known to be valid, is not as `model` has it; None where all is."""
+        shape = ModelShape.from_config(config)
+        of_config = {
+            "model_type": config.get("model_type"),
+            "hidden_size": shape.hidden,
+            "intermediate_size": shape.intermediate,
+            "num_hidden_layers": shape.layers,
+            "num_attention_heads": shape.heads,
+            "num_key_value_heads": shape.kv_heads,
+            "head_dim": shape.head_dim,
+            "vocab_size": shape.vocab,
+            "tie_word_embeddings": shape.tied,
+        }
+        for key, wanted in self.model.items():
+            if of_config[key] != wanted:
+                return f"{key} is {_shown(of_config[key])} in config.json and {_shown(wanted)} in the recipe"
+        return None
+
+
+def read_recipe_file(path: Path) -> RecipeFile:
+    """Raises UsageError naming the file, the key, its value and what is allowed."""
+    content = _read(path)
+    _check_keys(path, content, _KEYS, "")
+    name = content.get("name")
+    if not isinstance(name, str) or not name:
+        raise UsageError(f"{path}: name is {_shown(name)}; it has to be a string, such as {_shown('Qwen3-8B')}")
+    if "settings" not in content:
+        raise UsageError(f"{path}: settings is missing; write a table [settings], such as with bits = 4.0")
+    model = _table(path, content.get("model", {}), MODEL, "model")
+    settings = _table(path, content["settings"], SETTINGS, "settings")
+    file = RecipeFile(name, path, model, {key: None if value == AUTO else value for key, value in settings.items()})
+    try:
+        file.recipe({})
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
+    return file
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise UsageError(f"{path}: larger than {MAX_BYTES >> 20} MiB, no recipe")
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file; give a recipe, as docs/guides/recipes.md describes it") from None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:  # tomllib.TOMLDecodeError is a ValueError
+        raise UsageError(f"{path}: not valid TOML ({error})") from None
+
+
+def _table(path: Path, table: object, allowed: Mapping[str, str], where: str) -> dict[str, Any]:
+    if not isinstance(table, dict):
+        raise UsageError(f"{path}: {where} is {_shown(table)}; it has to be a table, [{where}]")
+    _check_keys(path, table, tuple(allowed), f"[{where}] ")
+    for key, value in table.items():
+        wanted = allowed[key]
+        is_switch = isinstance(value, bool) and wanted != _SWITCH  # bool is an int to Python
+        if (is_switch or not isinstance(value, _TYPES[wanted])) and not (wanted == _COUNT and value == AUTO):
+            raise UsageError(f"{path}: [{where}] {key} is {_shown(value)}; it has to be {wanted}")
+    return table
+
+
+def _check_keys(path: Path, table: Mapping[str, Any], allowed: tuple[str, ...], where: str) -> None:
+    for key in table:
+        if key not in allowed:
+            near = get_close_matches(key.lower().replace("-", "_"), allowed, n=1)
+            remedy = f"did you mean {near[0]}?" if near else f"choose of {', '.join(allowed)}"
+            raise UsageError(f"{path}: {where}{key} is no key of a recipe; {remedy}")
+
+
+def _shown(value: object) -> str:
+    """As TOML writes it."""
+    if value is None:
+        return "missing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str) else str(value)

@@ -1,0 +1,189 @@
+"""What a quantization has done so far, on disk, so that the same command goes on from there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import tilepress
+from tilepress.checkpoint import FloatCheckpoint
+from tilepress.checkpoint.safetensors.reader import TensorFiles
+from tilepress.checkpoint.safetensors.writer import stream_tensor
+from tilepress.errors import CheckpointError, QuantizationError, TilepressError, UsageError
+from tilepress.jobs.atomic_directory import discard, kept_in, save_tensors, sync, writing
+from tilepress.jobs.fingerprint import describe_file, differences
+from tilepress.jobs.json_files import read_object, write_object
+from tilepress.jobs.lock import locked
+from tilepress.quantize.recipe.recipe import Recipe
+
+FINGERPRINT = "fingerprint"
+LOCK = "lock"
+_PARTIAL = ".partial"
+
+
+def work_directory(out: Path, rank: int = 0) -> Path:
+    """Where the work on `out` is kept, of each rank its own; that of the first has the results."""
+    return out.absolute().parent / f".{out.name}.quant{f'-rank{rank}' if rank else ''}"
+
+
+class WorkDirectory:
+    """The stages that are done. A context manager: the directory goes when the block ends without an exception.
+
+    A stage is a record, JSON; tensors are in safetensors files. Each file is written under another name, synced and
+    renamed, the record of a stage last: whenever the process ends, a stage is done or not. An exception leaves what is
+    done, which a TilepressError then says, and nothing where that is no stage.
+
+    fingerprint: what the work depends on. restart: begin anew. Raises UsageError where the work that is there was begun
+    with another fingerprint, CheckpointError where another process holds it or it cannot be made.
+    """
+
+    def __init__(self, path: Path, fingerprint: Mapping[str, Any], *, restart: bool = False) -> None:
+        self.path = path
+        self._fingerprint = dict(fingerprint)
+        self._restart = restart
+        self._lock = ExitStack()
+
+    def __enter__(self) -> WorkDirectory:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.path}: cannot be made ({error.strerror}); choose another directory to make"
+            ) from None
+        with ExitStack() as lock:
+            lock.enter_context(locked(self.path / LOCK))
+            self._open()
+            self._lock = lock.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is None or not has_stages(self.path):
+            discard(self.path)
+        elif isinstance(error, QuantizationError):  # what the model and the options lead to, time and again
+            error.args = (f"{error}; what is finished before it is in {self.path}: other options need --restart",)
+        elif isinstance(error, TilepressError):
+            error.args = (f"{error}; {kept_in(self.path)}",)
+        self._lock.close()
+
+    def require(self, nbytes: int) -> None:
+        """Raises CheckpointError where the disk has no room for a directory of so many bytes."""
+        there = sum(file.stat().st_size for file in self.path.iterdir())
+        free = shutil.disk_usage(self.path).free
+        if nbytes > there + free:
+            raise CheckpointError(
+                f"{self.path}: {nbytes / 1e9:.1f} GB needed for what is kept until the end and {free / 1e9:.1f} GB "
+                "free; free some space, write to another disk, or ask for fewer --samples"
+            )
+
+    def record(self, stage: str) -> dict[str, Any] | None:
+        """What `commit` was given, None where the stage is not done."""
+        file = self.path / f"{stage}.json"
+        return read_object(file) if file.exists() else None
+
+    def commit(self, stage: str, record: Mapping[str, Any]) -> None:
+        """The stage is done; its tensors, if any, are saved already. Raises CheckpointError where the disk is full."""
+        partial = self.path / f"{stage}.json{_PARTIAL}"
+        with writing(partial, 1 << 20):
+            write_object(partial, dict(record))
+        self._place(partial, f"{stage}.json")
+
+    def file(self, name: str) -> Path:
+        """The safetensors file of this name."""
+        return self.path / f"{name}.safetensors"
+
+    def tensors(self, name: str) -> TensorFiles:
+        """What is in that file."""
+        return TensorFiles(self.file(name))
+
+    def save(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """The file of this name, in place of one that may be there. Raises CheckpointError where the disk is full."""
+        partial = self.path / f"{name}{_PARTIAL}"
+        save_tensors({name: tensor.contiguous() for name, tensor in tensors.items()}, partial)
+        self._place(partial, self.file(name).name)
+
+    def stream(self, name: str, shape: Sequence[int], parts: Iterable[Tensor]) -> None:
+        """As `save`, of the one tensor `name`, float32, whose rows come in parts."""
+        partial = self.path / f"{name}{_PARTIAL}"
+        stream_tensor(partial, name, shape, torch.float32, parts)
+        self._place(partial, self.file(name).name)
+
+    def drop(self, name: str) -> None:
+        """Remove the file of this name if it is there: no stage needs it any more."""
+        self.file(name).unlink(missing_ok=True)
+
+    def _open(self) -> None:
+        if self._restart:
+            for file in self.path.iterdir():
+                if file.name != LOCK:
+                    file.unlink()
+        for partial in self.path.glob(f"*{_PARTIAL}"):
+            partial.unlink()
+        begun = self.record(FINGERPRINT)
+        if begun is None:
+            self.commit(FINGERPRINT, self._fingerprint)
+        elif changed := differences(begun, self._fingerprint):
+            raise UsageError(
+                f"{self.path}: holds work that was begun otherwise: {'; '.join(changed)}. Give what it was begun with, "
+                "or begin anew with --restart"
+            )
+
+    def _place(self, partial: Path, name: str) -> None:
+        sync(partial)
+        partial.rename(self.path / name)
+        sync(self.path)
+
+
+def is_begun(out: Path) -> bool:
+    """Whether an unfinished quantization has left anything."""
+    return has_stages(work_directory(out))
+
+
+def has_stages(path: Path) -> bool:
+    """Whether any stage is done in a work directory."""
+    return any(file.stem != FINGERPRINT for file in path.glob("*.json"))
+
+
+def kept_progress(out: Path) -> str | None:
+    """One sentence where an unfinished quantization has left something; else None."""
+    path = work_directory(out)
+    return kept_in(path) if has_stages(path) else None
+
+
+def remove_finished(out: Path, rank: int = 0) -> None:
+    """Remove the work on `out` where it ended just before this could be done: `out` is there, and FINISHED was said."""
+    path = work_directory(out, rank)
+    if out.exists() and (path / f"{FINISHED}.json").exists():
+        shutil.rmtree(path)
+
+
+# The stage after which the output is put in place.
+FINISHED = "finished"
+
+
+def fingerprint(source: FloatCheckpoint, recipe: Recipe, tokens: Tensor, settled: Mapping[str, Any]) -> dict[str, Any]:
+    """Values for JSON by what they are of. settled: what was chosen where the recipe leaves it open.
+
+    tokens: of the calibration, int64 [samples, length].
+    """
+    return {
+        "tilepress": tilepress.__version__,
+        "recipe": asdict(recipe),
+        "settled": dict(settled),
+        "calibration text": hashlib.sha256(tokens.numpy().tobytes()).hexdigest(),
+        "source": {
+            "config.json": hashlib.sha256(json.dumps(source.config, sort_keys=True).encode()).hexdigest(),
+            **{file.name: describe_file(file) for file in source.files()},
+        },
+    }

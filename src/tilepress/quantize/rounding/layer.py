@@ -1,0 +1,172 @@
+"""One decoder layer from float weights and statistics to quantized linears."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tilepress.checkpoint import QuantizedLinear
+from tilepress.checkpoint.description import W8A8S, W8A8S_DYNAMIC
+from tilepress.checkpoint.tensors.activation_mode import OVERFLOW, PER_TOKEN, row_sums
+from tilepress.distributed.communicator import ALONE, Ranks
+from tilepress.errors import QuantizationError
+from tilepress.models.layer_inputs import FEEDS, Feed
+from tilepress.quantize.rate.steps import WeightSample, relative_steps, sample_weights
+from tilepress.quantize.rate.tile_cost import coded_bits, share_of_zeros
+from tilepress.quantize.report import LinearReport
+from tilepress.quantize.rounding.gptq import round_rows
+from tilepress.quantize.statistics.hessian import HessianFactor, factorize
+from tilepress.quantize.statistics.input_statistics import InputStatistics
+from tilepress.quantize.transforms.activation_ranges import ActivationRange, clipped_range, range_of
+from tilepress.quantize.transforms.folding import FoldedLayer
+from tilepress.quantize.transforms.overflow_ranges import overflow_range, per_token_range
+
+# Rows of a weight that are worked on at a time.
+ROWS = 4096
+BIAS_STEPS = 1 << 24
+TINY = torch.finfo(torch.float32).tiny
+
+
+@dataclass(frozen=True)
+class LinearGroup:
+    """The linears that read one input, as one matrix: rows in the order of `feed.readers`, in which they are fused.
+
+    weight float32 [n, k]; sensitivity float32 [n]; rows: how many belong to each reader.
+    """
+
+    feed: Feed
+    weight: Tensor
+    sensitivity: Tensor
+    rows: tuple[int, ...]
+    factor: HessianFactor
+    statistics: InputStatistics
+
+    def sample(self, generator: torch.Generator) -> WeightSample:
+        """Columns from which the steps are fitted."""
+        relative = relative_steps(self.sensitivity, self.factor)
+        return sample_weights(torch.split(self.weight, ROWS), relative, self.sensitivity, self.factor, generator)
+
+
+def linear_groups(
+    folded: FoldedLayer, sensitivity: Mapping[str, Tensor], damping: float, where: str
+) -> Iterator[LinearGroup]:
+    """The four groups of a layer, each made when it is asked for and of what it takes out of `folded`.
+
+    `sensitivity`: G_o by linear, of the layer before the folds.
+    """
+    for feed in FEEDS:
+        yield _group(feed, folded, sensitivity, damping, where)
+
+
+def _group(
+    feed: Feed, folded: FoldedLayer, sensitivity: Mapping[str, Tensor], damping: float, where: str
+) -> LinearGroup:
+    weights = [folded.tensors.pop(f"{reader}.weight") for reader in feed.readers]
+    # An output divided by s has a gradient s times as large.
+    scaled = [
+        sensitivity[reader] * folded.row_scales.get(reader, torch.ones(()).to(weights[0].device)) ** 2
+        for reader in feed.readers
+    ]
+    statistics = folded.statistics.pop(feed.name)
+    factor = factorize(statistics.hessian, damping, f"{where}.{feed.name}")
+    whole = weights[0] if len(weights) == 1 else torch.cat(weights)
+    return LinearGroup(feed, whole, torch.cat(scaled), tuple(len(w) for w in weights), factor, statistics)
+
+
+def activation_range(group: LinearGroup, activations: str, dtype: torch.dtype, where: str) -> ActivationRange:
+    """The range of a group's input. activations: as in Recipe.
+
+    Static ranges are clipped where it pays, but never where an input carries massive activations.
+    """
+    seen = group.statistics
+    if group.feed.massive and activations == PER_TOKEN:
+        return per_token_range(seen.rows, dtype, where)
+    if group.feed.massive and activations != OVERFLOW:
+        return range_of(float(seen.low.min()), float(seen.high.max()), dtype, where)
+    parts = zip(torch.split(group.sensitivity, ROWS), torch.split(group.weight, ROWS), strict=True)
+    importance = torch.stack([sensitivity @ weight.square() for sensitivity, weight in parts]).sum(dim=0)
+    return fitted_range(seen, importance, activations, dtype, where)
+
+
+def fitted_range(
+    seen: InputStatistics, importance: Tensor, activations: str, dtype: torch.dtype, where: str
+) -> ActivationRange:
+    """The range of least error weighted by importance [k], for tokens beyond that are clipped or have own scales."""
+    if activations == OVERFLOW:
+        return overflow_range(seen, importance, dtype, where)
+    return clipped_range(float(seen.low.min()), float(seen.high.max()), seen.fewer_rows(), importance, dtype, where)
+
+
+def quantize_group(
+    group: LinearGroup,
+    steps: Tensor,
+    lengths: Tensor,
+    inputs: ActivationRange,
+    tensors: Mapping[str, Tensor],
+    where: str,
+    ranks: Ranks = ALONE,
+) -> list[tuple[str, QuantizedLinear, LinearReport]]:
+    """Round a group and cut it into its linears, named `where`.reader.
+
+    steps float32 [n]; lengths from `WeightSample.rate_at`; tensors: of the folded layer, for its biases. Each rank
+    rounds its share of the rows; the first one gets the linears, others nothing.
+    """
+    tokens = group.statistics.fewer_rows()
+    rounded = round_rows(lambda part: group.weight[part], steps, lengths, group.factor, inputs, tokens, ranks)
+    if not ranks.writes:
+        return []
+    clipped = inputs.clipped(tokens)
+    overflows = float(inputs.leaves(group.statistics.rows).float().mean())
+    result = []
+    start = 0
+    for reader, count in zip(group.feed.readers, group.rows, strict=True):
+        part = slice(start, start + count)
+        start += count
+        q, error = rounded.integers[part], rounded.error[part]
+        report = LinearReport(
+            name=f"{where}.{reader}",
+            weights=q.numel(),
+            bits=coded_bits(q),
+            zeros=share_of_zeros(q),
+            relative_error=float(error.sum() / rounded.norm[part].sum().clamp(min=1e-30)),
+            clipped=clipped,
+            loss=0.5 * float(error @ group.sensitivity[part]) / len(tokens),
+            overflows=overflows,
+        )
+        result.append((reader, pack(q, steps[part], inputs, tensors.get(f"{reader}.bias"), report.name), report))
+    return result
+
+
+def pack(integers: Tensor, steps: Tensor, inputs: ActivationRange, bias: Tensor | None, where: str) -> QuantizedLinear:
+    """The stored form: deq_scale = input_scale · step, quant_bias = round(bias / deq_scale - offset · Σ_k q).
+
+    integers int8 [n, k], on the CPU; steps and bias float32 [n]. Of a row of zeros the step is the bias' own, to 24
+    bits. QuantizationError if a value leaves the range of float32 or int32.
+    """
+    deq_scale = inputs.scale * steps.cpu().float()
+    shift = -inputs.offset * row_sums(integers).long()
+    if bias is not None:
+        alone = ~integers.any(dim=1) & (bias.cpu() != 0)
+        deq_scale = torch.where(alone, (bias.cpu().abs() / BIAS_STEPS).clamp(min=TINY), deq_scale)
+        steps_of_bias = bias.cpu().double() / deq_scale.double()
+        shift = shift + steps_of_bias.round().clamp(-(2.0**62), 2.0**62).long()
+    limits = torch.iinfo(torch.int32)
+    if not deq_scale.isfinite().all() or (deq_scale <= 0).any():
+        raise QuantizationError(
+            f"{where}: a product of input_scale {inputs.scale:g} and weight step is no positive float32"
+        )
+    if (shift < limits.min).any() or (shift > limits.max).any():
+        raise QuantizationError(
+            f"{where}: quant_bias does not fit int32; a bias is far larger than the outputs of its row"
+        )
+    return QuantizedLinear(
+        weight=integers,
+        input_scale=inputs.scale,
+        input_offset=inputs.offset,
+        deq_scale=deq_scale,
+        quant_bias=shift.to(torch.int32),
+        kind=W8A8S_DYNAMIC if inputs.per_token else W8A8S,
+    )

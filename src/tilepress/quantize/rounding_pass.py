@@ -1,0 +1,194 @@
+"""The second pass over the layers: each is scaled, rounded and kept as it will be stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tilepress import codec
+from tilepress.checkpoint import EMBEDDING
+from tilepress.models.layer_inputs import FINAL_NORM, LINEARS
+from tilepress.quantize.context import SAMPLED_ROWS, Job
+from tilepress.quantize.layerwise.hidden_states import HiddenStates, Passes, room_for, write_states
+from tilepress.quantize.quantized_model import Sink, StageResults
+from tilepress.quantize.rate.budget import Budget
+from tilepress.quantize.rate.steps import refit_scale
+from tilepress.quantize.report import LinearReport
+from tilepress.quantize.rounding.embedding import EmbeddingTable, quantize_embedding
+from tilepress.quantize.rounding.head import NAME as HEAD
+from tilepress.quantize.rounding.head import quantize_head
+from tilepress.quantize.rounding.layer import LinearGroup, activation_range, linear_groups, quantize_group
+from tilepress.quantize.sensitivity_pass import LOGITS, TABLE, sensitivity_stage
+from tilepress.quantize.statistics.input_statistics import StatisticsCollector
+from tilepress.quantize.transforms.folding import FoldedLayer
+
+# Share by which the head may miss its bits: rounding it again takes as long as some layers.
+HEAD_TOLERANCE = 0.002
+
+Made = tuple[StageResults, list[LinearReport]]
+
+
+class SecondPass:
+    """Each layer is a stage, then the head and the embedding where they are quantized. source: named in errors."""
+
+    def __init__(self, job: Job, budget: Budget, source: Path) -> None:
+        self._job, self._budget, self._source = job, budget, source
+
+    def run(self) -> HiddenStates:
+        """What the float model's final norm reads. The results are in the stages that `stages` names."""
+        job = self._job
+        final = self._layers()
+        if job.recipe.head and not self._is_done(HEAD):
+            self._finish(HEAD, *self._head(final))
+        if job.own_embedding and not self._is_done(EMBEDDING):
+            self._finish(EMBEDDING, *self._embedding())
+        return final
+
+    def _layers(self) -> HiddenStates:
+        job, layers = self._job, self._job.decoder.layers
+        samples, length = job.tokens.shape
+        passes = Passes(samples, length, job.ranks)
+        tokens = job.tokens[passes.share]
+        shape = (*tokens.shape, job.decoder.hidden)
+        held = room_for(shape, job.states_memory)
+        first = next((i for i in range(layers) if not self._is_done(layer_stage(i))), layers)
+        states = HiddenStates(job.work, _states(first)) if first else self._embedded(tokens, held)
+        arguments = job.decoder.layer_arguments(length)
+        for index in range(first, layers):
+            folded, states = self._run(index, states, passes, arguments[index], held)
+            self._finish(layer_stage(index), *self._layer(index, folded))
+            del folded
+            job.work.drop(_states(index))
+        return states
+
+    def _embedded(self, tokens: Tensor, held: Tensor | None) -> HiddenStates:
+        job = self._job
+        parts = (job.decoder.embed(sequence) for sequence in tokens[:, None])
+        return write_states(job.work, _states(0), (*tokens.shape, job.decoder.hidden), parts, held)
+
+    def _run(
+        self,
+        index: int,
+        states: HiddenStates,
+        passes: Passes,
+        arguments: Mapping[str, Any],
+        held: Tensor | None,
+    ) -> tuple[FoldedLayer, HiddenStates]:
+        """The folded layer, and what the next one reads. states: what this one reads, as of the float model."""
+        job = self._job
+        rows = -(-SAMPLED_ROWS * passes.sequences // len(job.tokens))
+        with job.decoder.layer(index) as layer:
+            with StatisticsCollector(layer, rows, job.generator) as collector:
+                collector.skip(passes.before)
+                parts = (layer(part.to(job.decoder.device), **arguments) for part in states.parts(passes.sequences))
+                following = write_states(job.work, _states(index + 1), states.shape, parts, held)
+                collector.skip(passes.after)
+            return job.fold(layer, collector.result(job.ranks), f"model.layers.{index}"), following
+
+    def _layer(self, index: int, folded: FoldedLayer) -> Made:
+        """The layer is used up, group by group."""
+        job, where = self._job, f"model.layers.{index}"
+        results = self._results()
+        stored = job.work.tensors(sensitivity_stage(index))
+        gradients = {name: stored.read(name).to(job.decoder.device) for name in LINEARS}
+        reports: list[LinearReport] = []
+        for group in linear_groups(folded, gradients, job.recipe.damping, where):
+            reports += self._group(group, folded, results, where)
+            del group
+        for name, tensor in folded.tensors.items():
+            if "norm" in name:
+                results.add_float(f"{where}.{name}", tensor)
+        return results, reports
+
+    def _group(self, group: LinearGroup, folded: FoldedLayer, sink: Sink, where: str) -> list[LinearReport]:
+        job, ranks, name = self._job, self._job.ranks, f"{where}.{group.feed.name}"
+        sample = group.sample(job.generator)
+        aimed = self._budget.bits(name)
+        scale = ranks.first(lambda: refit_scale(sample, aimed))
+        steps, lengths = ranks.agreed(sample.steps(scale)), ranks.agreed(sample.rate_at(scale)[1])
+        inputs = ranks.first(lambda: activation_range(group, job.recipe.activations, job.dtype, name))
+        rounded = quantize_group(group, steps, lengths, inputs, folded.tensors, where, ranks)
+        reports, integers = [], []
+        for reader, linear, report in rounded:
+            sink.add_linear(f"{where}.{reader}", linear)
+            integers.append(linear.weight)
+            reports.append(report)
+        self._spend(name, aimed, integers)
+        return reports
+
+    def _head(self, final: HiddenStates) -> Made:
+        """Twice where the first try takes more or fewer bits than it should: few groups come after it, or none."""
+        job, ranks = self._job, self._job.ranks
+        head = job.fold_head(final, self._stored(LOGITS, "sensitivity"))
+        sample = head.sample(job.generator)
+        aimed = ranks.first(lambda: self._budget.bits(HEAD))
+        linear, report = quantize_head(head, sample, aimed, job.recipe.activations, job.dtype, ranks)
+        longer = ranks.first(lambda: _taken([linear.weight]) / aimed - 1.0)
+        if job.exact and abs(longer) > HEAD_TOLERANCE:
+            corrected = aimed / (1.0 + longer)
+            linear, report = quantize_head(head, sample, corrected, job.recipe.activations, job.dtype, ranks)
+        self._spend(HEAD, aimed, [linear.weight])
+        results = self._results()
+        results.add_float(FINAL_NORM.gain, head.gain)
+        results.add_linear(HEAD, linear)
+        return results, [report]
+
+    def _embedding(self) -> Made:
+        """On the first rank alone: nothing is fed back, so that it is soon done."""
+        job = self._job
+        if not job.ranks.writes:
+            return self._results(), []
+        table = EmbeddingTable(job.decoder, self._stored(sensitivity_stage(0), TABLE))
+        embedding, report = quantize_embedding(table, self._budget.bits(EMBEDDING), job.generator)
+        results = self._results()
+        results.add_embedding(embedding)
+        return results, [report]
+
+    def _stored(self, stage: str, name: str) -> Tensor:
+        return self._job.work.tensors(stage).read(name).to(self._job.decoder.device)
+
+    def _spend(self, name: str, aimed: float, integers: list[Tensor]) -> None:
+        """Only bits and sizes have to come out, and the first rank sees to it."""
+        if self._job.exact and self._job.ranks.writes:
+            self._budget.spend(name, aimed, _taken(integers))
+
+    def _results(self) -> StageResults:
+        return StageResults(self._source, self._job.recipe.dtype)
+
+    def _is_done(self, stage: str) -> bool:
+        record = self._job.done(stage)
+        if record is not None:
+            self._budget.restore(record["budget"])
+        return record is not None
+
+    def _finish(self, stage: str, results: StageResults, reports: list[LinearReport]) -> None:
+        if self._job.ranks.writes:
+            self._job.work.save(stage, results.tensors)
+        record = {"types": results.types, "flushed": results.flushed, "reports": [asdict(r) for r in reports]}
+        self._job.finish(stage, record | {"budget": self._budget.state()})
+
+
+def result_stages(job: Job) -> list[str]:
+    """The stages whose tensors are the quantized model, in the order in which they are stored."""
+    layers = [layer_stage(index) for index in range(job.decoder.layers)]
+    return layers + [HEAD] * job.recipe.head + [EMBEDDING] * job.own_embedding
+
+
+def layer_stage(index: int) -> str:
+    return f"layer-{index:05}"
+
+
+def _states(index: int) -> str:
+    """What layer `index` reads; behind the last one, what the final norm reads."""
+    return f"states-{index:05}"
+
+
+def _taken(integers: list[Tensor]) -> float:
+    """Bits a weight that the codec takes for linears that are fused."""
+    matrix = integers[0] if len(integers) == 1 else torch.cat(integers)
+    return 8 * codec.encode(matrix.numpy()).weight.nbytes / matrix.numel()

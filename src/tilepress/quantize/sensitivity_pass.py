@@ -1,0 +1,184 @@
+"""The first pass over the layers: where the loss is sensitive, and from that the bits of every group."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor
+
+from tilepress.checkpoint import EMBEDDING
+from tilepress.models.layer_inputs import FEEDS
+from tilepress.quantize.context import Job
+from tilepress.quantize.estimate.stored_size import fixed_size
+from tilepress.quantize.layerwise.hidden_states import HiddenStates, room_for, sequences_a_pass, write_states
+from tilepress.quantize.rate.allocation import CurvePoint, fit_target, loss_curve
+from tilepress.quantize.rate.budget import Budget
+from tilepress.quantize.rate.steps import WeightSample, foretell_bits
+from tilepress.quantize.rate.stored_samples import StoredSamples, sample_tensors
+from tilepress.quantize.rounding.embedding import embedding_table
+from tilepress.quantize.rounding.head import NAME as HEAD
+from tilepress.quantize.rounding.head import logit_sensitivity
+from tilepress.quantize.rounding.layer import linear_groups
+from tilepress.quantize.statistics.sensitivity import LayerSensitivity, gradient_of_sampled_loss, layer_sensitivity
+
+ALLOCATION = "allocation"
+LOGITS = "logits"
+LOSS_GRADIENT = "loss-gradient"
+TABLE = "table"
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """What the first pass leaves for the second, beside the sensitivities that its stages hold."""
+
+    budget: Budget
+    curve: tuple[CurvePoint, ...]
+
+
+class FirstPass:
+    """Forward over all layers, then backward; each layer is a stage."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._layers = job.decoder.layers
+
+    def run(self) -> Allocation:
+        job = self._job
+        final = self._forward()
+        if job.recipe.head:
+            self._logits(final)
+        self._backward(final)
+        record = job.done(ALLOCATION, visits=0)
+        if record is None:
+            record = job.ranks.first(self._allocate)
+            job.finish(ALLOCATION, record, visits=0)
+        budget = Budget(record["bits"], record["weights"], exact=job.exact)
+        return Allocation(budget, tuple(CurvePoint(**point) for point in record["curve"]))
+
+    def _forward(self) -> HiddenStates | None:
+        """What the head reads; None where nothing has to read it any more."""
+        job = self._job
+        tokens = job.sensitivity_tokens[job.ranks.share(len(job.sensitivity_tokens))]
+        shape = (*tokens.shape, job.decoder.hidden)
+        first = next((i for i in range(self._layers) if job.done(f"forward-{i:05}") is None), self._layers)
+        if job.ranks.all(job.work.record(LOSS_GRADIENT) is not None):
+            return None
+        held = room_for(shape, job.states_memory)
+        states = HiddenStates(job.work, _inputs(first)) if first else self._embedded(tokens, held)
+        arguments = job.decoder.layer_arguments(tokens.shape[1])
+        sequences = sequences_a_pass(len(job.sensitivity_tokens), tokens.shape[1])
+        for index in range(first, self._layers):
+            with job.decoder.layer(index) as layer:
+                parts = (layer(part.to(job.decoder.device), **arguments[index]) for part in states.parts(sequences))
+                states = write_states(job.work, _inputs(index + 1), shape, parts, held)
+            job.finish(f"forward-{index:05}")
+        return states
+
+    def _embedded(self, tokens: Tensor, held: Tensor | None) -> HiddenStates:
+        job = self._job
+        parts = (job.decoder.embed(sequence) for sequence in tokens[:, None])
+        return write_states(job.work, _inputs(0), (*tokens.shape, job.decoder.hidden), parts, held)
+
+    def _logits(self, final: HiddenStates | None) -> None:
+        job = self._job
+        if job.done(LOGITS) is not None:
+            return
+        assert final is not None
+        sensitivity = logit_sensitivity(job.decoder, final, job.ranks)
+        sample = job.fold_head(final, sensitivity).sample(job.generator)
+        job.work.save(LOGITS, {"sensitivity": sensitivity.cpu()} | self._sampled(HEAD, sample))
+        job.finish(LOGITS)
+
+    def _backward(self, final: HiddenStates | None) -> None:
+        job, last = self._job, self._layers
+        if job.done(LOSS_GRADIENT, visits=0) is None:
+            assert final is not None
+            gradient = gradient_of_sampled_loss(job.decoder, final, final.shape[1], job.generator, job.ranks)
+            job.work.save(_gradient(last), {_gradient(last): gradient.cpu()})
+            job.finish(LOSS_GRADIENT, visits=0)
+        job.work.drop(_inputs(last))
+        first = next((i for i in reversed(range(last)) if not self._is_done(i)), None)
+        if first is None:
+            return
+        gradient = job.work.tensors(_gradient(first + 1)).read(_gradient(first + 1)).to(job.decoder.device)
+        arguments = job.decoder.layer_arguments(gradient.shape[1])
+        for index in reversed(range(first + 1)):
+            inputs = HiddenStates(job.work, _inputs(index))
+            with layer_sensitivity(
+                job.decoder, index, inputs, arguments[index], gradient, job.generator, job.ranks
+            ) as seen:
+                tensors = self._tensors(seen)
+            del seen  # its Hessians take as much as the layer that is next
+            job.work.save(_gradient(index), {_gradient(index): gradient.cpu()})
+            job.work.save(sensitivity_stage(index), tensors)
+            job.finish(sensitivity_stage(index))
+            self._forget(index)
+
+    def _is_done(self, index: int) -> bool:
+        done = self._job.done(sensitivity_stage(index)) is not None
+        if done:
+            self._forget(index)
+        return done
+
+    def _forget(self, index: int) -> None:
+        """What the backward pass of this layer read or made and no other stage needs."""
+        self._job.work.drop(_inputs(index))
+        self._job.work.drop(_gradient(index + 1))
+        if index == 0:
+            self._job.work.drop(_gradient(0))
+
+    def _tensors(self, seen: LayerSensitivity) -> dict[str, Tensor]:
+        """G_o by linear, and the samples from which the steps are fitted."""
+        job = self._job
+        where = f"model.layers.{seen.index}"
+        tensors = {name: gradient.cpu() for name, gradient in seen.gradients.items()}
+        folded = job.fold(seen.layer, seen.statistics, where)
+        for group in linear_groups(folded, seen.gradients, job.recipe.damping, where):
+            tensors |= self._sampled(f"{where}.{group.feed.name}", group.sample(job.generator))
+            del group
+        if seen.index == 0 and job.own_embedding:
+            table = embedding_table(job.decoder, job.tokens, seen.of_input)
+            sample = table.sample(job.generator)
+            tensors |= {TABLE: table.sensitivity.cpu().clone()} | self._sampled(EMBEDDING, sample)
+        return tensors
+
+    def _sampled(self, name: str, sample: WeightSample) -> dict[str, Tensor]:
+        """Only the first rank reads the samples again."""
+        return sample_tensors(name, sample) if self._job.ranks.writes else {}
+
+    def _allocate(self) -> dict[str, Any]:
+        job = self._job
+        samples = StoredSamples()
+        if job.recipe.head:
+            samples.add(HEAD, job.work.tensors(LOGITS))
+        for index in reversed(range(self._layers)):
+            stored = job.work.tensors(sensitivity_stage(index))
+            for feed in FEEDS:
+                samples.add(f"model.layers.{index}.{feed.name}", stored)
+        if job.own_embedding:
+            samples.add(EMBEDDING, job.work.tensors(sensitivity_stage(0)))
+        fixed = fixed_size(job.source, job.recipe)
+        factor = fit_target(samples, job.recipe, fixed)
+        named = zip(samples.names, samples, strict=True)
+        groups = {name: (foretell_bits([sample], factor), sample.weights) for name, sample in named}
+        return {
+            "bits": {name: bits for name, (bits, _) in groups.items()},
+            "weights": {name: weights for name, (_, weights) in groups.items()},
+            "curve": [asdict(point) for point in loss_curve(samples, factor, fixed)],
+        }
+
+
+def sensitivity_stage(index: int) -> str:
+    """The stage whose tensors hold G_o of the linears of a layer, float32 [n], by name."""
+    return f"sensitivity-{index:05}"
+
+
+def _inputs(index: int) -> str:
+    """What layer `index` reads; behind the last one, what the final norm reads."""
+    return f"inputs-{index:05}"
+
+
+def _gradient(index: int) -> str:
+    """The loss' gradient at `_inputs`."""
+    return f"gradient-{index:05}"

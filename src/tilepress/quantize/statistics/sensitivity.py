@@ -1,0 +1,160 @@
+"""How much the loss depends on each output channel: the diagonal of the Fisher information."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tilepress.distributed.communicator import ALONE, Ranks
+from tilepress.models.layer_inputs import LINEARS
+from tilepress.quantize.layerwise.decoder import POSITIONS, LayerwiseDecoder
+from tilepress.quantize.layerwise.hidden_states import HiddenStates
+from tilepress.quantize.statistics.input_statistics import InputStatistics, StatisticsCollector
+
+# Positions whose cumulative probabilities, in float64, are there at a time.
+DRAWN = 128
+
+
+@dataclass(frozen=True)
+class LayerSensitivity:
+    """layer: the materialised decoder layer. statistics: of its inputs.
+
+    gradients: G_o = E[(dloss/dy_o)²] of every linear, float32 [n], over the same tokens. of_input: the squared gradient
+    at what the layer itself reads, mean over its channels, float32 [sequences, length]; layer 0 reads the embedding.
+    """
+
+    index: int
+    layer: nn.Module
+    gradients: dict[str, Tensor]
+    of_input: Tensor
+    statistics: dict[str, InputStatistics]
+
+
+@contextmanager
+def layer_sensitivity(
+    decoder: LayerwiseDecoder,
+    index: int,
+    inputs: Iterable[Tensor],
+    arguments: Mapping[str, Any],
+    gradient: Tensor,
+    generator: torch.Generator,
+    ranks: Ranks = ALONE,
+) -> Iterator[LayerSensitivity]:
+    """Backward through one decoder layer; what is yielded is valid under the block.
+
+    inputs: what the layer reads, in sequences [1, length, hidden] on any device; arguments: what else it is called
+    with. gradient: of the loss at its output, [sequences, length, hidden] on the device, which becomes that at its
+    input. The layer is materialised and run again with gradients, so that memory holds one layer's weights and the
+    activations of one sequence.
+
+    Of several ranks each gives its share of the sequences; what is yielded is over those of all.
+    """
+    before, after = ranks.others(len(gradient))
+    length = gradient.shape[1]
+    with decoder.layer(index) as layer:
+        with _SquaredGradients(layer) as squares, StatisticsCollector(layer, 1, generator) as collector:
+            collector.skip([length] * before)
+            for of_sequence, sequence in zip(gradient[:, None], inputs, strict=True):
+                hidden = sequence.to(decoder.device).requires_grad_(True)
+                with torch.enable_grad():
+                    output = layer(hidden, **arguments)
+                torch.autograd.backward(output, of_sequence)
+                assert hidden.grad is not None
+                of_sequence.copy_(hidden.grad)
+            collector.skip([length] * after)
+        of_input = ranks.concatenated(gradient.square().mean(dim=-1))
+        yield LayerSensitivity(index, layer, squares.mean(ranks), of_input, collector.result(ranks))
+
+
+def gradient_of_sampled_loss(
+    decoder: LayerwiseDecoder,
+    final: HiddenStates | Sequence[Tensor],
+    length: int,
+    generator: torch.Generator,
+    ranks: Ranks = ALONE,
+) -> Tensor:
+    """The loss' gradient at what the final norm reads, [sequences, length, hidden] on the device.
+
+    final: that in sequences [1, length, hidden], of each rank its own. The loss is the cross entropy, summed over
+    positions, of labels *sampled from the model itself* (true Fisher information, Kunstner et al. 2019).
+    """
+    before, after = ranks.others(len(final))
+    # Inverse-transform sampling with uniform numbers of a CPU generator: the same labels on any device and any rank.
+    drawn = torch.rand(before + len(final) + after, length, 1, generator=generator, dtype=torch.float64)
+    gradient = torch.empty(len(final), length, decoder.hidden, device=decoder.device)
+    for of_sequence, states, uniform in zip(gradient, final, drawn[before : before + len(final)], strict=True):
+        of_sequence.copy_(_gradient_of_sequence(decoder, states.to(decoder.device)[0], uniform.to(decoder.device)))
+    return gradient
+
+
+def _gradient_of_sequence(decoder: LayerwiseDecoder, states: Tensor, uniform: Tensor) -> Tensor:
+    """[length, hidden] for [length, hidden] and a number for each position, POSITIONS logits at a time.
+
+    At the logits the gradient is p - onehot(label); rows of the head are read twice for each part, to make the logits
+    and to take the gradient back through them.
+    """
+    norm = decoder.norm()
+    gradients = []
+    for part, drawn in zip(torch.split(states, POSITIONS), torch.split(uniform, POSITIONS), strict=True):
+        hidden = part.clone().requires_grad_(True)
+        with torch.enable_grad():
+            normed = norm(hidden)
+        p = decoder.logits(normed.detach()).softmax(dim=-1)
+        p.scatter_add_(1, sampled_labels(p, drawn)[:, None], torch.full_like(drawn, -1.0, dtype=p.dtype))
+        at_norm = torch.zeros_like(part)
+        for rows, block in decoder.head_blocks():
+            at_norm.addmm_(p[:, rows], block)
+        torch.autograd.backward(normed, at_norm)
+        assert hidden.grad is not None
+        gradients.append(hidden.grad)
+    return torch.cat(gradients)
+
+
+def sampled_labels(p: Tensor, drawn: Tensor) -> Tensor:
+    """int64 [positions], for probabilities [positions, vocabulary] and uniform numbers float64 [positions, 1]."""
+    labels = [
+        torch.searchsorted(some.double().cumsum(-1), numbers)[:, 0]
+        for some, numbers in zip(torch.split(p, DRAWN), torch.split(drawn, DRAWN), strict=True)
+    ]
+    return torch.cat(labels).clamp_(max=p.shape[-1] - 1)
+
+
+class _SquaredGradients:
+    """Sums the squared gradients at the outputs of a layer's linears while it runs backward."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self._layer = layer
+        self._sums: dict[str, Tensor] = {}
+        self._tokens = dict.fromkeys(LINEARS, 0)
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+
+    def __enter__(self) -> _SquaredGradients:
+        for name in LINEARS:
+            module = self._layer.get_submodule(name)
+            self._sums[name] = module.get_parameter("weight").new_zeros(module.get_parameter("weight").shape[0])
+            self._handles.append(module.register_forward_hook(self._watch(name)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _watch(self, name: str):  # type: ignore[no-untyped-def]
+        def forward_hook(_: nn.Module, __: object, output: Tensor) -> None:
+            output.register_hook(add)  # type: ignore[no-untyped-call]
+
+        def add(gradient: Tensor) -> None:
+            flat = gradient.reshape(-1, gradient.shape[-1])
+            self._sums[name] += flat.square().sum(dim=0)
+            self._tokens[name] += len(flat)
+
+        return forward_hook
+
+    def mean(self, ranks: Ranks) -> dict[str, Tensor]:
+        tokens = ranks.add_up(torch.tensor([self._tokens[name] for name in LINEARS]))
+        return {name: ranks.add_up(self._sums[name]) / count for name, count in zip(LINEARS, tokens, strict=True)}

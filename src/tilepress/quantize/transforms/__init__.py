@@ -1,0 +1,1 @@
+"""Exact transforms of a layer, and the ranges of its activations."""

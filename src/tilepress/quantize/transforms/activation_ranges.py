@@ -1,0 +1,95 @@
+"""Static per-tensor ranges of the activations: asymmetric int8 with an exact zero."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tilepress.errors import QuantizationError
+
+# Shrink factors tried for each end of the range, 1 down to about 0.1.
+SHRINK = tuple(0.9**i for i in range(22))
+
+
+@dataclass(frozen=True)
+class ActivationRange:
+    """x_q = clamp(round(x / scale) + offset, -128, 127); `scale` is the value after rounding to its stored dtype.
+
+    own_scales: a token that the clamp would change is quantized by a scale of its own instead. per_token: the range is
+    one that practically all tokens leave.
+    """
+
+    scale: float
+    offset: int
+    own_scales: bool = False
+    per_token: bool = False
+
+    def round_trip(self, x: Tensor) -> Tensor:
+        """x [..., k] as the quantized linear sees it."""
+        seen = self.clip(x)
+        if self.own_scales:
+            leaves = self.leaves(x)
+            seen[leaves] = round_trip_by_token(x[leaves])
+        return seen
+
+    def clip(self, x: Tensor) -> Tensor:
+        """x [...] on the grid of the range."""
+        return torch.round(x / self.scale).clamp_(-128 - self.offset, 127 - self.offset).mul_(self.scale)
+
+    def clipped(self, x: Tensor) -> float:
+        """Share of the values of x that lose more than a step to the clamp."""
+        return 0.0 if self.own_scales else float((self.clip(x) - x).abs().gt(self.scale).float().mean())
+
+    def leaves(self, x: Tensor) -> Tensor:
+        """Whether the clamp would change a token, bool [...] for x [..., k]."""
+        high, low = torch.round(x.amax(dim=-1) / self.scale), torch.round(x.amin(dim=-1) / self.scale)
+        return (high > 127 - self.offset) | (low < -128 - self.offset)
+
+
+def round_trip_by_token(x: Tensor) -> Tensor:
+    """x [..., k], each token quantized by the scale and offset of its own extremes (docs/reference/formats.md)."""
+    low, high = x.amin(dim=-1, keepdim=True).clamp(max=0), x.amax(dim=-1, keepdim=True).clamp(min=0)
+    scale = ((high - low) / 255).clamp(min=torch.finfo(torch.float32).tiny)
+    offset = -128 - torch.round(low / scale)
+    return (torch.round(x / scale) + offset).clamp_(-128, 127).sub_(offset).mul_(scale)
+
+
+def range_of(low: float, high: float, dtype: torch.dtype, where: str, *, own_scales: bool = False) -> ActivationRange:
+    """The range that covers [low, high] and 0, with its scale rounded to `dtype`.
+
+    For an input that is always zero the scale is 1. QuantizationError naming `where` if the scale is no normal number
+    of that type.
+    """
+    low, high = min(low, 0.0), max(high, 0.0)
+    if low == high:
+        return ActivationRange(1.0, 0, own_scales)
+    scale = float(torch.tensor((high - low) / 255.0).to(dtype))
+    if not torch.finfo(dtype).tiny <= scale <= torch.finfo(dtype).max:
+        name = str(dtype).removeprefix("torch.")
+        raise QuantizationError(
+            f"{where}: the activation range [{low:g}, {high:g}] needs an input_scale of {(high - low) / 255.0:g}, "
+            f"which {name} cannot hold; use --dtype bfloat16 or check the model on the calibration text"
+        )
+    return ActivationRange(scale, max(-128, min(127, round(-low / scale) - 128)), own_scales)
+
+
+def clipped_range(
+    low: float, high: float, rows: Tensor, importance: Tensor, dtype: torch.dtype, where: str
+) -> ActivationRange:
+    """The range of least Σ_j importance_j · mean (x_j - Q(x_j))² over `rows` [m, k]; importance float32 [k].
+
+    Both ends are shrunk together first, then each alone.
+    """
+
+    def error(candidate: ActivationRange) -> float:
+        return float(candidate.round_trip(rows).sub_(rows).square_().mean(dim=0) @ importance)
+
+    def best(candidates: list[tuple[float, float]]) -> tuple[float, float]:
+        return min(candidates, key=lambda ends: error(range_of(ends[0], ends[1], dtype, where)))
+
+    low, high = best([(low * f, high * f) for f in SHRINK])
+    low, high = best([(low * f, high) for f in SHRINK])
+    low, high = best([(low, high * f) for f in SHRINK])
+    return range_of(low, high, dtype, where)

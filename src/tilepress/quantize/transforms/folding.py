@@ -1,0 +1,80 @@
+"""A decoder layer with its inputs scaled column by column, computing the same function."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tilepress.models.layer_inputs import FEEDS, Norm, Projection
+from tilepress.quantize.statistics.hessian import factorize
+from tilepress.quantize.statistics.input_statistics import InputStatistics
+from tilepress.quantize.transforms.column_scales import (
+    column_scales,
+    limit_reach,
+    representable_scales,
+    rows_of_value_heads,
+    share_over_query_heads,
+)
+
+
+@dataclass(frozen=True)
+class FoldedLayer:
+    """tensors: the layer's parameters by their name inside the layer, float32, after the folds.
+    statistics: of the scaled inputs. row_scales: by what the rows of v_proj and up_proj were divided.
+    """
+
+    tensors: dict[str, Tensor]
+    statistics: dict[str, InputStatistics]
+    row_scales: dict[str, Tensor]
+
+
+def mix_scales(
+    statistics: Mapping[str, InputStatistics], damping: float, where: str, *, heads: int, kv_heads: int
+) -> dict[str, Tensor]:
+    """The column scales of each input [k] by its name, such that `fold` can be exact."""
+    scales = {}
+    for feed in FEEDS:
+        seen = statistics[feed.name]
+        cost = factorize(seen.hessian, damping, f"{where}.{feed.name}").cost_by_column()
+        mixed = column_scales(cost, seen.largest())
+        if feed.massive:
+            mixed = limit_reach(mixed, seen.largest())
+        if isinstance(feed.source, Projection) and feed.source.by_kv_head:
+            mixed = share_over_query_heads(mixed, heads, kv_heads)
+        scales[feed.name] = mixed
+    return scales
+
+
+def fold(
+    tensors: Mapping[str, Tensor],
+    statistics: Mapping[str, InputStatistics],
+    scales: Mapping[str, Tensor],
+    dtype: torch.dtype,
+    *,
+    heads: int,
+    kv_heads: int,
+) -> FoldedLayer:
+    """Divide each input by its scales and multiply the columns of the linears that read it.
+
+    The division is folded into each input's source. Norm gains come out exact in `dtype`. The linears and the
+    statistics are changed where they are: copies of a layer and its Hessians would be gigabytes.
+    """
+    folded = dict(tensors)
+    applied = dict(scales)
+    row_scales = {}
+    for feed in FEEDS:
+        name, source = feed.name, feed.source
+        if isinstance(source, Norm):
+            folded[source.gain], applied[name] = representable_scales(folded[source.gain], scales[name], dtype)
+        else:
+            rows = rows_of_value_heads(scales[name], heads, kv_heads) if source.by_kv_head else scales[name]
+            row_scales[source.name] = rows
+            folded[f"{source.name}.weight"] /= rows[:, None]
+            if f"{source.name}.bias" in folded:
+                folded[f"{source.name}.bias"] /= rows
+        for reader in feed.readers:
+            folded[f"{reader}.weight"] *= applied[name]
+    return FoldedLayer(folded, {name: seen.divided(applied[name]) for name, seen in statistics.items()}, row_scales)

@@ -1,0 +1,35 @@
+"""Matrices to round with error feedback."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tilepress.quantize.rate.rounding_rule import RATE_WEIGHT
+from tilepress.quantize.rate.tile_cost import strip_counts, tile_rate
+from tilepress.quantize.statistics.hessian import HessianFactor, factorize
+
+DAMPING = 0.01
+
+# Parts of a vector, of a block of columns and of 128 rows; columns whose rows lie 2^n bytes apart.
+SHAPES = [(1, 1), (3, 7), (16, 32), (17, 33), (130, 64), (300, 100), (40, 256)]
+
+
+def correlated_inputs(tokens: int, k: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    scale = torch.logspace(-1, 1, k)[torch.randperm(k, generator=generator)]
+    return torch.randn(tokens, k, generator=generator) @ (
+        torch.diag(scale) + 0.3 * torch.randn(k, k, generator=generator)
+    )
+
+
+def rounding_case(n: int, k: int, seed: int) -> tuple[Tensor, Tensor, HessianFactor, Tensor, Tensor]:
+    """Weight, steps, factor, rate, and a table of code lengths for each 128 rows."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = correlated_inputs(2 * k, k, seed)
+    factor = factorize(inputs.T @ inputs / len(inputs), DAMPING, "here")
+    weight = torch.randn(n, k, generator=generator)
+    steps = 0.02 + torch.rand(n, generator=generator)
+    values = (weight / steps[:, None]).round().clamp(-127, 127)
+    lengths = tile_rate(strip_counts(values))[1]
+    return weight, steps, factor, RATE_WEIGHT * factor.cost.mean() / factor.cost, lengths
