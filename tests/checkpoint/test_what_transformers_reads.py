@@ -37,6 +37,13 @@ def flat(model: Path) -> None:
     save_file(tensors, model / WEIGHTS)
 
 
+def one_prefix_more(model: Path) -> None:
+    """As a wrapper around the model saves it."""
+    tensors = {f"model.{name}": tensor for name, tensor in load_file(model / WEIGHTS).items()}
+    (model / WEIGHTS).unlink()
+    save_file(tensors, model / WEIGHTS)
+
+
 def storing(name: str, of: str | None = None, add: float = 0.0) -> Callable[[Path], None]:
     """One tensor more: a copy of `of`, or ones."""
 
@@ -73,6 +80,8 @@ def stale_index(model: Path) -> None:
 VARIANTS: dict[str, tuple[Callable[..., Path], dict[str, object], Callable[[Path], None]]] = {
     "as saved": (make_tiny_qwen3, {}, lambda model: None),
     "flat names": (make_tiny_qwen3, {"tied": True}, flat),
+    "one prefix more": (make_tiny_qwen3, {}, one_prefix_more),
+    "float64": (make_tiny_llama, {"dtype": torch.float64}, lambda model: None),
     "no architectures": (make_tiny_qwen3, {}, without("architectures")),
     "architectures of the base model": (make_tiny_qwen3, {}, saying(architectures=["Qwen3Model"])),
     "an old spelling of the class": (make_tiny_llama, {}, saying(architectures=["LLaMAForCausalLM"])),
@@ -111,7 +120,8 @@ def test_both_readers_find_the_same_model(variant: str, tmp_path: Path) -> None:
     make, options, change = VARIANTS[variant]
     change(make(tmp_path / "model", **options))
 
-    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float16)
+    dtype = torch.float64 if variant == "float64" else torch.float16
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=dtype)
     ours = FloatCheckpoint(tmp_path / "model")
 
     assert ours.architecture.name == type(theirs).__name__

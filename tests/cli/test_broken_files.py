@@ -68,6 +68,21 @@ BROKEN: dict[str, Callable[[Path], object]] = {
     "generation_config.json is a list": writing(GENERATION, "[]"),
     "generation_config.json: early_stopping": setting(GENERATION, early_stopping="sometimes"),
 }
+BROKEN |= {
+    "config.json: a pad token beyond the vocabulary": setting("config.json", pad_token_id=32000),
+    "config.json: an epsilon of text": setting("config.json", rms_norm_eps="1e-6"),
+    "config.json: layer types of another length": setting("config.json", layer_types=["full_attention"]),
+    "special_tokens_map.json is no JSON": writing("special_tokens_map.json", "{"),
+    "a further template is a git-lfs pointer": lambda model: (
+        (model / "additional_chat_templates").mkdir(),
+        writing("additional_chat_templates/rag.jinja", POINTER)(model),
+    ),
+    "the template is no UTF-8": writing("chat_template.jinja", b"\xff\xfe{{ messages }}"),
+    "tokenizer.json is a link to nothing": lambda model: (
+        (model / "tokenizer.json").unlink(),
+        (model / "tokenizer.json").symlink_to("../blobs/0123"),
+    ),
+}
 FINE: dict[str, Callable[[Path], object]] = {
     "stop_strings": setting(GENERATION, stop_strings=["e", "\n"]),
     "num_beams": setting(GENERATION, num_beams=2),
@@ -82,6 +97,7 @@ FINE: dict[str, Callable[[Path], object]] = {
     "no generation_config.json": removing(GENERATION),
     "pad token of -1": setting("config.json", pad_token_id=-1),
     "unknown keys of config.json": setting("config.json", unsloth_fixed=True, **{"transformers.js_config": {"a": 1}}),
+    "return_dict of config.json": setting("config.json", return_dict=False, output_hidden_states=True),
     "no chat template": removing("chat_template.jinja"),
     "a tokenizer class that does not exist": setting("tokenizer_config.json", tokenizer_class="NoSuchTokenizer"),
 }

@@ -29,6 +29,7 @@ from tilepress.errors import TilepressError
         ("quant -m {float} -o {out} --calib {out}/none.txt", "none.txt"),
         ("quant -m {float} -o {float}", "exists"),
         ("quant -m {out}/none -o {out}", "none"),
+        ("quant -m {float} -o {out}/" + 210 * "n", "of at most 200 bytes"),
         ("compress -m {float} -o {out}", "tilepress quant"),
         ("reshard {float} --tp 2 -o {out}", "is not compressed; give a W8A8SC directory"),
         ("reshard {out} --tp 2 -o {out}", "no such directory"),

@@ -88,15 +88,16 @@ class FloatCheckpoint:
         for name, size in expected.items():
             if name not in self._stored_names:
                 raise self._missing(name)
-            self._files.expect(self._stored_names[name], size, FLOAT_DTYPES)
+            self._files.expect(self._stored_names[name], size, (*FLOAT_DTYPES, torch.float64))
         self._check_surplus(expected)
         self._names = list(expected)
 
     def _by_model_name(self, names: Mapping[str, object]) -> dict[str, str]:
-        """Name in the model -> name in the files. transformers adds the prefix where the model has it, name by name."""
+        """Name in the model -> name in the files: "model." is put before it or taken off, as transformers does it."""
         found = {name: name for name in self._files}
         for stored in self._files:
-            name = f"{_PREFIX}{stored}"
+            with_prefix, without = f"{_PREFIX}{stored}", stored.removeprefix(_PREFIX)
+            name = with_prefix if with_prefix in names else without
             if stored not in names and name in names:
                 if name in self._files:
                     raise CheckpointError(

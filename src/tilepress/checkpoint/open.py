@@ -27,6 +27,8 @@ def open_checkpoint(path: str | Path, *, revision: str | None = None) -> Checkpo
     What the directory holds decides: parts make it W8A8SC, a quant_model_description.json W8A8S, model.safetensors or
     its index float. Raises CheckpointError for anything else and for what the three kinds refuse.
     """
+    if not str(path):
+        raise CheckpointError("the path of the model is empty; give its directory or a hub id")
     directory = Path(path).expanduser()
     if not directory.exists() and _HUB_ID.fullmatch(str(path)):
         directory = _download(str(path), revision)
@@ -34,6 +36,9 @@ def open_checkpoint(path: str | Path, *, revision: str | None = None) -> Checkpo
         raise CheckpointError(f"{path}: no such directory, and not a hub id of the form owner/name")
     if not directory.is_dir():
         raise CheckpointError(f"{path}: is a file; give the directory of the model")
+    for entry in directory.iterdir():
+        if entry.is_symlink() and not entry.exists():
+            raise CheckpointError(f"{entry}: is a link to {entry.readlink()}, which is gone; download the model again")
     if part_directories(directory):
         return W8A8SCCheckpoint(directory)
     if description_file(directory) is not None:
@@ -64,7 +69,7 @@ def _refuse_other_folders(directory: Path) -> None:
     if (directory / "config.json").exists():
         return
     if (directory / "adapter_config.json").exists():
-        base = read_object(directory / "adapter_config.json").get("base_model_name_or_path")
+        base = read_object(directory / "adapter_config.json").get("base_model_name_or_path") or "some model"
         raise CheckpointError(
             f"{directory}: holds a LoRA adapter of {base}, not a model; merge it into that model first (peft: "
             "merge_and_unload, then save_pretrained) and give the merged directory"

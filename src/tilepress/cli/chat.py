@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tilepress.cli.console import ERR
+from tilepress.cli.console import ERR, print_error
 from tilepress.cli.generation import draft_tokens, load_model, print_text, print_timing, read_tools, sampling_options
 from tilepress.cli.options import (
     ComputeType,
@@ -20,6 +20,7 @@ from tilepress.cli.options import (
     Tools,
     TrustRemoteCode,
 )
+from tilepress.errors import UsageError
 
 if TYPE_CHECKING:
     from tilepress.engines.transformers import ToolCall
@@ -62,6 +63,9 @@ def chat(
                 answer = conversation.say(texts[0], max_new_tokens=max_new_tokens, on_text=print_text, **sampling)
         except KeyboardInterrupt:
             ERR.print("\n[dim]stopped; this turn is forgotten[/]")
+            continue
+        except UsageError as error:  # one message that is too long need not end the conversation
+            print_error(str(error))
             continue
         print_timing(answer)
         calls = answer.tool_calls

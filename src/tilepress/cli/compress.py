@@ -60,6 +60,7 @@ def compress(
     )
     from tilepress.distributed import launched_by_torchrun
 
+    save_directory = save_directory.expanduser()
     if trust_remote_code:
         print_note("compressing needs no remote code; none is run")
     started = time.monotonic()

@@ -64,12 +64,17 @@ def load_model(
     """`tilepress.load` with a sign of life on a terminal, without transformers' own bar, and a note about YaRN."""
     from transformers.utils.logging import disable_progress_bar
 
-    import tilepress
+    from tilepress.engines.transformers import loading
 
     disable_progress_bar()  # type: ignore[no-untyped-call]
     with ERR.status(f"loading {path}"):
-        model, tokenizer = tilepress.load(
-            path, device=device, dtype=dtype, max_model_len=max_model_len, trust_remote_code=trust_remote_code
+        model, tokenizer = loading.load_model(
+            path,
+            device=device,
+            dtype=dtype,
+            max_model_len=max_model_len,
+            trust_remote_code=trust_remote_code,
+            template_needed=True,
         )
     if max_model_len is not None and max_model_len == model.config.max_position_embeddings:
         rotary = model.config.rope_parameters
@@ -108,7 +113,7 @@ def read_tools(path: Path | None) -> list[Any] | None:
     if path is None:
         return None
     try:
-        tools = json.loads(path.read_text(encoding="utf-8"))
+        tools = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"--tools {path}: {error}; give a JSON file with a list of tools") from error
     return tool_schemas(tools, f"--tools {path}")

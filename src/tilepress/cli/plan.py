@@ -78,6 +78,7 @@ def plan(
     from tilepress.machine.device import resolve_device
     from tilepress.quantize import choose_recipe
 
+    save_path = save_path.expanduser()
     chosen = given(
         bits=bits,
         size=size,

@@ -104,6 +104,7 @@ def quant(
         rehearse,
     )
 
+    save_path = save_path.expanduser()
     if quant_type.lower() != "w8a8s":
         raise UsageError(f"--quant-type {quant_type}: w8a8s is the only one; `tilepress compress` makes w8a8sc of it")
     chosen = given(

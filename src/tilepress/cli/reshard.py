@@ -37,6 +37,7 @@ def reshard(
     """
     from tilepress.compress import kept_progress, reshard_directory
 
+    save_directory = save_directory.expanduser()
     started = time.monotonic()
     with noting_progress(lambda: kept_progress(save_directory)), progress_bar("reshard") as progress:
         made = reshard_directory(directory, save_directory, tp=tp, threads=threads, restart=restart, progress=progress)

@@ -19,11 +19,15 @@ from torch import Tensor
 
 from tilepress.errors import CheckpointError
 
+# File systems take 255 bytes, and the work is kept under a longer name meanwhile.
+LONGEST_NAME = 200
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def refuse_existing(out: Path) -> None:
-    """Raises CheckpointError where something lies at `out`."""
+    """Raises CheckpointError where something lies at `out`, or where its name cannot be one of a directory."""
+    if not 0 < len(os.fsencode(out.name)) <= LONGEST_NAME:
+        raise CheckpointError(f"{out}: give the name of a directory to make, of at most {LONGEST_NAME} bytes")
     if out.exists() or out.is_symlink():
         raise CheckpointError(f"{out}: exists already; remove it or choose another name")
 

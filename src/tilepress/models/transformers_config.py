@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from tilepress.errors import CheckpointError
 from tilepress.jobs.json_files import read_object
 
+_LEFT_OUT = ("quantization_config", "return_dict", "use_return_dict", "output_attentions", "output_hidden_states")
+
 if TYPE_CHECKING:
     import torch
     from transformers import GenerationConfig, PreTrainedConfig
@@ -18,12 +20,12 @@ def model_config(fields: Mapping[str, Any], directory: Path) -> PreTrainedConfig
     """The configuration of these fields, model_type among them. Raises CheckpointError where transformers refuses it.
 
     directory: whose config.json is named then. A quantization_config is left out: transformers would look for a
-    quantizer.
+    quantizer; and what says in which form outputs come, which callers here decide.
     """
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
-    known = {key: value for key, value in fields.items() if key != "quantization_config"}
+    known = {key: value for key, value in fields.items() if key not in _LEFT_OUT}
     try:
         return AutoConfig.for_model(**known)
     except Exception as error:  # whatever a field of the wrong type or out of range leads to

@@ -17,7 +17,7 @@ from tilepress.errors import UsageError
 from tilepress.jobs.atomic_directory import refuse_existing
 from tilepress.machine.memory import Machine, machine_of
 from tilepress.models.layer_inputs import FINAL_NORM
-from tilepress.models.transformers_config import generation_config
+from tilepress.models.transformers_config import generation_config, model_config
 from tilepress.quantize.calibration.sequences import token_sequences
 from tilepress.quantize.calibration.size import CalibrationSize, calibration_size
 from tilepress.quantize.calibration.text import default_documents, read_documents
@@ -116,13 +116,14 @@ def quantize_tokens(
     device: str,
     states_memory: int,
     restart: bool = False,
+    kept: bool = True,
     progress: Callable[[Progress], None] | None = None,
     ranks: Ranks = ALONE,
 ) -> QuantizationReport:
     """What `quantize_checkpoint` does when everything is settled.
 
     tokens int64 [samples, length], as many as there were of `size`; steps: of distillation; states_memory: bytes that
-    hidden states may take.
+    hidden states may take; kept: errors say where the unfinished work is.
     """
     sensitivity_tokens = tokens[: size.sensitivity_samples, : size.sensitivity_length].contiguous()
     settled = {
@@ -132,7 +133,7 @@ def quantize_tokens(
         "processes": ranks.world,
     }
     begun = fingerprint(source, recipe, tokens, settled)
-    with WorkDirectory(work_directory(out, ranks.rank), begun, restart=restart) as work:
+    with WorkDirectory(work_directory(out, ranks.rank), begun, restart=restart, kept=kept) as work:
         if ranks.writes:
             work.require(work_size(source.shape, recipe, size))
         job = Job(
@@ -162,13 +163,18 @@ def _settled(
     source: FloatCheckpoint, recipe: Recipe, calibration: Path | None, machine: Machine, max_memory: int | None
 ) -> tuple[CalibrationSize, Tensor, int]:
     """What is chosen where the recipe leaves it open; the tokens int64 [samples, length]; the steps of distillation."""
-    tokenizer = load_tokenizer(source.path)
+    tokenizer = load_tokenizer(source.path, model_config(source.config, source.path))
     generation_config(source.path)  # it is copied: an engine would refuse the result for it
     documents = default_documents(recipe.seed) if calibration is None else read_documents(calibration, tokenizer)
     context = int(source.config["max_position_embeddings"])
     size = calibration_size(recipe, source.shape, context, machine)
     tokens = token_sequences(
-        tokenizer, documents, samples=size.samples, length=size.length, vocabulary=source.shape.vocab
+        tokenizer,
+        documents,
+        samples=size.samples,
+        length=size.length,
+        vocabulary=source.shape.vocab,
+        source="the calibration text" if calibration is None else f"{calibration}: the calibration text",
     )
     if max_memory is not None:
         size = bounded(size, source.shape, recipe, max_memory)

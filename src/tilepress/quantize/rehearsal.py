@@ -49,8 +49,8 @@ def rehearse(source: FloatCheckpoint, recipe: Recipe, device: torch.device) -> N
                 f"a rehearsal on a small part of the model failed on {device}: {reason}; nothing was begun"
             ) from error
         warnings.warn(
-            f"the rehearsal on a small part of the model failed ({reason}), and did not on another model: the part was "
-            "cut badly, or the model is unusual there; the run goes on without it",
+            f"the rehearsal on a small part of the model failed ({reason}); it works on another model, so that this "
+            "machine is not at fault, and the whole model may go through: the run goes on",
             TilepressWarning,
             stacklevel=2,
         )
@@ -65,7 +65,7 @@ def _quantize_cut_out(source: FloatCheckpoint, recipe: Recipe, device: torch.dev
     with tempfile.TemporaryDirectory(prefix="tilepress-rehearsal-") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of values too small for the stored type: the real run says it of all
         out = Path(folder) / "w8a8s"
-        quantize_tokens(cut, out, short, size, tokens, steps, device=str(device), states_memory=size.memory)
+        quantize_tokens(cut, out, short, size, tokens, steps, device=str(device), states_memory=size.memory, kept=False)
 
 
 def _works(recipe: Recipe, device: torch.device) -> bool:
@@ -113,7 +113,8 @@ class CutOut(FloatCheckpoint):
         self.shape = replace(
             whole,
             layers=1,
-            hidden=min(whole.hidden, HIDDEN) // heads * heads,  # of Llama transformers asks for a multiple
+            # Of Llama transformers asks for a multiple.
+            hidden=min(whole.hidden, HIDDEN) // heads * heads or whole.hidden,
             intermediate=min(whole.intermediate, INTERMEDIATE),
             heads=heads,
             kv_heads=1,

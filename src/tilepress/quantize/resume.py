@@ -43,12 +43,14 @@ class WorkDirectory:
     renamed, the record of a stage last: whenever the process ends, a stage is done or not. An exception leaves what is
     done, which a TilepressError then says, and nothing where that is no stage.
 
-    fingerprint: what the work depends on. restart: begin anew. Raises UsageError where the work that is there was begun
-    with another fingerprint, CheckpointError where another process holds it or it cannot be made.
+    fingerprint: what the work depends on. restart: begin anew. kept: False leaves nothing in any case. Raises
+    UsageError where the work that is there was begun with another fingerprint, CheckpointError where another process
+    holds it or it cannot be made.
     """
 
-    def __init__(self, path: Path, fingerprint: Mapping[str, Any], *, restart: bool = False) -> None:
+    def __init__(self, path: Path, fingerprint: Mapping[str, Any], *, restart: bool = False, kept: bool = True) -> None:
         self.path = path
+        self._kept = kept
         self._fingerprint = dict(fingerprint)
         self._restart = restart
         self._lock = ExitStack()
@@ -69,7 +71,7 @@ class WorkDirectory:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if kind is None or not has_stages(self.path):
+        if kind is None or not self._kept or not has_stages(self.path):
             discard(self.path)
         elif isinstance(error, QuantizationError):  # what the model and the options lead to, time and again
             error.args = (f"{error}; what is finished before it is in {self.path}: other options need --restart",)

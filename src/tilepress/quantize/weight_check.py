@@ -34,7 +34,8 @@ def check_weights(source: FloatCheckpoint, recipe: Recipe) -> None:
                     "checkpoint is damaged, get it again"
                 )
             if stays_float(name, recipe) and float(part.abs().max()) > limit:
+                remedy = "use --dtype bfloat16" if recipe.dtype == "float16" else "check the source checkpoint"
                 raise QuantizationError(
                     f"{stored.file}: {name} has values up to {float(part.abs().max()):g}, which {recipe.dtype} cannot "
-                    "hold; use --dtype bfloat16"
+                    f"hold; {remedy}"
                 )

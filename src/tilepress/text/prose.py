@@ -11,3 +11,8 @@ def is_prose(paragraph: str) -> bool:
     words = paragraph.split()
     plain = sum(word.strip(".,;:'\"()").isalpha() for word in words)
     return len(words) >= FEWEST_WORDS and plain >= PLAIN * len(words)
+
+
+def well_formed(text: str) -> str:
+    """`text` with U+FFFD in place of lone surrogates, as a cut emoji in JSON or a byte of no UTF-8 leaves them."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from tilepress.errors import CheckpointError
 from tilepress.jobs.json_files import read_object, refuse_pointer
@@ -14,23 +14,32 @@ VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.*", "*.tiktoken")
 _QUESTION = [{"role": "user", "content": "Hello"}]
 
 
-def load_tokenizer(directory: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    directory: Path, config: PreTrainedConfig | None = None, *, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
     """The tokenizer of a model directory. Raises CheckpointError, naming the file, where it cannot be read or lacks.
 
-    Its chat template is not looked at: see `check_chat_template`.
+    config: the model's; transformers reads it again where it is None. The chat template is not looked at: see
+    `check_chat_template`.
     """
     # Without any of these transformers makes a tokenizer without a vocabulary, and does not say so.
     found = [file for pattern in VOCABULARIES for file in sorted(directory.glob(pattern))]
     if not found:
         raise CheckpointError(f"{directory}: no tokenizer.json; copy the tokenizer's files from the original model")
-    settings = directory / "tokenizer_config.json"
-    for file in [*found, settings, directory / "special_tokens_map.json", directory / "chat_template.jinja"]:
+    templates = [directory / "chat_template.jinja", *sorted(directory.glob("additional_chat_templates/*.jinja"))]
+    for file in [*found, *templates]:
         refuse_pointer(file)
-    if settings.is_file():
-        read_object(settings)
+    for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
+        if (directory / name).is_file():
+            read_object(directory / name)
+    for file in filter(Path.is_file, templates):
+        try:
+            file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise CheckpointError(f"{file}: not UTF-8 text ({error}); get it again") from None
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            directory, trust_remote_code=trust_remote_code, local_files_only=True
+            directory, config=config, trust_remote_code=trust_remote_code, local_files_only=True
         )
     except Exception as error:  # the library of tokenizers raises plain Exceptions, transformers what it meets
         raise CheckpointError(f"{found[0]}: {_reason(found[0], error)}") from error

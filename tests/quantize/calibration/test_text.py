@@ -41,6 +41,7 @@ def test_the_default_text_has_nothing_of_what_evaluation_holds_out() -> None:
         ("plain", "plain"),
         ({"text": "some text"}, "some text"),
         ({"inputs_pretokenized": "the vendor's way", "id": 3}, "the vendor's way"),
+        ({"text": "a cut emoji \ud83d here"}, "a cut emoji \N{REPLACEMENT CHARACTER} here"),
         ({"messages": CONVERSATION}, RENDERED),
         ({"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]}, RENDERED),
     ],

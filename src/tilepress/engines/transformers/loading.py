@@ -15,14 +15,14 @@ from tilepress.engines.long_context import extend_context
 from tilepress.engines.transformers.compressed_embedding import CompressedEmbedding
 from tilepress.engines.transformers.compressed_linear import CompressedLinear
 from tilepress.engines.transformers.model import QuantizedCheckpoint, build_quantized_model
-from tilepress.errors import BitstreamError, CheckpointError, UsageError
+from tilepress.errors import BitstreamError, CheckpointError, TilepressError, UsageError
 from tilepress.kernels import check_device
 from tilepress.machine.device import resolve_device
 from tilepress.machine.memory import available_bytes
 from tilepress.machine.requirements import Memory, Needs
 from tilepress.models.architecture import linear_shapes
 from tilepress.models.transformers_config import generation_config, model_config
-from tilepress.text import load_tokenizer
+from tilepress.text import check_chat_template, load_tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -49,11 +49,34 @@ def load(
     Raises CheckpointError or BitstreamError for a directory that is incomplete, damaged or of another kind,
     UsageError for a device, dtype or length that cannot be had.
     """
+    return load_model(
+        path,
+        device=device,
+        dtype=dtype,
+        max_model_len=max_model_len,
+        trust_remote_code=trust_remote_code,
+        template_needed=False,
+    )
+
+
+def load_model(
+    path: str | Path,
+    *,
+    device: str,
+    dtype: str | torch.dtype | None,
+    max_model_len: int | None,
+    trust_remote_code: bool,
+    template_needed: bool,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """`load`. template_needed: a chat template that does not take a user's message is refused too, before weights."""
     target = resolve_device(device)
     compute = _resolve_dtype(dtype)
     checkpoint = open_checkpoint(path)
     # What is small and may be broken is read before gigabytes are.
-    tokenizer = load_tokenizer(checkpoint.path, trust_remote_code=trust_remote_code)
+    config = None if trust_remote_code else model_config(checkpoint.config, checkpoint.path)
+    tokenizer = load_tokenizer(checkpoint.path, config, trust_remote_code=trust_remote_code)
+    if template_needed:
+        check_chat_template(tokenizer)
     stored_settings = generation_config(checkpoint.path)
     if isinstance(checkpoint, FloatCheckpoint):
         default = CPU_DTYPE if target.type == "cpu" else "auto"
@@ -86,11 +109,15 @@ def _float_model(checkpoint: FloatCheckpoint, dtype: Any, max_model_len: int | N
             if trust_remote_code
             else model_config(checkpoint.config, checkpoint.path)
         )
-        config.tie_word_embeddings = checkpoint.shape.tied
+        config.tie_word_embeddings, config.return_dict = checkpoint.shape.tied, True
         extend_context(config, max_model_len)
         return AutoModelForCausalLM.from_pretrained(checkpoint.path, config=config, dtype=dtype, **source)
-    except (OSError, TypeError, ValueError, KeyError, ImportError) as error:
-        raise CheckpointError(f"{checkpoint.path}: transformers cannot load the model: {error}") from error
+    except TilepressError:
+        raise
+    except Exception as error:  # as many kinds as there are ways to be broken
+        raise CheckpointError(
+            f"{checkpoint.path}: transformers cannot load the model: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _resolve_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:

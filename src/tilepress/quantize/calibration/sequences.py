@@ -15,7 +15,13 @@ FEWEST_TOKENS = 32
 
 
 def token_sequences(
-    tokenizer: PreTrainedTokenizerBase, documents: Iterable[str], *, samples: int, length: int, vocabulary: int
+    tokenizer: PreTrainedTokenizerBase,
+    documents: Iterable[str],
+    *,
+    samples: int,
+    length: int,
+    vocabulary: int,
+    source: str = "the calibration text",
 ) -> Tensor:
     """Token ids int64 [samples, length]: the start token, then the documents end to end.
 
@@ -33,7 +39,7 @@ def token_sequences(
             break
     if len(stream) < FEWEST_TOKENS:
         raise QuantizationError(
-            f"the calibration text is only {len(stream)} tokens; "
+            f"{source} is only {len(stream)} tokens; "
             f"at least {FEWEST_TOKENS} are needed, and some thousands to be of use"
         )
     if max(stream) >= vocabulary:

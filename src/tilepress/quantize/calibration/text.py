@@ -15,7 +15,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from tilepress.errors import QuantizationError
-from tilepress.text import is_prose
+from tilepress.text import is_prose, well_formed
 
 ROLES = {"human": "user", "gpt": "assistant", "system": "system", "user": "user", "assistant": "assistant"}
 
@@ -88,17 +88,18 @@ def read_documents(path: Path, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     {"conversations": [{"from", "value"}]} (ShareGPT); conversations are rendered by the tokenizer's chat template, or
     joined by blank lines where it has none. QuantizationError with the line or record number for anything else.
     """
-    if path.suffix not in (".txt", ".json", ".jsonl"):
+    kind = path.suffix.lower()
+    if kind not in (".txt", ".json", ".jsonl"):
         raise QuantizationError(f"{path}: calibration files are .txt, .json or .jsonl")
     try:
         content = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise QuantizationError(f"{path}: cannot be read as UTF-8 text: {error}") from error
-    if path.suffix == ".txt":
+    if kind == ".txt":
         documents = [paragraph.strip() for paragraph in re.split(r"\n\s*\n", content)]
     else:
-        records = _json_lines(path, content) if path.suffix == ".jsonl" else _json_list(path, content)
-        documents = [_document(record, where, tokenizer) for where, record in records]
+        records = _json_lines(path, content) if kind == ".jsonl" else _json_list(path, content)
+        documents = [well_formed(_document(record, where, tokenizer)) for where, record in records]
     documents = [document for document in documents if document.strip()]
     if not documents:
         raise QuantizationError(f"{path}: holds no text to calibrate on")
@@ -148,9 +149,10 @@ def _document(record: Any, where: str, tokenizer: PreTrainedTokenizerBase) -> st
 
 
 def _message(entry: Any, role: str, content: str, where: str) -> dict[str, str]:
-    if not isinstance(entry, dict) or not isinstance(entry.get(role), str) or not isinstance(entry.get(content), str):
+    said = entry.get(content) if isinstance(entry, dict) else None
+    if not isinstance(said, str) or not isinstance(entry.get(role), str):
         raise QuantizationError(f'{where}: each message has to be an object with texts in "{role}" and "{content}"')
-    return {"role": ROLES.get(entry[role], entry[role]), "content": entry[content]}
+    return {"role": ROLES.get(entry[role], entry[role]), "content": well_formed(said)}
 
 
 def _render(messages: list[dict[str, str]], where: str, tokenizer: PreTrainedTokenizerBase) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tilepress.errors import QuantizationError
 from tilepress.quantize.rate.rounding_rule import decide
-from tilepress.quantize.rate.steps import WeightSample, fit_scale, mean_of_weights
+from tilepress.quantize.rate.steps import WeightSample, closest_scale, fit_scale, mean_of_weights
 from tilepress.quantize.recipe.recipe import DEFAULT_BITS, Recipe
 
 LEAST_BITS, MOST_BITS = 1.0, 7.5
@@ -32,7 +32,9 @@ def fit_target(samples: Sequence[WeightSample], recipe: Recipe, fixed: int) -> f
         return fit_scale(samples, _bits_of_size(samples, recipe, recipe.size, fixed))
     if recipe.loss is not None:
         return _fit_loss(samples, recipe.loss)
-    return fit_scale(samples, DEFAULT_BITS if recipe.bits is None else recipe.bits)
+    if recipe.bits is None:  # a model of many zeros may hold less: then everything that it holds
+        return closest_scale(samples, DEFAULT_BITS)[0]
+    return fit_scale(samples, recipe.bits)
 
 
 def stored_bytes(samples: Sequence[WeightSample], bits: float, fixed: int) -> int:
@@ -87,7 +89,7 @@ def _fit_loss(samples: Sequence[WeightSample], loss: float) -> float:
     def predicted(factor: float) -> float:
         return sum(predicted_loss(sample, factor) for sample in samples)
 
-    finest, coarsest = fit_scale(samples, 4.0), fit_scale(samples, LEAST_BITS)
+    finest, coarsest = closest_scale(samples, 4.0)[0], closest_scale(samples, LEAST_BITS)[0]
     finest /= 2.0 ** (MOST_BITS - 4.0)
     least, most = predicted(finest), predicted(coarsest)
     if not least <= loss <= most:

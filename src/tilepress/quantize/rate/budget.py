@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 
+# A group's code is taken to be at most so many times longer, or shorter, than planned: some per cent are usual. Of a
+# group that is planned next to nothing, as one of a layer that does nothing, a tile's header alone is many times that.
+LONGER = 1.25
+
+
 class Budget:
     """bits a weight and weights of each group. exact: correct later groups for what earlier ones took.
 
@@ -21,7 +26,7 @@ class Budget:
         """Bits a weight to aim at for the group that is next."""
         if not self._exact or self._planned == 0.0:
             return self._bits[name]
-        longer = self._spent / self._planned
+        longer = min(max(self._spent / self._planned, 1.0 / LONGER), LONGER)
         return self._bits[name] * self._left / (self._planned_left * longer)
 
     def state(self) -> list[float]:

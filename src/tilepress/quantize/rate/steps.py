@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,8 @@ SAMPLED_COLUMNS = 32
 TOLERANCE = 0.003
 OUT_OF_REACH = 0.1
 ATTEMPTS = 20
+# Doublings of the factor, either way.
+WIDEST = 40.0
 
 
 @dataclass(frozen=True)
@@ -111,15 +114,35 @@ def mean_of_weights(samples: Sequence[WeightSample], bits: Sequence[float]) -> f
 def fit_scale(samples: Sequence[WeightSample], bits: float) -> float:
     """The common factor at which `samples` take `bits` bits a weight: to 0.003 bits, or the closest that is found.
 
-    QuantizationError if the weights hold less information than that.
+    QuantizationError if the weights hold less information than that, or more at their coarsest.
     """
-    scale, surplus = _closest_scale(samples, bits)
+    scale, surplus = closest_scale(samples, bits)
     if abs(surplus) > OUT_OF_REACH:
-        raise QuantizationError(
-            f"{bits:g} bits a weight cannot be met, the closest found is {bits + surplus:.2f}: "
-            "int8 with one step a channel holds no more than that for this model; ask for fewer bits"
-        )
+        closest = f"{bits:g} bits a weight cannot be met, the closest found is {bits + surplus:.2f}: "
+        if surplus < 0:
+            raise QuantizationError(
+                f"{closest}int8 with one step a channel holds no more than that for this model; ask for fewer bits"
+            )
+        raise QuantizationError(f"{closest}the codec takes no less than that for this model; ask for more bits")
     return scale
+
+
+def closest_scale(samples: Sequence[WeightSample], bits: float) -> tuple[float, float]:
+    """The factor closest to `bits`, and by how many bits it misses."""
+    scale, surplus = _closest_scale(samples, bits)
+    if abs(surplus) <= OUT_OF_REACH:
+        return scale, surplus
+    # Where groups are of very different sizes the walk above overshoots; bits fall as the factor rises.
+    low, high = math.log2(scale) - WIDEST, math.log2(scale) + WIDEST
+    for _ in range(2 * ATTEMPTS):
+        middle = (low + high) / 2
+        found = foretell_bits(samples, 2.0**middle) - bits
+        if abs(found) < abs(surplus):
+            scale, surplus = 2.0**middle, found
+        if abs(found) < TOLERANCE:
+            break
+        low, high = (middle, high) if found > 0 else (low, middle)
+    return scale, surplus
 
 
 def refit_scale(sample: WeightSample, bits: float) -> float:
@@ -137,7 +160,9 @@ def _closest_scale(samples: Sequence[WeightSample], bits: float) -> tuple[float,
     Twice the step saves a bit at high rate and less at low: going from too many or too few bits by the difference
     approaches the target without overshooting it.
     """
-    scale = float(torch.cat([sample.spread() / sample.relative for sample in samples]).median()) / 4.0
+    ratios = torch.cat([sample.spread() / sample.relative for sample in samples])
+    used = ratios[ratios > 0]  # rows of zeros have no step of their own
+    scale = float(used.median()) / 4.0 if len(used) else 1.0
     closest, surplus_there = scale, float("inf")
     for _ in range(ATTEMPTS):
         surplus = foretell_bits(samples, scale) - bits

@@ -21,7 +21,7 @@ from tilepress.quantize.rounding.layer import fitted_range, pack
 from tilepress.quantize.statistics.hessian import HessianFactor, factorize
 from tilepress.quantize.statistics.input_statistics import InputStatistics, InputSums
 from tilepress.quantize.transforms.activation_ranges import ActivationRange
-from tilepress.quantize.transforms.column_scales import column_scales, representable_scales
+from tilepress.quantize.transforms.column_scales import column_scales, representable_scales, within_range
 
 NAME = "lm_head"
 
@@ -101,6 +101,7 @@ def fold_head(
     scales = torch.ones_like(gain)
     if not shared:
         scales = column_scales(factorize(seen.hessian, damping, NAME).cost_by_column(), seen.largest())
+        scales = within_range(scales, seen.fewer_rows())
         gain, scales = representable_scales(gain, scales, dtype)
     statistics = seen.divided(scales)
     return Head(decoder, gain, scales, statistics, factorize(statistics.hessian, damping, NAME), floored)

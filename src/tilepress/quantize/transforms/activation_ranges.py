@@ -68,9 +68,10 @@ def range_of(low: float, high: float, dtype: torch.dtype, where: str, *, own_sca
     scale = float(torch.tensor((high - low) / 255.0).to(dtype))
     if not torch.finfo(dtype).tiny <= scale <= torch.finfo(dtype).max:
         name = str(dtype).removeprefix("torch.")
+        remedy = "use --dtype bfloat16, or " if dtype == torch.float16 else ""
         raise QuantizationError(
             f"{where}: the activation range [{low:g}, {high:g}] needs an input_scale of {(high - low) / 255.0:g}, "
-            f"which {name} cannot hold; use --dtype bfloat16 or check the model on the calibration text"
+            f"which {name} cannot hold; {remedy}check the model on the calibration text"
         )
     return ActivationRange(scale, max(-128, min(127, round(-low / scale) - 128)), own_scales)
 

@@ -17,6 +17,7 @@ from tilepress.quantize.transforms.column_scales import (
     representable_scales,
     rows_of_value_heads,
     share_over_query_heads,
+    within_range,
 )
 
 
@@ -44,7 +45,7 @@ def mix_scales(
             mixed = limit_reach(mixed, seen.largest())
         if isinstance(feed.source, Projection) and feed.source.by_kv_head:
             mixed = share_over_query_heads(mixed, heads, kv_heads)
-        scales[feed.name] = mixed
+        scales[feed.name] = within_range(mixed, seen.fewer_rows())
     return scales
 
 

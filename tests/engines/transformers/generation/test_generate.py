@@ -88,7 +88,7 @@ def test_generation_stops_at_the_end_of_the_context(tiny: Loaded) -> None:
 
 def test_requests_that_make_no_sense_are_refused(tiny: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokenizer = tiny
-    with pytest.raises(UsageError, match="it has to be at least 1"):
+    with pytest.raises(UsageError, match="it has to be an integer of at least 1"):
         generate(model, tokenizer, "Hello", max_new_tokens=0)
     monkeypatch.setattr(model.config, "vocab_size", 100)
     with pytest.raises(UsageError, match="they do not match"):
@@ -149,6 +149,24 @@ def test_settings_that_transformers_refuses_are_one_line(tiny: Loaded) -> None:
         ({"num_return_sequences": 2, "num_beams": 2}, "num_return_sequences is 2; one answer is given at a time"),
         ({"temperature": "hot", "do_sample": True}, "does not generate with these options"),
         ({"warp_factor": 9}, "does not generate with these options: .*warp_factor"),
+        ({"num_beams": 0}, "does not generate with these options"),
+        ({"generation_config": "x"}, "generation_config is 'x'; it has to be a GenerationConfig"),
+        ({"streamer": object()}, "streamer cannot be given; on_text is called"),
+        ({"past_key_values": object()}, "past_key_values cannot be given; a PrefixCache"),
+        ({"prompt_lookup_num_tokens": "3"}, "prompt_lookup_num_tokens is '3'"),
+        ({"max_new_tokens": "4"}, "the number of new tokens is '4'"),
     ):
         with pytest.raises(UsageError, match=message):
-            generate(*tiny, "Hello", max_new_tokens=4, **options)
+            generate(*tiny, "Hello", **{"max_new_tokens": 4, **options})
+
+
+def test_what_transformers_takes_beside_settings_is_taken(tiny: Loaded) -> None:
+    plain = generate(*tiny, "Hello", max_new_tokens=6)
+    beams = generate(*tiny, "Hello", max_new_tokens=6, num_beams=2)
+    assert generate(*tiny, "Hello", max_new_tokens=6, pad_token_id=0, stopping_criteria=None).tokens == plain.tokens
+    assert (
+        generate(*tiny, "Hello", max_new_tokens=6, generation_config=GenerationConfig(num_beams=2)).tokens
+        == beams.tokens
+    )
+    assert generate(*tiny, "Hello", max_new_tokens=None, stop_strings=[plain.text[0]]).new_tokens >= 1
+    assert generate(*tiny, "a cut emoji \ud83d", system="\ud83d", max_new_tokens=2).new_tokens >= 1

@@ -88,7 +88,7 @@ def test_drafts_end_with_the_answer_and_with_the_context(tiny: Loaded) -> None:
 
 
 def test_drafts_that_make_no_sense_are_refused(tiny: Loaded) -> None:
-    with pytest.raises(UsageError, match="has to be 0 or more"):
+    with pytest.raises(UsageError, match="has to be an integer of at least 0"):
         generate(*tiny, "Hello", prompt_lookup_num_tokens=-1)
     with pytest.raises(UsageError, match="leave out beams"):
         generate(*tiny, "Hello", prompt_lookup_num_tokens=4, num_beams=2)

@@ -12,6 +12,7 @@ from tilepress.engines.transformers.generation.generate import Generation, compl
 from tilepress.engines.transformers.generation.kv_cache import PrefixCache
 from tilepress.engines.transformers.generation.tools import Tool, check_template, tool_schemas
 from tilepress.errors import UsageError
+from tilepress.text import well_formed
 
 
 class Conversation:
@@ -57,7 +58,7 @@ class Conversation:
 
         Where it raises, an interrupt by the user included, the conversation is as it was before.
         """
-        return self._answer([{"role": "user", "content": text}], max_new_tokens, on_text, sampling)
+        return self._answer([{"role": "user", "content": well_formed(text)}], max_new_tokens, on_text, sampling)
 
     def tool_results(
         self,

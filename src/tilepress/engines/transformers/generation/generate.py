@@ -21,13 +21,21 @@ from tilepress.engines.transformers.generation.tools import (
     parse_tool_calls,
     tool_schemas,
 )
-from tilepress.errors import UsageError
+from tilepress.errors import TilepressError, UsageError
+from tilepress.text import well_formed
 
 Message = Mapping[str, Any]
 
 # Settings that an answer does not depend on: one text is asked for, and the cache is ours, which holds what any other
 # would. The first may be given as arguments all the same; the others, like those, may stand in generation_config.json.
 DEFAULTS: dict[str, Any] = {"num_return_sequences": 1, "cache_implementation": None}
+OURS = {
+    "streamer": "on_text is called with each piece of text",
+    "past_key_values": "a PrefixCache, as cache, keeps keys and values between calls",
+    "inputs": "the prompt is the text",
+    "input_ids": "the prompt is the text",
+    "attention_mask": "there is one prompt, and all of it counts",
+}
 FIXED: dict[str, Any] = {
     "return_dict_in_generate": False,
     "use_cache": True,
@@ -84,7 +92,7 @@ def generate(
     /,
     *,
     system: str | None = None,
-    max_new_tokens: int = 512,
+    max_new_tokens: int | None = 512,
     on_text: Callable[[str], None] | None = None,
     template_variables: Mapping[str, Any] | None = None,
     tools: Sequence[Tool] | None = None,
@@ -107,6 +115,7 @@ def generate(
     schemas = None if tools is None else tool_schemas(tools)
     if schemas is not None:
         check_template(tokenizer, schemas)
+    prompt, system = well_formed(prompt), None if system is None else well_formed(system)
     if tokenizer.chat_template is None:
         tokens = list(tokenizer(f"{system}\n\n{prompt}" if system else prompt)["input_ids"])
     else:
@@ -169,7 +178,7 @@ def complete(
     tokens: Sequence[int],
     /,
     *,
-    max_new_tokens: int,
+    max_new_tokens: int | None,
     cache: PrefixCache | None = None,
     on_text: Callable[[str], None] | None = None,
     prompt_lookup_num_tokens: int = 0,
@@ -182,10 +191,13 @@ def complete(
     context, vocabulary = model.config.max_position_embeddings, model.config.vocab_size
     if not tokens:
         raise UsageError("the prompt is empty")
-    if max_new_tokens < 1:
-        raise UsageError(f"the number of new tokens is {max_new_tokens}; it has to be at least 1")
-    if prompt_lookup_num_tokens < 0:
-        raise UsageError(f"prompt_lookup_num_tokens is {prompt_lookup_num_tokens}; it has to be 0 or more")
+    max_new_tokens = context if max_new_tokens is None else max_new_tokens
+    if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+        raise UsageError(f"the number of new tokens is {max_new_tokens!r}; it has to be an integer of at least 1")
+    if not isinstance(prompt_lookup_num_tokens, int) or prompt_lookup_num_tokens < 0:
+        raise UsageError(
+            f"prompt_lookup_num_tokens is {prompt_lookup_num_tokens!r}; it has to be an integer of at least 0"
+        )
     if len(tokens) >= context:
         raise UsageError(
             f"the prompt has {len(tokens)} tokens, the model's context is {context}; shorten it, or load the model "
@@ -195,8 +207,7 @@ def complete(
         raise UsageError(f"the tokenizer gives token {max(tokens)}, the model has {vocabulary}; they do not match")
     stream = _Stream(tokenizer, on_text)
     prompt = torch.tensor([list(tokens)], device=model.device)
-    given = {name: value for name, value in sampling.items() if name != "tokenizer"}
-    options: dict[str, Any] = DEFAULTS | given | FIXED
+    options = _options(model, tokenizer, sampling)
     settings = effective_settings(model, options)
     if settings.num_return_sequences != 1:
         raise UsageError(f"num_return_sequences is {settings.num_return_sequences}; one answer is given at a time")
@@ -209,7 +220,7 @@ def complete(
     if settings.stop_strings is not None:
         # transformers (5.16 to 5.19) loses the tokenizer that these need on the way to a loop of one's own.
         stop: Any = StopStringCriteria(tokenizer, settings.stop_strings)
-        options |= {"stop_strings": None, "stopping_criteria": [*options.get("stopping_criteria", ()), stop]}
+        options |= {"stop_strings": None, "stopping_criteria": [*(options.get("stopping_criteria") or ()), stop]}
     streamed, own_cache = _streams(settings), settings.cache_implementation is not None
     if own_cache or not streamed:
         cache = None
@@ -224,7 +235,6 @@ def complete(
             prompt,
             attention_mask=torch.ones_like(prompt),
             max_new_tokens=min(max_new_tokens, context - len(tokens)),
-            pad_token_id=_pad_token(model, tokenizer),
             **({} if own_cache else {"past_key_values": past}),
             **({"streamer": stream} if streamed else {}),
             **options,
@@ -232,10 +242,11 @@ def complete(
     except BaseException as error:
         if cache is not None:
             cache.clear()  # some layers may hold tokens that others do not
-        if isinstance(error, (ValueError, TypeError, NotImplementedError)):
+        if isinstance(error, Exception) and not isinstance(error, TilepressError):
+            reason = " ".join(str(error).split()) or type(error).__name__
             raise UsageError(
-                f"transformers does not generate with these options: {' '.join(str(error).split())}; they are those "
-                "given and those of the model's generation_config.json"
+                f"transformers does not generate with these options: {reason}; they are those given and those of the "
+                "model's generation_config.json"
             ) from error
         raise
     new = tuple(output[0, len(tokens) :].tolist())
@@ -253,6 +264,22 @@ def complete(
         drafted=decoding.drafted,
         accepted=decoding.accepted,
     )
+
+
+def _options(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What transformers' `generate` is called with, beside the tokens. Raises UsageError for what is ours to give."""
+    for name, instead in OURS.items():
+        if given.get(name) is not None:
+            raise UsageError(f"{name} cannot be given; {instead}")
+    settings: dict[str, Any] = {}
+    if given.get("generation_config") is not None:
+        config = given["generation_config"]
+        if not isinstance(config, GenerationConfig):
+            raise UsageError(f"generation_config is {config!r}; it has to be a GenerationConfig of transformers")
+        settings = {name: value for name, value in config.to_diff_dict().items() if hasattr(config, name)}
+        settings.pop("transformers_version", None)
+    chosen = {name: value for name, value in given.items() if name not in (*OURS, "tokenizer", "generation_config")}
+    return {"pad_token_id": _pad_token(model, tokenizer)} | DEFAULTS | settings | chosen | FIXED
 
 
 def _pad_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:

@@ -57,8 +57,9 @@ def check_ranks(checkpoint: Checkpoint, tp: int) -> None:
 
 def check_model_files(checkpoint: Checkpoint) -> None:
     """Raises CheckpointError for a config, tokenizer, chat template or generation config that does not work."""
-    empty_model(model_config(checkpoint.config, checkpoint.path), torch.float32, checkpoint.path)
-    check_chat_template(load_tokenizer(checkpoint.path))
+    config = model_config(checkpoint.config, checkpoint.path)
+    empty_model(config, torch.float32, checkpoint.path)
+    check_chat_template(load_tokenizer(checkpoint.path, config))
     generation_config(checkpoint.path)
 
 
