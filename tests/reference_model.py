@@ -15,16 +15,16 @@ from tilepress.kernels import reference
 class ReferenceLinear(nn.Module):
     """The format's definition of a quantized linear, on the plain int8 matrix.
 
-    own_scales: tokens that leave the range have scales of their own.
+    dynamic: tokens that leave the range have scales of their own.
     """
 
-    def __init__(self, linear: QuantizedLinear, own_scales: bool = False) -> None:
+    def __init__(self, linear: QuantizedLinear, dynamic: bool = False) -> None:
         super().__init__()
-        self.linear, self.own_scales = linear, own_scales
+        self.linear, self.dynamic = linear, dynamic
 
     def forward(self, x: Tensor) -> Tensor:
         linear = self.linear
-        if self.own_scales:
+        if self.dynamic:
             scale, offset = torch.tensor([linear.input_scale]), torch.tensor([linear.input_offset])
             sums = linear.weight.sum(1, dtype=torch.int32)
             return reference.linear(x, linear.weight, scale, offset, linear.deq_scale, linear.quant_bias, sums)
@@ -40,8 +40,8 @@ def reference_model(source: Path, quantized: Path, dtype: torch.dtype = torch.fl
     checkpoint = W8A8SCheckpoint(quantized)
     for prefix in checkpoint.quantized_linears():
         linear = checkpoint.linear(prefix)
-        own_scales = checkpoint.activations == "overflow" or linear.kind == "W8A8S_DYNAMIC"
-        model.set_submodule(prefix, ReferenceLinear(linear, own_scales))
+        dynamic = checkpoint.activations == "overflow" or linear.kind == "W8A8S_DYNAMIC"
+        model.set_submodule(prefix, ReferenceLinear(linear, dynamic))
     if checkpoint.is_quantized(EMBEDDING) or checkpoint.shares_table:
         embedding = checkpoint.embedding()
         rows = embedding.weight.float() * embedding.weight_scale[:, None]

@@ -11,9 +11,9 @@ from benchmarks.quality.rounding_peers import Matrix, Quantized, fit
 from torch import Tensor
 
 from tilepress.quantize.rate.rounding_rule import LARGEST
-from tilepress.quantize.rate.steps import WeightSample, fit_scale
+from tilepress.quantize.rate.weight_scales import WeightSample, fit_step_factor
 from tilepress.quantize.rounding.gptq import round_weights
-from tilepress.quantize.rounding.layer import LinearGroup
+from tilepress.quantize.rounding.layer import FusedWeight
 from tilepress.quantize.statistics.hessian import HessianFactor
 
 
@@ -59,20 +59,20 @@ def quantized(layers: Sequence[Layer], ingredients: Ingredients, bits: float) ->
             lengths = replace(matrix.sample, relative=steps).rate_at(1.0)[1]
         return round_weights(matrix.weight, steps, matrix.factor, lengths)
 
-    first = fit_scale([matrix.sample for matrix in all_of], bits)
+    first = fit_step_factor([matrix.sample for matrix in all_of], bits)
     made = fit(all_of, bits, lambda matrix: matrix.sample.relative, rounded, first)
     tensors = {name: tensor for layer in layers for name, tensor in layer.tensors().items()}
     return Quantized(tensors | made.weights, made.bits)
 
 
-def _sampled(layer: Layer, group: LinearGroup, ingredients: Ingredients, generator: torch.Generator) -> _Sampled:
+def _sampled(layer: Layer, group: FusedWeight, ingredients: Ingredients, generator: torch.Generator) -> _Sampled:
     sample = group.sample(generator)
     if not ingredients.fisher:
         sample = replace(sample, relative=group.weight.std(dim=1))
     if not ingredients.rate:
         sample = replace(sample, rate=torch.zeros_like(sample.rate))
     factor = group.factor if ingredients.feedback else _without_feedback(group.factor)
-    names = tuple(layer.name(f"{reader}.weight") for reader in group.feed.readers)
+    names = tuple(layer.name(f"{reader}.weight") for reader in group.feed.consumers)
     return _Sampled(names, group.rows, group.weight, factor, sample)
 
 

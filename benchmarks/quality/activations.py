@@ -40,7 +40,7 @@ def quantized_inputs(model: PreTrainedModel, layers: Sequence[Layer], mode: str)
         module = model.model.layers[layer.index]
         for group in layer.groups:
             inputs = activation_range(group, mode, DTYPE, layer.name(group.feed.name))
-            for position, reader in enumerate(group.feed.readers):
+            for position, reader in enumerate(group.feed.consumers):
                 counter = seen if position == 0 else None  # they all read the same rows
                 handles.append(module.get_submodule(reader).register_forward_pre_hook(_rounds(inputs, counter)))
     try:

@@ -18,8 +18,8 @@ from tilepress.quantize import Recipe
 from tilepress.quantize.calibration.size import calibration_size
 from tilepress.quantize.context import SAMPLED_ROWS
 from tilepress.quantize.layerwise.decoder import LayerwiseDecoder
-from tilepress.quantize.layerwise.hidden_states import sequences_a_pass
-from tilepress.quantize.rounding.layer import LinearGroup, linear_groups
+from tilepress.quantize.layerwise.hidden_states import sequences_a_batch
+from tilepress.quantize.rounding.layer import FusedWeight, fused_weights
 from tilepress.quantize.statistics.input_statistics import InputStatistics, StatisticsCollector
 from tilepress.quantize.statistics.sensitivity import gradient_of_sampled_loss, layer_sensitivity
 from tilepress.quantize.transforms.folding import FoldedLayer, fold, mix_scales
@@ -34,7 +34,7 @@ class Layer:
 
     index: int
     folded: FoldedLayer
-    groups: list[LinearGroup]
+    groups: list[FusedWeight]
 
     def name(self, part: str) -> str:
         """The checkpoint's name of a part of the layer."""
@@ -63,7 +63,7 @@ class Observed:
         """Of each layer, by the names of FEEDS."""
         hidden = self.decoder.embed(self._tokens)
         arguments = self.decoder.layer_arguments(hidden.shape[1])
-        sequences = sequences_a_pass(*hidden.shape[:2])
+        sequences = sequences_a_batch(*hidden.shape[:2])
         rows_a_pass = -(-SAMPLED_ROWS * sequences // len(hidden))
         generator = torch.Generator().manual_seed(0)
         found = []
@@ -114,4 +114,4 @@ class Observed:
         with self.decoder.layer(index) as layer:
             folded = fold(layer.state_dict(), statistics, scales, DTYPE, **self._heads)
         used_up = replace(folded, tensors=dict(folded.tensors), statistics=dict(folded.statistics))
-        return Layer(index, folded, list(linear_groups(used_up, self.gradients[index], self._damping, where)))
+        return Layer(index, folded, list(fused_weights(used_up, self.gradients[index], self._damping, where)))

@@ -56,8 +56,8 @@ def matrices(decoder: LayerwiseDecoder, statistics: Sequence[Mapping[str, InputS
     for index, inputs in enumerate(statistics):
         with decoder.layer(index) as layer:
             for feed in FEEDS:
-                weights = [layer.get_submodule(reader).weight.clone() for reader in feed.readers]
-                names = tuple(f"model.layers.{index}.{reader}.weight" for reader in feed.readers)
+                weights = [layer.get_submodule(reader).weight.clone() for reader in feed.consumers]
+                names = tuple(f"model.layers.{index}.{reader}.weight" for reader in feed.consumers)
                 factor = factorize(inputs[feed.name].hessian, DAMPING, names[0])
                 result.append(Matrix(names, tuple(map(len, weights)), torch.cat(weights), factor))
     return result

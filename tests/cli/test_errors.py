@@ -42,7 +42,7 @@ from tilepress.errors import TilepressError
         ("chat -m {float} --tools {out}/none.json", "none.json"),
         ("eval -m {float} --text {out}/none.txt", "none.txt"),
         ("eval -m {float} --window 100000", "context"),
-        ("serve {float} --dry-run --tp 3", "--tp 3 does not divide 8 heads, 4 kv heads"),
+        ("serve {float} --dry-run --tp 3", "3 tensor-parallel parts do not fit 8 heads, 4 kv heads"),
         ("serve {float} --dry-run --parallel-decoding yes", "choose one of off, ngram, memory"),
         ("serve {float} --dry-run --max-model-len 999999999", "give at most"),
         ("serve {float} --dry-run --kv-cache much", "--kv-cache much: no size"),

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from distributed.thread_ranks import on_ranks
 from quantize.rounding.rounding_cases import rounding_case
 from tilepress.checkpoint import FloatCheckpoint
-from tilepress.distributed.communicator import ALONE, Ranks, share
+from tilepress.distributed.communicator import ALONE, Communicator, share
 from tilepress.errors import QuantizationError
 from tilepress.quantize import Recipe, quantize_checkpoint
 from tilepress.quantize.rounding.gptq import RoundedRows, round_rows
@@ -21,7 +21,9 @@ from tiny_models import make_tiny_qwen3
 WHOLE = {"head": True, "embeddings": True, "sequence_length": 64}
 
 
-def quantized(source: Path, out: Path, calibration: Path, ranks: Ranks, **options: object) -> dict[str, torch.Tensor]:
+def quantized(
+    source: Path, out: Path, calibration: Path, ranks: Communicator, **options: object
+) -> dict[str, torch.Tensor]:
     recipe = Recipe(**WHOLE | options)  # type: ignore[arg-type]
     quantize_checkpoint(FloatCheckpoint(source), out, recipe, calibration=calibration, ranks=ranks)
     return load_file(out / "quant_model_weight_w8a8s.safetensors") if ranks.writes else {}
@@ -40,7 +42,7 @@ def test_rows_are_rounded_alike_by_any_number_of_ranks(world: int, n: int) -> No
     weight, steps, factor, _, lengths = rounding_case(n, 64, seed=0)
     tokens = torch.randn(50, 64, generator=torch.Generator().manual_seed(1))
 
-    def rounded(ranks: Ranks) -> RoundedRows:
+    def rounded(ranks: Communicator) -> RoundedRows:
         inputs = ActivationRange(scale=0.03, offset=2)
         return round_rows(lambda rows: weight[rows], steps, lengths, factor, inputs, tokens, ranks)
 

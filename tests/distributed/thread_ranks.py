@@ -1,4 +1,4 @@
-"""Ranks as threads of one process: what several processes compute, without starting them."""
+"""Communicator as threads of one process: what several processes compute, without starting them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from tilepress.distributed.communicator import Ranks, share
+from tilepress.distributed.communicator import Communicator, share
 
 T = TypeVar("T")
 
 
-class ThreadRanks(Ranks):
+class ThreadRanks(Communicator):
     """Exchanges values through `values`, of all ranks, between two waits at `barrier`."""
 
     def __init__(self, rank: int, values: list[Any], barrier: threading.Barrier) -> None:
@@ -61,7 +61,7 @@ class ThreadRanks(Ranks):
         return cast(T, self._of_all(work() if self.rank == 0 else None)[0])
 
 
-def on_ranks(world: int, work: Callable[[Ranks], T]) -> list[T]:
+def on_ranks(world: int, work: Callable[[Communicator], T]) -> list[T]:
     """What `work` gives on each of `world` ranks; the exception of the first one that raises."""
     barrier = threading.Barrier(world, timeout=60)
     values: list[Any] = [None] * world

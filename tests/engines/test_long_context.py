@@ -12,8 +12,9 @@ import torch
 
 import tilepress
 from tilepress import UsageError
+from tilepress.engines.long_context import stretched
 from tilepress.engines.transformers import generate
-from tiny_models import make_tiny_llama
+from tiny_models import make_tiny_llama, make_tiny_qwen3
 
 PROMPT = "abcdefgh" * 94  # with the template 1.5 times the 512 tokens that the tiny model was trained for
 
@@ -66,7 +67,6 @@ def test_up_to_the_trained_length_nothing_changes(tiny_w8a8s: Path) -> None:
 @pytest.mark.parametrize(
     "rotary",
     [
-        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128},
         {
             "rope_type": "llama3",
             "factor": 8.0,
@@ -78,15 +78,42 @@ def test_up_to_the_trained_length_nothing_changes(tiny_w8a8s: Path) -> None:
     ],
     ids=lambda rotary: rotary["rope_type"],
 )
-def test_what_is_scaled_already_is_not_scaled_twice(tiny_w8a8s: Path, rotary: dict[str, Any], tmp_path: Path) -> None:
-    as_float = make_tiny_llama(tmp_path / "float", rope_parameters={**rotary, "rope_theta": 10000.0})
-    quantized = tmp_path / "w8a8s"
-    shutil.copytree(tiny_w8a8s, quantized)
-    config = json.loads((quantized / "config.json").read_text())
-    config["rope_parameters"] = {**rotary, "rope_theta": 10000.0}
-    (quantized / "config.json").write_text(json.dumps(config))
-    for path in (as_float, quantized):
-        with pytest.raises(UsageError, match=f"its rope_type is {rotary['rope_type']}; use at most the 512 tokens"):
+def test_what_is_scaled_in_another_way_is_refused(rotary: dict[str, Any], tiny_w8a8s: Path, tmp_path: Path) -> None:
+    for path in (make_tiny_llama(tmp_path / "float"), Path(shutil.copytree(tiny_w8a8s, tmp_path / "w8a8s"))):
+        set_rotary(path, rotary)
+        with pytest.raises(
+            UsageError, match=f"by {rotary['rope_type']} scaling, which YaRN cannot stretch; give at most"
+        ):
             tilepress.load(path, max_model_len=1024)
         model, _ = tilepress.load(path, max_model_len=512)
         assert model.config.rope_parameters["rope_type"] == rotary["rope_type"]
+
+
+def test_what_has_yarn_already_is_stretched_from_its_trained_length(tiny_w8a8s: Path, tmp_path: Path) -> None:
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128, "beta_fast": 24.0}
+    path = Path(shutil.copytree(tiny_w8a8s, tmp_path / "w8a8s"))
+    set_rotary(path, yarn)
+    model, _ = tilepress.load(path, max_model_len=1024)
+    assert model.config.rope_parameters == {**yarn, "factor": 8.0, "rope_theta": 10000.0}
+
+
+@pytest.mark.parametrize(
+    ("make", "trained", "length", "factor"),
+    [(make_tiny_qwen3, 40960, 131072, 4.0), (make_tiny_qwen3, 512, 2048, 4.0), (make_tiny_llama, 40960, 131072, 3.2)],
+)
+def test_both_engines_stretch_alike(make: Any, trained: int, length: int, factor: float, tmp_path: Path) -> None:
+    """Qwen3's 40960 are 32768 trained ones and 8192 for the answer; `run` used to take them all for trained."""
+    path = make(tmp_path / "float", max_position_embeddings=trained)
+    fields = json.loads((path / "config.json").read_text())
+    served = stretched(fields, path / "config.json", length)
+    assert served is not None
+    assert served["rope_parameters"]["factor"] == factor
+    model, _ = tilepress.load(path, max_model_len=length)
+    assert model.config.rope_parameters == served["rope_parameters"]
+    assert model.config.max_position_embeddings == served["max_position_embeddings"] == length
+
+
+def set_rotary(path: Path, rotary: dict[str, Any]) -> None:
+    config = json.loads((path / "config.json").read_text())
+    config["rope_parameters"] = {**rotary, "rope_theta": 10000.0}
+    (path / "config.json").write_text(json.dumps(config))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tilepress.checkpoint import GROUPS, FusedGroup, ModelShape, architecture_of
+from tilepress.checkpoint import GROUPS, FusedLinears, ModelShape, architecture_of
 from tilepress.checkpoint.sharding.split import check_tp, columns, held_rows, member_rows, part_shape, spans
 from tilepress.errors import CheckpointError
 from tilepress.models.architecture import HEAD, float_tensors, fused_groups, group_of
@@ -115,7 +115,7 @@ def test_parts_hold_each_row(tp: int) -> None:
         assert rows == list(range(shape.linear(member)[0]))
 
 
-def rows_of_part(shape: ModelShape, group: FusedGroup, tp: int, rank: int) -> list[tuple[str, int]]:
+def rows_of_part(shape: ModelShape, group: FusedLinears, tp: int, rank: int) -> list[tuple[str, int]]:
     """Member and row of each row of a fused part, or the columns of a column split."""
     if group.axis == "columns":
         return [("", column) for column in range(*columns(shape, group, tp, rank))]
@@ -126,7 +126,7 @@ def rows_of_part(shape: ModelShape, group: FusedGroup, tp: int, rank: int) -> li
 @pytest.mark.parametrize("held", [1, 2, 4, 16, 32])
 @pytest.mark.parametrize("tp", [1, 2, 8, 16, 32])
 @pytest.mark.parametrize("vocab", [151936, 151665])
-def test_spans_of_parts_are_the_part_of_any_other_size(group: FusedGroup, held: int, tp: int, vocab: int) -> None:
+def test_spans_of_parts_are_the_part_of_any_other_size(group: FusedLinears, held: int, tp: int, vocab: int) -> None:
     shape = ModelShape.from_config(CONFIG | {"vocab_size": vocab})
     for rank in range(tp):
         found = spans(shape, group, held, rank=rank, tp=tp)

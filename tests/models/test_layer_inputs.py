@@ -43,21 +43,21 @@ def inputs_of(model: PreTrainedModel, names: tuple[str, ...]) -> dict[str, Tenso
 @pytest.mark.parametrize("feed", FEEDS, ids=lambda feed: feed.name)
 def test_doubling_one_channel_of_the_source_doubles_its_columns_alone(feed: Feed, path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float64)
-    before = inputs_of(model, feed.readers)
+    before = inputs_of(model, feed.consumers)
     source = model.model.layers[0].get_submodule(feed.source.name)
     for parameter in source.parameters():  # gain, or weight and bias
         parameter.data[5] *= 2.0
-    after = inputs_of(model, feed.readers)
+    after = inputs_of(model, feed.consumers)
 
-    first = feed.readers[0]
+    first = feed.consumers[0]
     columns = torch.zeros(before[first].shape[1], dtype=torch.bool)
     if not isinstance(feed.source, Norm) and feed.source.by_kv_head:
         columns.view(KV_HEADS, HEADS // KV_HEADS, -1)[0, :, 5] = True
     else:
         columns[5] = True
-    for reader in feed.readers:
-        assert torch.equal(before[reader], before[first]), "all of them read the same"
-        torch.testing.assert_close(after[reader], before[reader] * (1.0 + columns), rtol=1e-6, atol=1e-9)
+    for consumer in feed.consumers:
+        assert torch.equal(before[consumer], before[first]), "all of them read the same"
+        torch.testing.assert_close(after[consumer], before[consumer] * (1.0 + columns), rtol=1e-6, atol=1e-9)
 
 
 def test_it_names_each_linear_norm_and_bias_of_a_layer(path: Path) -> None:

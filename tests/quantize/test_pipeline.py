@@ -68,7 +68,7 @@ def test_linears_that_read_one_input_share_its_range(tiny_qwen3: Path, calibrati
     quantize_checkpoint(FloatCheckpoint(tiny_qwen3), tmp_path / "out", QUICK, calibration=calibration)
 
     made = W8A8SCheckpoint(tmp_path / "out")
-    for names in (QKV.readers, GATE_UP.readers):
+    for names in (QKV.consumers, GATE_UP.consumers):
         linears = [made.linear(f"model.layers.0.{name}") for name in names]
         assert len({(linear.input_scale, linear.input_offset) for linear in linears}) == 1
 

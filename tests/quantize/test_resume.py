@@ -74,8 +74,8 @@ def test_what_is_done_is_not_done_again(
     with pytest.raises(KeyboardInterrupt):
         quantize(tiny_qwen3, tmp_path / "out", calibration, progress=stop_after(FIRST_LAYER))
     rounded: list[int] = []
-    whole = rounding_pass.quantize_group
-    monkeypatch.setattr(rounding_pass, "quantize_group", lambda *a: rounded.append(1) or whole(*a))
+    whole = rounding_pass.quantize_fused
+    monkeypatch.setattr(rounding_pass, "quantize_fused", lambda *a: rounded.append(1) or whole(*a))
 
     report = quantize(tiny_qwen3, tmp_path / "out", calibration)
 
@@ -87,7 +87,7 @@ def test_hidden_states_in_files_or_in_memory_make_no_difference(
     tiny_qwen3: Path, calibration: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quantize(tiny_qwen3, tmp_path / "held", calibration, DISTILLED)
-    monkeypatch.setattr("tilepress.quantize.pipeline.bounded", lambda size, *_: replace(size, memory=0))
+    monkeypatch.setattr("tilepress.quantize.estimate.settle.bounded", lambda size, *_: replace(size, memory=0))
     quantize(tiny_qwen3, tmp_path / "in files", calibration, DISTILLED, max_memory=10**9)
 
     assert files(tmp_path / "held") == files(tmp_path / "in files")

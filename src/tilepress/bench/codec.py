@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from tilepress import codec
 from tilepress.checkpoint import W8A8SCCheckpoint, open_checkpoint
+from tilepress.codec import TILE_COLUMNS, TILE_ROWS
 from tilepress.errors import UsageError
 
 DEVIATIONS = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0)
-TILE_ROWS, TILE_COLUMNS = 128, 256
 QUICK: dict[str, Any] = {"shape": (1024, 1024), "copies": 2}
 FULL: dict[str, Any] = {"shape": (4096, 4096), "copies": 12}  # of int8 200 MB, six times our cache
 

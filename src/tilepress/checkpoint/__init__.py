@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tilepress.checkpoint.float_checkpoint import FloatCheckpoint
 from tilepress.checkpoint.open import Checkpoint, open_checkpoint
-from tilepress.checkpoint.sharding.shard import Rank
+from tilepress.checkpoint.sharding.shard import Shard
 from tilepress.checkpoint.summary import Summary, summarize
 from tilepress.checkpoint.tensors.compressed_linear import CompressedLinear
 from tilepress.checkpoint.tensors.embedding import EMBEDDING, CompressedEmbedding, QuantizedEmbedding
@@ -15,7 +15,7 @@ from tilepress.checkpoint.w8a8sc import W8A8SCCheckpoint
 from tilepress.models.architecture import (
     GROUPS,
     Architecture,
-    FusedGroup,
+    FusedLinears,
     ModelShape,
     architecture_of,
     layer_prefix,
@@ -29,11 +29,11 @@ __all__ = [
     "CompressedEmbedding",
     "CompressedLinear",
     "FloatCheckpoint",
-    "FusedGroup",
+    "FusedLinears",
     "ModelShape",
     "QuantizedEmbedding",
     "QuantizedLinear",
-    "Rank",
+    "Shard",
     "Summary",
     "W8A8SCCheckpoint",
     "W8A8SCheckpoint",

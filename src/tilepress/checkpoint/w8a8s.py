@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,8 +25,8 @@ from tilepress.checkpoint.description import (
 )
 from tilepress.checkpoint.float_checkpoint import FLOAT_DTYPES
 from tilepress.checkpoint.safetensors.reader import Stored, TensorFiles, find_weights
-from tilepress.checkpoint.sharding.shard import Rank
-from tilepress.checkpoint.sharding.shard_of_w8a8s import CompressingRank
+from tilepress.checkpoint.sharding.shard import Shard
+from tilepress.checkpoint.sharding.shard_of_w8a8s import ShardOfW8A8S
 from tilepress.checkpoint.tensors.activation_mode import mode_of, row_sums
 from tilepress.checkpoint.tensors.compressed_linear import CompressedLinear
 from tilepress.checkpoint.tensors.embedding import (
@@ -126,13 +127,18 @@ class W8A8SCheckpoint:
         """Prefixes of the groups whose linears are quantized, such as "model.layers.0.self_attn.query_key_value"."""
         return [prefix for prefix in fused_groups(self.shape) if self.is_quantized(_members(prefix)[0])]
 
-    def rank(self, rank: int, tp: int, *, threads: int | None = None) -> Rank:
-        """What rank `rank` of `tp` loads, compressed now: see Rank."""
-        return CompressingRank(self, rank, tp, threads)
+    def shard(self, rank: int, tp: int, *, threads: int | None = None) -> Shard:
+        """What rank `rank` of `tp` loads, compressed now: see Shard."""
+        return ShardOfW8A8S(self, rank, tp, threads)
+
+    @cached_property
+    def whole(self) -> Shard:
+        """The one shard of the whole model, made once: what is asked for tensor by tensor comes through it."""
+        return self.shard(0, 1)
 
     def compressed_linear(self, prefix: str) -> CompressedLinear:
         """The fused group `prefix`, compressed now."""
-        return self.rank(0, 1).compressed_linear(prefix)
+        return self.whole.compressed_linear(prefix)
 
     def embedding(self) -> QuantizedEmbedding:
         """The quantized embedding; its weight is a view of the mapped file."""
@@ -147,7 +153,7 @@ class W8A8SCheckpoint:
 
     def compressed_embedding(self) -> CompressedEmbedding:
         """The quantized embedding, compressed now."""
-        return self.rank(0, 1).compressed_embedding()
+        return self.whole.compressed_embedding()
 
     def float_names(self) -> list[str]:
         """Names of all float tensors: embedding, head, norms, linears left float, and the biases of the latter two."""

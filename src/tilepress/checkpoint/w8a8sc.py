@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,8 +15,8 @@ from tilepress.checkpoint.auxiliary import auxiliary_files
 from tilepress.checkpoint.description import flavour, read_config
 from tilepress.checkpoint.safetensors.mapped_pages import release_pages
 from tilepress.checkpoint.safetensors.reader import Stored
-from tilepress.checkpoint.sharding.shard import Rank
-from tilepress.checkpoint.sharding.shard_of_w8a8sc import ReshardedRank
+from tilepress.checkpoint.sharding.shard import Shard
+from tilepress.checkpoint.sharding.shard_of_w8a8sc import ShardOfW8A8SC
 from tilepress.checkpoint.sharding.split import check_tp, held_rows
 from tilepress.checkpoint.tensors.compressed_linear import CompressedLinear
 from tilepress.checkpoint.tensors.embedding import EMBEDDING, CompressedEmbedding
@@ -24,7 +25,7 @@ from tilepress.errors import CheckpointError
 from tilepress.models.architecture import (
     GROUPS,
     HEAD,
-    FusedGroup,
+    FusedLinears,
     ModelShape,
     architecture_of,
     fused_groups,
@@ -91,17 +92,22 @@ class W8A8SCCheckpoint:
         """Prefixes of the compressed linears, such as "model.layers.0.self_attn.query_key_value"."""
         return [prefix for prefix in fused_groups(self.shape) if self.parts[0].is_quantized(prefix)]
 
-    def rank(self, rank: int, tp: int, *, threads: int | None = None) -> Rank:
-        """What rank `rank` of `tp` loads, whatever number of ranks the directory was made for: see Rank."""
-        return ReshardedRank(self, rank, tp, threads)
+    def shard(self, rank: int, tp: int, *, threads: int | None = None) -> Shard:
+        """What rank `rank` of `tp` loads, whatever number of ranks the directory was made for: see Shard."""
+        return ShardOfW8A8SC(self, rank, tp, threads)
+
+    @cached_property
+    def whole(self) -> Shard:
+        """The one shard of the whole model, made once: what is asked for tensor by tensor comes through it."""
+        return self.shard(0, 1)
 
     def compressed_linear(self, prefix: str) -> CompressedLinear:
-        """The whole fused linear; views of the mapped file where there is one part. Errors as of Rank."""
-        return self.rank(0, 1).compressed_linear(prefix)
+        """The whole fused linear; views of the mapped file where there is one part. Errors as of Shard."""
+        return self.whole.compressed_linear(prefix)
 
     def compressed_embedding(self) -> CompressedEmbedding:
         """The whole embedding; views of the mapped file where there is one part."""
-        return self.rank(0, 1).compressed_embedding()
+        return self.whole.compressed_embedding()
 
     def float_names(self) -> list[str]:
         """Hugging Face names of all float tensors, with those of linears left float un-fused."""
@@ -124,10 +130,10 @@ class W8A8SCCheckpoint:
         try:
             scope, group, member = _member_of(prefix)
         except KeyError:
-            return self.rank(0, 1).float_tensor(name)
+            return self.whole.float_tensor(name)
         fused = f"{scope}{group.name}.{leaf}"
         if len(group.members) == 1:
-            return self.rank(0, 1).float_tensor(fused)
+            return self.whole.float_tensor(fused)
         shares = [part.float_tensor(fused) for part in self.parts]
         held = held_rows(self.shape, group, member, self.tp, (0, self.shape.linear(member)[0]))
         rows = [shares[rank][start:stop] for rank, start, stop in held]
@@ -164,7 +170,7 @@ def part_directories(path: Path) -> list[Path]:
     return [path / name for name in names]
 
 
-def _member_of(prefix: str) -> tuple[str, FusedGroup, str]:
+def _member_of(prefix: str) -> tuple[str, FusedLinears, str]:
     """Scope, group and name behind the scope of a linear. KeyError for any other name."""
     for group in (*GROUPS, HEAD):
         for member in group.members:

@@ -20,7 +20,7 @@ from tilepress.checkpoint.description import (
 from tilepress.checkpoint.float_checkpoint import FLOAT_DTYPES
 from tilepress.checkpoint.safetensors.reader import Stored, TensorFiles, find_weights
 from tilepress.checkpoint.sharding.split import part_shape
-from tilepress.checkpoint.tensors.activation_mode import has_own_scales, mode_of
+from tilepress.checkpoint.tensors.activation_mode import is_dynamic, mode_of
 from tilepress.checkpoint.tensors.compressed_linear import CompressedLinear, naming_damage
 from tilepress.checkpoint.tensors.embedding import (
     EMBEDDING,
@@ -159,7 +159,7 @@ class Part:
             "deq_scale": ((n,), (torch.int64, torch.float32)),
             "quant_bias": ((n,), (torch.int32,)),
         }
-        if has_own_scales(self.activations, kind):
+        if is_dynamic(self.activations, kind):
             scales["weight_sums"] = ((n,), (torch.int32,))
         for name, (size, dtypes) in scales.items():
             self._files.stored(f"{prefix}.{name}")

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tilepress.cli.console import human_bytes, print_grid, print_json, print_note, print_table, progress_bar
+from tilepress.cli.console import print_grid, print_json, print_note, print_table, progress_bar
 from tilepress.cli.options import ComputeType, Json, ModelPath
+from tilepress.machine.requirements import human_bytes
 
 if TYPE_CHECKING:
     from tilepress.bench.codec import Size

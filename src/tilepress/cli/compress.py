@@ -10,10 +10,9 @@ from typing import Annotated
 import typer
 
 from tilepress.cli.console import (
-    human_bytes,
     human_seconds,
     is_silent,
-    note_needs,
+    note_requirements,
     noting_progress,
     print_json,
     print_note,
@@ -22,6 +21,7 @@ from tilepress.cli.console import (
 )
 from tilepress.cli.options import Json, ModelPath, Restart, TrustRemoteCode
 from tilepress.errors import UsageError
+from tilepress.machine.requirements import human_bytes
 
 
 def compress(
@@ -79,7 +79,7 @@ def compress(
             if isinstance(source, W8A8SCheckpoint) and not save_directory.exists():
                 needs = plan_compression(compressible(source), save_directory)
                 needs.check()
-                note_needs(needs)
+                note_requirements(needs)
             compress_directory(
                 model_path, save_directory, tp=tp or 1, threads=threads, restart=restart, progress=progress
             )

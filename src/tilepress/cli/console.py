@@ -15,9 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from tilepress.errors import UsageError
+from tilepress.machine.requirements import human_bytes
 
 if TYPE_CHECKING:
-    from tilepress.machine.requirements import Needs
+    from tilepress.machine.requirements import Requirements
 
 
 OUT = Console()
@@ -81,15 +82,6 @@ def print_note(message: str) -> None:
     ERR.print(f"[bold yellow]note:[/] {escape(message)}", soft_wrap=True, highlight=False)
 
 
-def human_bytes(count: float) -> str:
-    """1234567 -> '1.23 MB' (decimal units, as disks and downloads are sold)."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(count) < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.2f} {unit}"
-        count /= 1000
-    return f"{count:.2f} TB"
-
-
 def human_seconds(seconds: float) -> str:
     """125.3 -> '2 min 5 s'; below two minutes seconds alone."""
     return f"{seconds:.1f} s" if seconds < 120 else f"{int(seconds) // 60} min {int(seconds) % 60} s"
@@ -119,19 +111,19 @@ def noting_progress(kept: Callable[[], str | None]) -> Iterator[None]:
         raise
 
 
-def print_needs(needs: Sequence[Needs]) -> None:
+def print_requirements(needs: Sequence[Requirements]) -> None:
     """A row for each piece of work; what is there in brackets."""
     columns = ("", "memory (available)", "disk (free)", "time, about", "makes")
     print_grid(columns, [(needed.work, *_cells(needed)) for needed in needs])
 
 
-def note_needs(needed: Needs) -> None:
+def note_requirements(needed: Requirements) -> None:
     """One line, before work begins."""
     memory, disk, time, makes = _cells(needed)
     print_note(f"plan: memory {memory}, disk {disk}, about {time}; makes {makes}")
 
 
-def _cells(needed: Needs) -> tuple[str, str, str, str]:
+def _cells(needed: Requirements) -> tuple[str, str, str, str]:
     memory = f"{human_bytes(needed.memory.needed)} ({human_bytes(needed.memory.available)})"
     disk = ", ".join(f"{human_bytes(disk.needed)} ({human_bytes(disk.free)})" for disk in needed.disks)
     time = "" if needed.seconds is None else _rough(needed.seconds)

@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from tilepress.cli.console import human_bytes, print_json, print_table, progress_bar
+from tilepress.cli.console import print_json, print_table, progress_bar
 from tilepress.cli.options import Json
 from tilepress.errors import CheckpointError, UsageError
+from tilepress.machine.requirements import human_bytes
 
 
 def inspect(

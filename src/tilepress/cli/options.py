@@ -93,8 +93,8 @@ Activations = Annotated[
     str | None,
     typer.Option(
         "--activations",
-        help="Tokens beyond the static ranges: overflow gives them their own scales; static clips them, for other "
-        "engines; per-token clips them, but gives all tokens of down_proj their own scales.",
+        help="Tokens that overflow the static ranges: overflow gives them dynamic scales; static clips them, for other "
+        "engines; per-token clips them, but gives all tokens of down_proj dynamic scales.",
         show_default=f"{_RECIPE} overflow",
     ),
 ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tilepress.cli.console import parse_bytes, print_json, print_needs
+from tilepress.cli.console import parse_bytes, print_json, print_requirements
 from tilepress.cli.options import (
     Activations,
     Bits,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import torch
 
     from tilepress.checkpoint import FloatCheckpoint, W8A8SCheckpoint
-    from tilepress.machine.requirements import Needs
+    from tilepress.machine.requirements import Requirements
     from tilepress.quantize import Recipe
 
 
@@ -111,29 +111,29 @@ def plan(
     if json:
         print_json({"recipe_name": name, "problems": problems, "steps": [needed.as_dict() for needed in needs]})
     else:
-        print_needs(needs)
+        print_requirements(needs)
     if problems:
         raise UsageError("; ".join(problems))
 
 
 def _for_float(
     source: FloatCheckpoint, recipe: Recipe, out: Path, device: torch.device, max_memory: int | None
-) -> list[Needs]:
+) -> list[Requirements]:
     """From float to an answer."""
     from tilepress.compress import Compressible, plan_compression
     from tilepress.engines.transformers.loading import plan_run
-    from tilepress.quantize import measure_pace, plan_quantization, w8a8sc_size
+    from tilepress.quantize import measure_throughput, plan_quantization, w8a8sc_size
 
     size = w8a8sc_size(source, recipe)
     own_embedding = recipe.embeddings and not source.shape.tied
     return [
-        plan_quantization(source, recipe, out, device, max_memory, measure_pace(device)),
+        plan_quantization(source, recipe, out, device, max_memory, measure_throughput(device)),
         plan_compression(Compressible(source.shape, recipe.head, own_embedding, size), out),
         plan_run(source.shape, size, head=recipe.head, embeddings=recipe.embeddings),
     ]
 
 
-def _for_quantized(source: W8A8SCheckpoint, out: Path) -> list[Needs]:
+def _for_quantized(source: W8A8SCheckpoint, out: Path) -> list[Requirements]:
     from tilepress.checkpoint import EMBEDDING
     from tilepress.compress import compressible, plan_compression
     from tilepress.engines.transformers.loading import plan_run

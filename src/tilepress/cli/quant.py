@@ -10,7 +10,7 @@ import typer
 from tilepress.cli.console import (
     human_seconds,
     is_silent,
-    note_needs,
+    note_requirements,
     noting_progress,
     parse_bytes,
     print_json,
@@ -97,7 +97,7 @@ def quant(
     from tilepress.quantize import (
         choose_recipe,
         kept_progress,
-        measure_pace,
+        measure_throughput,
         plan_quantization,
         quantize_checkpoint,
         quantize_under_torchrun,
@@ -132,9 +132,9 @@ def quant(
     memory = None if max_memory is None else parse_bytes("--max-memory", max_memory)
 
     def before_work() -> None:
-        needs = plan_quantization(source, recipe, save_path, target, memory, measure_pace(target))
+        needs = plan_quantization(source, recipe, save_path, target, memory, measure_throughput(target))
         needs.check()
-        note_needs(needs)
+        note_requirements(needs)
 
     quantize = quantize_under_torchrun if launched_by_torchrun() else quantize_checkpoint
     with noting_progress(lambda: kept_progress(save_path)), progress_bar("quantize") as progress:

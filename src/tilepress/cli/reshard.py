@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
-from tilepress.cli.console import human_bytes, human_seconds, noting_progress, print_json, print_table, progress_bar
+from tilepress.cli.console import human_seconds, noting_progress, print_json, print_table, progress_bar
 from tilepress.cli.options import Json, Restart
+from tilepress.machine.requirements import human_bytes
 
 
 def reshard(

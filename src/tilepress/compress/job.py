@@ -11,7 +11,7 @@ from tilepress.checkpoint.auxiliary import auxiliary_files, copy_auxiliary_files
 from tilepress.checkpoint.description import W8A8SC, quantized_config, write_description
 from tilepress.checkpoint.open import open_checkpoint
 from tilepress.checkpoint.safetensors.writer import StreamingFile
-from tilepress.checkpoint.sharding.shard import Rank
+from tilepress.checkpoint.sharding.shard import Shard
 from tilepress.checkpoint.sharding.split import check_tp
 from tilepress.checkpoint.tensors.embedding import EMBEDDING
 from tilepress.checkpoint.w8a8s import W8A8SCheckpoint
@@ -58,7 +58,7 @@ def make_parts(
     extra = checkpoint.description.extra
     with work_directory(out, restart=restart) as work:
         made = [
-            write_part(checkpoint.rank(rank, tp, threads=threads), work, job, description=extra, step=step)
+            write_part(checkpoint.shard(rank, tp, threads=threads), work, job, description=extra, step=step)
             for rank in range(tp)
         ]
         write_common_files(checkpoint, work.directory)
@@ -114,7 +114,7 @@ class Tiles(NamedTuple):
 
 
 def write_part(
-    source: Rank,
+    source: Shard,
     work: WorkDirectory,
     job: Mapping[str, Any],
     *,
@@ -143,7 +143,7 @@ def write_part(
 
 
 class _PartWriter:
-    def __init__(self, source: Rank, part: Path, file: StreamingFile, journal: Journal) -> None:
+    def __init__(self, source: Shard, part: Path, file: StreamingFile, journal: Journal) -> None:
         self._source, self._part, self._file, self._journal = source, part, file, journal
         self._plain = {module: source.plain_bytes(module) for module in source.modules()}
 

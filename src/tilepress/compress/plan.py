@@ -15,7 +15,7 @@ from tilepress.checkpoint.summary import stored_bits
 from tilepress.checkpoint.w8a8s import W8A8SCheckpoint
 from tilepress.compress.resume import written_bytes
 from tilepress.machine.memory import available_bytes
-from tilepress.machine.requirements import DISK_SPEED, Memory, Needs, disk
+from tilepress.machine.requirements import DISK_SPEED, Memory, Requirements, disk
 from tilepress.models.architecture import HEAD, fused_groups
 
 # Resident on Linux with Python 3.11 and torch 2.13, before any tensor.
@@ -46,7 +46,7 @@ def compressible(checkpoint: W8A8SCheckpoint) -> Compressible:
     return Compressible(checkpoint.shape, checkpoint.is_quantized(HEAD.name), own_embedding, round(output))
 
 
-def plan_compression(model: Compressible, out: Path) -> Needs:
+def plan_compression(model: Compressible, out: Path) -> Requirements:
     """Peak memory, disk, time and size of compressing it into `out`."""
     integers = {prefix: n * k for prefix, (n, k) in fused_groups(model.shape).items() if prefix != HEAD.name}
     table = model.shape.vocab * model.shape.hidden
@@ -55,7 +55,7 @@ def plan_compression(model: Compressible, out: Path) -> Needs:
     if model.embeddings:
         integers[EMBEDDING] = table
     left = max(0, model.output - written_bytes(out))
-    return Needs(
+    return Requirements(
         work="compress",
         memory=Memory(_peak(integers, model), available_bytes(), "free memory: a linear at a time is the least"),
         disks=(disk("the W8A8SC directory", out.absolute().parent, left, "write to another disk with -o"),),

@@ -13,7 +13,7 @@ from tilepress.checkpoint.w8a8s import W8A8SCheckpoint
 from tilepress.codec import core_count
 from tilepress.compress.job import Steps, open_w8a8s, write_common_files, write_part
 from tilepress.compress.resume import WorkDirectory, fingerprint, work_directory
-from tilepress.distributed import Group, group
+from tilepress.distributed import ProcessGroup, process_group
 from tilepress.errors import CheckpointError
 
 T = TypeVar("T")
@@ -34,12 +34,12 @@ def compress_under_torchrun(
     finished is kept, and is continued or forgotten as by `compress_directory`; `source` and `out` are the same for all
     ranks.
     """
-    with group() as this:
+    with process_group() as this:
         threads = threads or max(1, core_count() // this.local_world)
         checkpoint = _together(this, lambda: open_w8a8s(source, out, this.world))
         with _shared_work(this, out, restart) as work:
             step = Steps(len(checkpoint.fused_groups()), progress if this.rank == 0 else None)
-            share = checkpoint.rank(this.rank, this.world, threads=threads)
+            share = checkpoint.shard(this.rank, this.world, threads=threads)
             begun, extra = fingerprint(checkpoint, this.world), checkpoint.description.extra
             _together(this, lambda: write_part(share, work, begun, description=extra, step=step))
             _together(this, lambda: _finish(checkpoint, work, out) if this.rank == 0 else None)
@@ -51,7 +51,7 @@ def _finish(checkpoint: W8A8SCheckpoint, work: WorkDirectory, out: Path) -> None
 
 
 @contextmanager
-def _shared_work(this: Group, out: Path, restart: bool) -> Iterator[WorkDirectory]:
+def _shared_work(this: ProcessGroup, out: Path, restart: bool) -> Iterator[WorkDirectory]:
     """The work directory, which rank 0 makes and holds for all."""
     with ExitStack() as stack:
         made = _together(
@@ -65,7 +65,7 @@ def _shared_work(this: Group, out: Path, restart: bool) -> Iterator[WorkDirector
         yield WorkDirectory(path)
 
 
-def _together(this: Group, work: Callable[[], T]) -> T:
+def _together(this: ProcessGroup, work: Callable[[], T]) -> T:
     """Do `work` on every rank; where it fails on any, raise on all of them."""
     result: list[T] = []
     failure: str | None = None

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tilepress.distributed.process_group import BACKENDS, Group, group, launched_by_torchrun
+from tilepress.distributed.process_group import BACKENDS, ProcessGroup, launched_by_torchrun, process_group
 
-__all__ = ["BACKENDS", "Group", "group", "launched_by_torchrun"]
+__all__ = ["BACKENDS", "ProcessGroup", "launched_by_torchrun", "process_group"]

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tilepress.distributed import Group
+from tilepress.distributed import ProcessGroup
 
 T = TypeVar("T")
 
@@ -21,8 +21,8 @@ def share(rank: int, world: int, count: int, unit: int) -> slice:
     return slice(min(start, count), min(stop, count))
 
 
-class Ranks:
-    """One process, which has all there is. `GroupRanks` is one of several.
+class Communicator:
+    """One process, which has all there is. `GroupCommunicator` is one of several.
 
     All ranks call the same methods in the same order. Tensors may be on the CPU or on the device of the rank.
     """
@@ -78,13 +78,13 @@ class Ranks:
         return work()
 
 
-ALONE = Ranks()
+ALONE = Communicator()
 
 
-class GroupRanks(Ranks):
+class GroupCommunicator(Communicator):
     """One of the processes of a group. Raises JobError where another one is gone."""
 
-    def __init__(self, group: Group) -> None:
+    def __init__(self, group: ProcessGroup) -> None:
         self._group = group
         self.rank, self.world, self.local_world = group.rank, group.world, group.local_world
 

@@ -26,7 +26,7 @@ GRACE = 10.0
 _FAILURE = "failure"
 
 
-class Watch:
+class Heartbeat:
     """The signs of life of `rank` of `world` processes, and what is known of the others; through the job's store."""
 
     def __init__(self, store: Store, rank: int, world: int) -> None:

@@ -14,11 +14,11 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from tilepress.distributed.heartbeat import Watch
+from tilepress.distributed.heartbeat import Heartbeat
 from tilepress.errors import JobError
 
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
-# A process may wait as long as others work: that they still do is what `Watch` sees.
+# A process may wait as long as others work: that they still do is what `Heartbeat` sees.
 TIMEOUT = timedelta(days=7)
 
 
@@ -28,14 +28,14 @@ def launched_by_torchrun() -> bool:
 
 
 @dataclass(frozen=True)
-class Group:
+class ProcessGroup:
     """rank of world processes; on this host, local_rank of local_world."""
 
     rank: int
     world: int
     local_rank: int
     local_world: int
-    watch: Watch
+    watch: Heartbeat
 
     @contextmanager
     def exchange(self) -> Iterator[None]:
@@ -51,21 +51,21 @@ class Group:
 
 
 @contextmanager
-def group(device: str = "cpu") -> Iterator[Group]:
+def process_group(device: str = "cpu") -> Iterator[ProcessGroup]:
     """Connect this process with the others that torchrun started. device: "cpu" for gloo, "cuda" for nccl with it.
 
     Raises JobError where one of them does not start. An exception in the block is told to the others. A process that
     torchrun ends with SIGTERM, because another one died, leaves by SystemExit, whose text says which.
     """
     store, rank, world = next(rendezvous("env://"))
-    watch = Watch(PrefixStore("tilepress", store), rank, world)
+    watch = Heartbeat(PrefixStore("tilepress", store), rank, world)
     with _end_on_termination(watch):
         try:
             if (missing := watch.start()) is not None:
                 raise JobError(missing)
             dist.init_process_group(BACKENDS[device], store=store, rank=rank, world_size=world, timeout=TIMEOUT)
             local = int(os.environ.get("LOCAL_RANK", rank)), int(os.environ.get("LOCAL_WORLD_SIZE", world))
-            yield Group(rank, world, *local, watch)
+            yield ProcessGroup(rank, world, *local, watch)
             # Not after an exception: it would wait for those that are gone.
             dist.destroy_process_group()
         except JobError:
@@ -78,7 +78,7 @@ def group(device: str = "cpu") -> Iterator[Group]:
 
 
 @contextmanager
-def _end_on_termination(watch: Watch) -> Iterator[None]:
+def _end_on_termination(watch: Heartbeat) -> Iterator[None]:
     """SIGTERM becomes an exception, so that this process cleans up."""
 
     def leave(number: int, frame: FrameType | None) -> None:

@@ -10,37 +10,6 @@ from transformers import PreTrainedConfig
 
 from tilepress.errors import CheckpointError, UsageError
 
-
-def extend_context(config: PreTrainedConfig, max_model_len: int | None) -> None:
-    """Let the model take so many tokens: beyond max_position_embeddings, by YaRN; up to there nothing changes.
-
-    The factor is their ratio. Raises UsageError for less than one token, and for a model whose rotary embedding is
-    scaled already or is of another kind.
-    """
-    if max_model_len is None:
-        return
-    if max_model_len < 1:
-        raise UsageError(f"--max-model-len {max_model_len}: has to be at least 1")
-    trained: int = config.max_position_embeddings
-    if max_model_len <= trained:
-        return
-    rotary = getattr(config, "rope_parameters", None) or {}
-    kind = rotary.get("rope_type")
-    if kind != "default":
-        has = f"its rope_type is {kind}" if kind else "it has none that applies to all layers alike"
-        raise UsageError(
-            f"--max-model-len {max_model_len}: YaRN needs a model with a plain rotary embedding; of this one {has}; "
-            f"use at most the {trained} tokens that the checkpoint allows"
-        )
-    config.rope_parameters = {
-        **rotary,
-        "rope_type": "yarn",
-        "factor": max_model_len / trained,
-        "original_max_position_embeddings": trained,
-    }
-    config.max_position_embeddings = max_model_len
-
-
 # Qwen3's config.json says 40960, 32768 trained and 8192 for the answer; its makers' YaRN settings start from 32768.
 _TRAINED = {("Qwen3ForCausalLM", 40960): 32768}
 _KEPT = ("beta_fast", "beta_slow", "mscale", "mscale_all_dim", "attention_factor", "truncate")
@@ -83,3 +52,20 @@ def stretched(config: Mapping[str, Any], path: Path, length: int) -> dict[str, A
     }
     parameters |= {name: rope[name] for name in _KEPT if name in rope}
     return {"max_position_embeddings": length, "rope_parameters": parameters}
+
+
+def extend_context(config: PreTrainedConfig, fields: Mapping[str, Any], path: Path, max_model_len: int | None) -> None:
+    """Let transformers' model of `config` take so many tokens: by the same settings as vLLM's, those of `stretched`.
+
+    fields: of config.json at `path`. None changes nothing. Raises UsageError for less than one token, and as
+    `stretched` does.
+    """
+    if max_model_len is None:
+        return
+    if max_model_len < 1:
+        raise UsageError(f"--max-model-len {max_model_len}: has to be at least 1")
+    overrides = stretched(fields, path, max_model_len)
+    if overrides is not None:
+        rotary = getattr(config, "rope_parameters", None) or {}
+        config.rope_parameters = {**rotary, **overrides["rope_parameters"]}
+        config.max_position_embeddings = overrides["max_position_embeddings"]

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rich.filesize import decimal
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -78,8 +79,9 @@ def writing(path: Path, nbytes: int | Callable[[], int]) -> Iterator[None]:
             raise
         folder = path if path.is_dir() else path.parent
         needed = nbytes if isinstance(nbytes, int) else nbytes()
+        free = decimal(shutil.disk_usage(folder).free, precision=2)
         raise CheckpointError(
-            f"{path}: disk full, {_size(needed)} needed and {_size(shutil.disk_usage(folder).free)} free; "
+            f"{path}: disk full, {decimal(needed, precision=2)} needed and {free} free; "
             "free some space or write to another disk"
         ) from None
 
@@ -96,10 +98,6 @@ def link_or_copy(file: Path, to: Path) -> None:
         os.link(file, to)
     except OSError:
         shutil.copyfile(file, to)
-
-
-def _size(nbytes: int) -> str:
-    return f"{nbytes / 1e6:.1f} MB" if nbytes >= 1e6 else f"{nbytes / 1e3:.1f} kB"
 
 
 def _disk_full(error: Exception) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import lock_descriptor
 
 from tilepress.errors import CheckpointError
 
@@ -31,18 +32,16 @@ def _lock(file: Path) -> int:
         except OSError as error:
             raise _unlockable(file, error) from None
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_still(file, descriptor):
-                return descriptor
-        except BlockingIOError:
-            os.close(descriptor)
-            raise CheckpointError(
-                f"{file.parent}: another process writes there now; wait for it, or end it first"
-            ) from None
+            taken = lock_descriptor(descriptor, blocking=False)
         except OSError as error:
             os.close(descriptor)
             raise _unlockable(file, error) from None
+        # filelock's FileLock leaves its file for ever; ours goes with the work, so that the name is looked at again.
+        if taken and _is_still(file, descriptor):
+            return descriptor
         os.close(descriptor)
+        if not taken:
+            raise CheckpointError(f"{file.parent}: another process writes there now; wait for it, or end it first")
 
 
 def _unlockable(file: Path, error: OSError) -> CheckpointError:

@@ -28,7 +28,7 @@ def linear(
     sums = _products(quantize_activations(x, input_scale, input_offset), matrix) + quant_bias
     y = sums.to(torch.int32).float() * deq_scale
     if weight_sums is not None:
-        overflows, own_scale, own_offset = own_scales(x, input_scale, input_offset)
+        overflows, own_scale, own_offset = dynamic(x, input_scale, input_offset)
         own_offset = own_offset.to(torch.int32)
         products = _products(quantize_activations(x, own_scale, own_offset), matrix) - own_offset * weight_sums
         bias = (quant_bias + input_offset * weight_sums).to(torch.int32)
@@ -37,7 +37,7 @@ def linear(
     return y.to(x.dtype)
 
 
-def own_scales(x: Tensor, input_scale: Tensor, input_offset: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def dynamic(x: Tensor, input_scale: Tensor, input_offset: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """For each token [..., 1]: whether it is quantized by its own scale and offset, and these (1 and 0 where not)."""
     known = torch.nan_to_num(x.float(), nan=0.0, posinf=torch.inf, neginf=-torch.inf)
     low, high = known.amin(-1, keepdim=True).clamp(max=0), known.amax(-1, keepdim=True).clamp(min=0)

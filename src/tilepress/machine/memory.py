@@ -10,20 +10,20 @@ import torch
 
 from tilepress.codec import core_count
 
-
-def available_bytes() -> int:
-    """Memory that new processes can have: what Linux says, and no more than the control groups of this one allow."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min([free, *_left_in_groups()])
+_ROOT, _OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
-def _left_in_groups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[int]:
-    """Bytes left under each limit of the control groups (version 2) around this process; cached files can go."""
-    left = []
+@dataclass(frozen=True)
+class MemoryLimit:
+    """Of a control group (version 2): limit and left, bytes; what files hold in its cache can go and counts as left."""
+
+    limit: int
+    left: int
+
+
+def memory_limits(root: Path = _ROOT, own: Path = _OWN) -> list[MemoryLimit]:
+    """Those of the control groups around this process, from its own to the outermost, as containers set them."""
+    limits = []
     try:
         group = root / own.read_text().rpartition("0::/")[2].split("\n")[0]
     except OSError:
@@ -37,14 +37,22 @@ def _left_in_groups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc
             counts = dict(line.split() for line in (directory / "memory.stat").read_text().splitlines())
         except (OSError, ValueError):  # no such file, or "max"
             continue
-        left.append(max(limit - used + int(counts.get("inactive_file", 0)), 0))
-    return left
+        limits.append(MemoryLimit(limit, max(limit - used + int(counts.get("inactive_file", 0)), 0)))
+    return limits
+
+
+def available_bytes() -> int:
+    """Memory that new processes can have: what Linux says, and no more than `memory_limits` leave."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([free, *(group.left for group in memory_limits())])
 
 
 # Of the memory, that hidden states may take.
 MEMORY_SHARE = 0.25
-
-CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 @dataclass(frozen=True)
@@ -59,10 +67,8 @@ class Machine:
 
 
 def machine_of(device: torch.device) -> Machine:
-    """The memory is the smaller one of host and device, and of what a container (cgroup v2) may take."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if CGROUP_LIMIT.is_file() and (limit := CGROUP_LIMIT.read_text(encoding="ascii").strip()).isdecimal():
-        memory = min(memory, int(limit))
+    """The memory is the least of host, device and `memory_limits`."""
+    memory = min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *(g.limit for g in memory_limits())])
     if device.type == "cpu":
         return Machine(memory, core_count())
     _, of_device = getattr(torch, device.type).mem_get_info(device)

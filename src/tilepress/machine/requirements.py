@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.filesize import decimal
+
 from tilepress.errors import UsageError
 
 # A prediction may be so far off; work is refused where even this much less does not fit.
@@ -14,6 +16,11 @@ TOLERANCE = 0.15
 
 # Bytes a second that a disk is taken to read or write: a plain SSD's. Nothing is measured, since caches would answer.
 DISK_SPEED = 500e6
+
+
+def human_bytes(count: float) -> str:
+    """1234567 -> '1.23 MB' (decimal units, as disks and downloads are sold)."""
+    return decimal(round(count), precision=2)
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,7 @@ class Disk:
 
 
 @dataclass(frozen=True)
-class Needs:
+class Requirements:
     """work: the command. seconds: estimated; output: bytes of what is made, 0 where nothing is."""
 
     work: str
@@ -72,15 +79,16 @@ class Needs:
         memory = self.memory
         if memory.needed * (1 - TOLERANCE) > memory.available:
             found.append(
-                f"{self.work} needs {_gb(memory.needed)} of memory and {_gb(memory.available)} are available; "
-                f"{memory.remedy}"
+                f"{self.work} needs {human_bytes(memory.needed)} of memory and {human_bytes(memory.available)} are "
+                f"available; {memory.remedy}"
             )
         for filesystem in dict.fromkeys(disk.filesystem for disk in self.disks):
             sharing = [disk for disk in self.disks if disk.filesystem == filesystem and disk.needed]
             if sum(disk.needed for disk in sharing) > min((disk.free for disk in sharing), default=0):
-                needed = " and ".join(f"{_gb(disk.needed)} in {disk.folder} for {disk.purpose}" for disk in sharing)
+                parts = (f"{human_bytes(disk.needed)} in {disk.folder} for {disk.purpose}" for disk in sharing)
                 remedies = ", or ".join(disk.remedy for disk in sharing)
-                found.append(f"{self.work} needs {needed}, and {_gb(sharing[0].free)} are free there; {remedies}")
+                free = human_bytes(sharing[0].free)
+                found.append(f"{self.work} needs {' and '.join(parts)}, and {free} are free there; {remedies}")
         return found
 
 
@@ -90,7 +98,3 @@ def disk(purpose: str, folder: Path, needed: int, remedy: str) -> Disk:
     while not there.exists():
         there = there.parent
     return Disk(purpose, folder, needed, remedy, shutil.disk_usage(there).free, there.stat().st_dev)
-
-
-def _gb(nbytes: float) -> str:
-    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e7 else f"{nbytes / 1e6:.2f} MB"

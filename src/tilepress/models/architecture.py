@@ -11,7 +11,7 @@ from tilepress.errors import CheckpointError
 from tilepress.models import layer_inputs
 from tilepress.models.layer_inputs import DOWN, FINAL_NORM, GATE_UP, HEAD_NORMS, LAYER_NORMS, LINEARS, O_PROJ, QKV, Feed
 
-_QKV, _O, _MLP = frozenset(QKV.readers), frozenset(O_PROJ.readers), frozenset(GATE_UP.readers + DOWN.readers)
+_QKV, _O, _MLP = frozenset(QKV.consumers), frozenset(O_PROJ.consumers), frozenset(GATE_UP.consumers + DOWN.consumers)
 
 # By class name: has q_norm and k_norm; always biased linears; those that config.json switches by a key of its own.
 _KNOWN: dict[str, tuple[bool, frozenset[str], dict[str, frozenset[str]]]] = {
@@ -49,7 +49,7 @@ class Architecture:
 
 
 @dataclass(frozen=True)
-class FusedGroup:
+class FusedLinears:
     """Linears that read the same input, `feed`, and are stored as one in a W8A8SC directory."""
 
     name: str
@@ -57,7 +57,7 @@ class FusedGroup:
 
     @property
     def members(self) -> tuple[str, ...]:
-        return self.feed.readers
+        return self.feed.consumers
 
     @property
     def axis(self) -> Literal["rows", "columns"]:
@@ -66,19 +66,19 @@ class FusedGroup:
 
 
 GROUPS = (
-    FusedGroup("self_attn.query_key_value", QKV),
-    FusedGroup("self_attn.o_proj", O_PROJ),
-    FusedGroup("mlp.gate_up_proj", GATE_UP),
-    FusedGroup("mlp.down_proj", DOWN),
+    FusedLinears("self_attn.query_key_value", QKV),
+    FusedLinears("self_attn.o_proj", O_PROJ),
+    FusedLinears("mlp.gate_up_proj", GATE_UP),
+    FusedLinears("mlp.down_proj", DOWN),
 )
-HEAD = FusedGroup("lm_head", layer_inputs.HEAD)
+HEAD = FusedLinears("lm_head", layer_inputs.HEAD)
 
 
 def layer_prefix(layer: int) -> str:
     return f"model.layers.{layer}"
 
 
-def group_of(prefix: str) -> tuple[str, FusedGroup]:
+def group_of(prefix: str) -> tuple[str, FusedLinears]:
     """Scope and group of a prefix such as "model.layers.0.mlp.gate_up_proj" or "lm_head". KeyError for any other name.
 
     Scope is what the names of the group and of its members stand behind: "model.layers.0.", or "" for the head.
@@ -191,7 +191,7 @@ class ModelShape:
             "lm_head": (self.vocab, self.hidden),
         }[name]
 
-    def group(self, group: FusedGroup) -> tuple[int, int]:
+    def group(self, group: FusedLinears) -> tuple[int, int]:
         """[n, k] of a fused group: the rows of its members, one after the other."""
         return sum(self.linear(member)[0] for member in group.members), self.linear(group.members[0])[1]
 

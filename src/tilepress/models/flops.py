@@ -20,7 +20,7 @@ def forward_work(shape: ModelShape, length: int) -> float:
 
 def statistics_work(shape: ModelShape, length: int) -> float:
     """A token of one forward pass over the layers with its Hessians."""
-    hessians = sum(2 * shape.linear(feed.readers[0])[1] ** 2 for feed in FEEDS)
+    hessians = sum(2 * shape.linear(feed.consumers[0])[1] ** 2 for feed in FEEDS)
     return shape.layers * hessians + forward_work(shape, length)
 
 

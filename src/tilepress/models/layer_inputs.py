@@ -44,13 +44,13 @@ class Feed:
     """
 
     name: str
-    readers: tuple[str, ...]
+    consumers: tuple[str, ...]
     source: Norm | Projection
     massive: bool = False
 
     @property
     def axis(self) -> Literal["rows", "columns"]:
-        """What tensor parallelism splits of the readers.
+        """What tensor parallelism splits of the consumers.
 
         What a norm gives is whole on every rank, so their rows; of what a projection gives a rank has its own columns.
         """
@@ -64,7 +64,7 @@ DOWN = Feed("down", ("mlp.down_proj",), Projection("mlp.up_proj"), massive=True)
 
 # In the order in which a layer computes them.
 FEEDS = (QKV, O_PROJ, GATE_UP, DOWN)
-LINEARS = tuple(reader for feed in FEEDS for reader in feed.readers)
+LINEARS = tuple(consumer for feed in FEEDS for consumer in feed.consumers)
 LAYER_NORMS = tuple(feed.source for feed in FEEDS if isinstance(feed.source, Norm))
 
 # Where an architecture has them, they stand between q_proj or k_proj and the rotation, over each head's channels. No

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from tilepress.quantize.estimate.plan import plan_quantization
 from tilepress.quantize.estimate.stored_size import w8a8sc_size
-from tilepress.quantize.estimate.throughput import measure_pace
+from tilepress.quantize.estimate.throughput import measure_throughput
 from tilepress.quantize.pipeline import quantize_checkpoint, quantize_under_torchrun
 from tilepress.quantize.progress import Progress
 from tilepress.quantize.recipe.choose import RecipeChoice, choose_recipe
@@ -25,7 +25,7 @@ __all__ = [
     "RecipeChoice",
     "choose_recipe",
     "kept_progress",
-    "measure_pace",
+    "measure_throughput",
     "plan_quantization",
     "quantize_checkpoint",
     "quantize_under_torchrun",

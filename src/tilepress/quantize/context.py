@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tilepress.distributed.communicator import Ranks
+from tilepress.distributed.communicator import Communicator
 from tilepress.quantize.layerwise.decoder import LayerwiseDecoder, TensorSource
 from tilepress.quantize.layerwise.hidden_states import HiddenStates
 from tilepress.quantize.progress import Clock
@@ -41,7 +41,7 @@ class Job:
     work: WorkDirectory
     clock: Clock
     states_memory: int
-    ranks: Ranks
+    ranks: Communicator
 
     @property
     def dtype(self) -> torch.dtype:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,20 +10,19 @@ from torch import Tensor
 
 from tilepress.checkpoint import FloatCheckpoint
 from tilepress.codec import core_count
-from tilepress.distributed import BACKENDS, Group, group
-from tilepress.distributed.communicator import ALONE, GroupRanks, Ranks
+from tilepress.distributed import BACKENDS, ProcessGroup, process_group
+from tilepress.distributed.communicator import ALONE, Communicator, GroupCommunicator
 from tilepress.errors import UsageError
 from tilepress.jobs.atomic_directory import refuse_existing
 from tilepress.machine.memory import Machine, machine_of
 from tilepress.models.layer_inputs import FINAL_NORM
 from tilepress.models.transformers_config import generation_config, model_config
 from tilepress.quantize.calibration.sequences import token_sequences
-from tilepress.quantize.calibration.size import CalibrationSize, calibration_size
+from tilepress.quantize.calibration.size import CalibrationSize
 from tilepress.quantize.calibration.text import default_documents, read_documents
 from tilepress.quantize.context import Job
-from tilepress.quantize.distillation.steps import distillation_steps
 from tilepress.quantize.distillation.train import distil, refuse_one_sequence, sequences_used, training_order
-from tilepress.quantize.estimate.memory import bounded
+from tilepress.quantize.estimate.settle import settle
 from tilepress.quantize.estimate.stored_size import work_size
 from tilepress.quantize.layerwise.decoder import LayerwiseDecoder
 from tilepress.quantize.layerwise.hidden_states import FinalStates, HiddenStates
@@ -34,8 +32,8 @@ from tilepress.quantize.recipe.recipe import Recipe
 from tilepress.quantize.report import LinearReport, QuantizationReport
 from tilepress.quantize.result import collected_model, write_result
 from tilepress.quantize.resume import FINISHED, WorkDirectory, fingerprint, is_begun, remove_finished, work_directory
-from tilepress.quantize.rounding_pass import SecondPass, result_stages
-from tilepress.quantize.sensitivity_pass import Allocation, FirstPass
+from tilepress.quantize.rounding_pass import RoundingPass, result_stages
+from tilepress.quantize.sensitivity_pass import Allocation, SensitivityPass
 from tilepress.quantize.weight_check import check_weights
 from tilepress.text import load_tokenizer
 
@@ -52,7 +50,7 @@ def quantize_checkpoint(
     before_work: Callable[[], None] | None = None,
     rehearsal: Callable[[], None] | None = None,
     progress: Callable[[Progress], None] | None = None,
-    ranks: Ranks = ALONE,
+    ranks: Communicator = ALONE,
 ) -> QuantizationReport:
     """Quantize a float checkpoint into the W8A8S directory `out`, which appears whole or not at all.
 
@@ -118,7 +116,7 @@ def quantize_tokens(
     restart: bool = False,
     kept: bool = True,
     progress: Callable[[Progress], None] | None = None,
-    ranks: Ranks = ALONE,
+    ranks: Communicator = ALONE,
 ) -> QuantizationReport:
     """What `quantize_checkpoint` does when everything is settled.
 
@@ -148,8 +146,8 @@ def quantize_tokens(
             states_memory=states_memory,
             ranks=ranks,
         )
-        allocation = FirstPass(job).run()
-        final = SecondPass(job, allocation.budget, source.path).run()
+        allocation = SensitivityPass(job).run()
+        final = RoundingPass(job, allocation.budget, source.path).run()
         report = _report(job, size, allocation)
         made = _distilled(job, final, steps, report) if steps else None
         report.seconds = job.clock.seconds()
@@ -166,23 +164,19 @@ def _settled(
     tokenizer = load_tokenizer(source.path, model_config(source.config, source.path))
     generation_config(source.path)  # it is copied: an engine would refuse the result for it
     documents = default_documents(recipe.seed) if calibration is None else read_documents(calibration, tokenizer)
-    context = int(source.config["max_position_embeddings"])
-    size = calibration_size(recipe, source.shape, context, machine)
+    wanted = settle(source, recipe, machine, max_memory).size
     tokens = token_sequences(
         tokenizer,
         documents,
-        samples=size.samples,
-        length=size.length,
+        samples=wanted.samples,
+        length=wanted.length,
         vocabulary=source.shape.vocab,
         source="the calibration text" if calibration is None else f"{calibration}: the calibration text",
     )
-    if max_memory is not None:
-        size = bounded(size, source.shape, recipe, max_memory)
-        machine = replace(machine, memory=min(machine.memory, max_memory))
-    steps = distillation_steps(recipe, source.shape, len(tokens), tokens.shape[1], machine)
-    if steps:
+    settled = settle(source, recipe, machine, max_memory, (len(tokens), tokens.shape[1]))
+    if settled.distill_steps:
         refuse_one_sequence(tokens)
-    return size, tokens, steps
+    return settled.size, tokens, settled.distill_steps
 
 
 def visits(source: FloatCheckpoint, recipe: Recipe) -> int:
@@ -252,7 +246,7 @@ def quantize_under_torchrun(
     """
     if device not in BACKENDS:
         raise UsageError(f"--device {device}: under torchrun choose cpu or cuda, and each process takes its own GPU")
-    with group(device) as this:
+    with process_group(device) as this:
         return quantize_checkpoint(
             source,
             out,
@@ -264,11 +258,11 @@ def quantize_under_torchrun(
             before_work=before_work,
             rehearsal=rehearsal,
             progress=progress if this.rank == 0 else None,
-            ranks=GroupRanks(this),
+            ranks=GroupCommunicator(this),
         )
 
 
-def _own_device(device: str, this: Group) -> str:
+def _own_device(device: str, this: ProcessGroup) -> str:
     if device == "cpu":
         # torchrun asks for one thread of each process where nobody set OMP_NUM_THREADS.
         torch.set_num_threads(max(1, core_count() // this.local_world))

@@ -14,15 +14,15 @@ from tilepress import codec
 from tilepress.checkpoint import EMBEDDING
 from tilepress.models.layer_inputs import FINAL_NORM, LINEARS
 from tilepress.quantize.context import SAMPLED_ROWS, Job
-from tilepress.quantize.layerwise.hidden_states import HiddenStates, Passes, room_for, write_states
+from tilepress.quantize.layerwise.hidden_states import Batches, HiddenStates, room_for, write_states
 from tilepress.quantize.quantized_model import Sink, StageResults
 from tilepress.quantize.rate.budget import Budget
-from tilepress.quantize.rate.steps import refit_scale
+from tilepress.quantize.rate.weight_scales import refit_step_factor
 from tilepress.quantize.report import LinearReport
 from tilepress.quantize.rounding.embedding import EmbeddingTable, quantize_embedding
 from tilepress.quantize.rounding.head import NAME as HEAD
 from tilepress.quantize.rounding.head import quantize_head
-from tilepress.quantize.rounding.layer import LinearGroup, activation_range, linear_groups, quantize_group
+from tilepress.quantize.rounding.layer import FusedWeight, activation_range, fused_weights, quantize_fused
 from tilepress.quantize.sensitivity_pass import LOGITS, TABLE, sensitivity_stage
 from tilepress.quantize.statistics.input_statistics import StatisticsCollector
 from tilepress.quantize.transforms.folding import FoldedLayer
@@ -33,7 +33,7 @@ HEAD_TOLERANCE = 0.002
 Made = tuple[StageResults, list[LinearReport]]
 
 
-class SecondPass:
+class RoundingPass:
     """Each layer is a stage, then the head and the embedding where they are quantized. source: named in errors."""
 
     def __init__(self, job: Job, budget: Budget, source: Path) -> None:
@@ -52,7 +52,7 @@ class SecondPass:
     def _layers(self) -> HiddenStates:
         job, layers = self._job, self._job.decoder.layers
         samples, length = job.tokens.shape
-        passes = Passes(samples, length, job.ranks)
+        passes = Batches(samples, length, job.ranks)
         tokens = job.tokens[passes.share]
         shape = (*tokens.shape, job.decoder.hidden)
         held = room_for(shape, job.states_memory)
@@ -75,7 +75,7 @@ class SecondPass:
         self,
         index: int,
         states: HiddenStates,
-        passes: Passes,
+        passes: Batches,
         arguments: Mapping[str, Any],
         held: Tensor | None,
     ) -> tuple[FoldedLayer, HiddenStates]:
@@ -97,7 +97,7 @@ class SecondPass:
         stored = job.work.tensors(sensitivity_stage(index))
         gradients = {name: stored.read(name).to(job.decoder.device) for name in LINEARS}
         reports: list[LinearReport] = []
-        for group in linear_groups(folded, gradients, job.recipe.damping, where):
+        for group in fused_weights(folded, gradients, job.recipe.damping, where):
             reports += self._group(group, folded, results, where)
             del group
         for name, tensor in folded.tensors.items():
@@ -105,17 +105,17 @@ class SecondPass:
                 results.add_float(f"{where}.{name}", tensor)
         return results, reports
 
-    def _group(self, group: LinearGroup, folded: FoldedLayer, sink: Sink, where: str) -> list[LinearReport]:
+    def _group(self, group: FusedWeight, folded: FoldedLayer, sink: Sink, where: str) -> list[LinearReport]:
         job, ranks, name = self._job, self._job.ranks, f"{where}.{group.feed.name}"
         sample = group.sample(job.generator)
         aimed = self._budget.bits(name)
-        scale = ranks.first(lambda: refit_scale(sample, aimed))
-        steps, lengths = ranks.agreed(sample.steps(scale)), ranks.agreed(sample.rate_at(scale)[1])
+        scale = ranks.first(lambda: refit_step_factor(sample, aimed))
+        weight_scale, lengths = ranks.agreed(sample.weight_scales(scale)), ranks.agreed(sample.rate_at(scale)[1])
         inputs = ranks.first(lambda: activation_range(group, job.recipe.activations, job.dtype, name))
-        rounded = quantize_group(group, steps, lengths, inputs, folded.tensors, where, ranks)
+        rounded = quantize_fused(group, weight_scale, lengths, inputs, folded.tensors, where, ranks)
         reports, integers = [], []
-        for reader, linear, report in rounded:
-            sink.add_linear(f"{where}.{reader}", linear)
+        for consumer, linear, report in rounded:
+            sink.add_linear(f"{where}.{consumer}", linear)
             integers.append(linear.weight)
             reports.append(report)
         self._spend(name, aimed, integers)

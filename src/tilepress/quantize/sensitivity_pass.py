@@ -11,15 +11,15 @@ from tilepress.checkpoint import EMBEDDING
 from tilepress.models.layer_inputs import FEEDS
 from tilepress.quantize.context import Job
 from tilepress.quantize.estimate.stored_size import fixed_size
-from tilepress.quantize.layerwise.hidden_states import HiddenStates, room_for, sequences_a_pass, write_states
+from tilepress.quantize.layerwise.hidden_states import HiddenStates, room_for, sequences_a_batch, write_states
 from tilepress.quantize.rate.allocation import CurvePoint, fit_target, loss_curve
 from tilepress.quantize.rate.budget import Budget
-from tilepress.quantize.rate.steps import WeightSample, foretell_bits
 from tilepress.quantize.rate.stored_samples import StoredSamples, sample_tensors
+from tilepress.quantize.rate.weight_scales import WeightSample, foretell_bits
 from tilepress.quantize.rounding.embedding import embedding_table
 from tilepress.quantize.rounding.head import NAME as HEAD
 from tilepress.quantize.rounding.head import logit_sensitivity
-from tilepress.quantize.rounding.layer import linear_groups
+from tilepress.quantize.rounding.layer import fused_weights
 from tilepress.quantize.statistics.sensitivity import LayerSensitivity, gradient_of_sampled_loss, layer_sensitivity
 
 ALLOCATION = "allocation"
@@ -36,7 +36,7 @@ class Allocation:
     curve: tuple[CurvePoint, ...]
 
 
-class FirstPass:
+class SensitivityPass:
     """Forward over all layers, then backward; each layer is a stage."""
 
     def __init__(self, job: Job) -> None:
@@ -67,7 +67,7 @@ class FirstPass:
         held = room_for(shape, job.states_memory)
         states = HiddenStates(job.work, _inputs(first)) if first else self._embedded(tokens, held)
         arguments = job.decoder.layer_arguments(tokens.shape[1])
-        sequences = sequences_a_pass(len(job.sensitivity_tokens), tokens.shape[1])
+        sequences = sequences_a_batch(len(job.sensitivity_tokens), tokens.shape[1])
         for index in range(first, self._layers):
             with job.decoder.layer(index) as layer:
                 parts = (layer(part.to(job.decoder.device), **arguments[index]) for part in states.parts(sequences))
@@ -129,12 +129,12 @@ class FirstPass:
             self._job.work.drop(_gradient(0))
 
     def _tensors(self, seen: LayerSensitivity) -> dict[str, Tensor]:
-        """G_o by linear, and the samples from which the steps are fitted."""
+        """G_o by linear, and the samples from which the weight_scale are fitted."""
         job = self._job
         where = f"model.layers.{seen.index}"
         tensors = {name: gradient.cpu() for name, gradient in seen.gradients.items()}
         folded = job.fold(seen.layer, seen.statistics, where)
-        for group in linear_groups(folded, seen.gradients, job.recipe.damping, where):
+        for group in fused_weights(folded, seen.gradients, job.recipe.damping, where):
             tensors |= self._sampled(f"{where}.{group.feed.name}", group.sample(job.generator))
             del group
         if seen.index == 0 and job.own_embedding:

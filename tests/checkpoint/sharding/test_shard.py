@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from quantized_directories import edit_tensors, same_tensors, write_vendor_like
 from quantized_models import make_w8a8s
 from tilepress import codec
-from tilepress.checkpoint import Rank, W8A8SCCheckpoint, W8A8SCheckpoint, open_checkpoint
+from tilepress.checkpoint import Shard, W8A8SCCheckpoint, W8A8SCheckpoint, open_checkpoint
 from tilepress.compress import compress_directory
 from tilepress.errors import BitstreamError, CheckpointError
 from tiny_models import make_tiny_llama, make_tiny_qwen2, make_tiny_qwen3
@@ -72,7 +72,7 @@ def test_it_is_the_part_that_compressing_makes(model: dict[int, Path], held: int
     assert isinstance(checkpoint, W8A8SCheckpoint | W8A8SCCheckpoint)
     for rank in range(tp):
         made = part(model[tp], rank, tp)
-        share = checkpoint.rank(rank, tp, threads=1)
+        share = checkpoint.shard(rank, tp, threads=1)
         assert same_tensors(dict(share.tensors()), load_file(made / WEIGHTS))
         types = {entry.name: entry.type for module in share.modules() for entry in share.entries(module)}
         description: dict[str, Any] = json.loads((made / DESCRIPTION).read_text())
@@ -83,7 +83,7 @@ def test_it_is_the_part_that_compressing_makes(model: dict[int, Path], held: int
 def test_what_a_directory_was_made_for_is_not_encoded_again(model: dict[int, Path]) -> None:
     for tp in (1, 2, 4, 8):
         checkpoint = W8A8SCCheckpoint(model[tp])
-        shares = [checkpoint.rank(rank, tp) for rank in range(tp)]
+        shares = [checkpoint.shard(rank, tp) for rank in range(tp)]
         for share in shares:
             list(share.tensors())
             assert share.tiles > share.encoded == 0
@@ -106,7 +106,7 @@ def of_whole_tiles(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     return {tp: folder / f"c{tp}" for tp in (1, 2, 4)}
 
 
-def encoded_tiles(share: Rank) -> dict[str, tuple[int, int]]:
+def encoded_tiles(share: Shard) -> dict[str, tuple[int, int]]:
     """Of each compressed module, how many tiles were encoded of how many; the names without the layer."""
     counts = {}
     for module in share.modules():
@@ -122,7 +122,7 @@ def encoded_tiles(share: Rank) -> dict[str, tuple[int, int]]:
 def test_only_tiles_that_a_cut_goes_through_are_encoded(of_whole_tiles: dict[int, Path], held: int, tp: int) -> None:
     checkpoint = W8A8SCCheckpoint(of_whole_tiles[held])
     for rank in range(tp):
-        share = checkpoint.rank(rank, tp)
+        share = checkpoint.shard(rank, tp)
         counts = encoded_tiles(share)
         for name in ("self_attn.query_key_value", "mlp.gate_up_proj", "mlp.down_proj"):
             assert counts[name][0] == 0
@@ -137,7 +137,7 @@ def test_only_wanted_modules_are_read(w8a8sc_copy: Path) -> None:
     for rank in range(2):
         file = part(w8a8sc_copy, rank, 2) / WEIGHTS
         edit_tensors(file, lambda tensors: tensors["model.layers.1.mlp.down_proj.index"].fill_(-1))
-    share = W8A8SCCheckpoint(w8a8sc_copy).rank(1, 4)
+    share = W8A8SCCheckpoint(w8a8sc_copy).shard(1, 4)
     stage = dict(share.tensors(lambda module: not module.startswith("model.layers.1.")))
     assert "model.layers.0.mlp.down_proj.weight" in stage
     assert not [name for name in stage if name.startswith("model.layers.1.")]
@@ -146,7 +146,7 @@ def test_only_wanted_modules_are_read(w8a8sc_copy: Path) -> None:
 
 
 def test_tensors_come_one_module_at_a_time(w8a8sc: Path) -> None:
-    share = W8A8SCCheckpoint(w8a8sc).rank(0, 4)
+    share = W8A8SCCheckpoint(w8a8sc).shard(0, 4)
     name, _ = next(share.tensors())
     assert name == "model.layers.0.self_attn.query_key_value.weight"
     assert share.tiles == 1
@@ -155,19 +155,19 @@ def test_tensors_come_one_module_at_a_time(w8a8sc: Path) -> None:
 def test_ranks_that_do_not_exist(w8a8s: Path, w8a8sc: Path) -> None:
     for checkpoint in (W8A8SCheckpoint(w8a8s), W8A8SCCheckpoint(w8a8sc)):
         with pytest.raises(CheckpointError, match=r"3 tensor-parallel parts do not fit 8 heads.*one of 1, 2, 4, 8$"):
-            checkpoint.rank(0, 3)
+            checkpoint.shard(0, 3)
         for rank in (-1, 2):
             with pytest.raises(ValueError, match=rf"no rank {rank} of 2"):
-                checkpoint.rank(rank, 2)
+                checkpoint.shard(rank, 2)
         with pytest.raises(CheckpointError, match=r"model.nonsense is no float tensor"):
-            checkpoint.rank(0, 2).float_tensor("model.nonsense")
+            checkpoint.shard(0, 2).float_tensor("model.nonsense")
 
 
 def test_damage_is_reported_with_directory_and_tensor(w8a8sc_copy: Path) -> None:
     edit_tensors(part(w8a8sc_copy, 1, 2) / WEIGHTS, lambda tensors: tensors[f"{DOWN}.weight"].fill_(-1))
     checkpoint = W8A8SCCheckpoint(w8a8sc_copy)
     with pytest.raises(BitstreamError, match=rf"{w8a8sc_copy}: {DOWN}: tile \(0, 0\): "):
-        checkpoint.rank(3, 4).compressed_linear(DOWN)
-    assert checkpoint.rank(0, 4).compressed_linear(DOWN).weight.shape == (64, 32)  # all of it is of part 0
+        checkpoint.shard(3, 4).compressed_linear(DOWN)
+    assert checkpoint.shard(0, 4).compressed_linear(DOWN).weight.shape == (64, 32)  # all of it is of part 0
     with pytest.raises(BitstreamError, match=r"tile \(0, 0\)"):
-        codec.validate(checkpoint.rank(1, 2).compressed_linear(DOWN).weight)
+        codec.validate(checkpoint.shard(1, 2).compressed_linear(DOWN).weight)

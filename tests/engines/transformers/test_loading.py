@@ -17,7 +17,7 @@ import tilepress
 from quantized_models import make_w8a8s
 from reference_model import logits_of, reference_model
 from tilepress import CheckpointError, UsageError
-from tilepress.checkpoint import open_checkpoint
+from tilepress.checkpoint import Shard, open_checkpoint
 from tilepress.compress import compress_directory
 from tilepress.engines.transformers.compressed_embedding import CompressedEmbedding
 from tilepress.engines.transformers.compressed_linear import CompressedLinear
@@ -267,3 +267,16 @@ def test_the_package_has_no_other_attributes() -> None:
 
 def edit_json(file: Path, **fields: object) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+
+@pytest.mark.parametrize("kind", ["w8a8s", "w8a8sc"])
+def test_a_model_comes_through_one_door(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shard that is made for each tensor costs the square of the layers."""
+    directory = make_w8a8s(make_tiny_qwen3(tmp_path / "float", layers=6), tmp_path / "w8a8s")
+    if kind == "w8a8sc":
+        compress_directory(directory, tmp_path / "w8a8sc", tp=2)
+    made: list[int] = []
+    genuine = Shard.__init__
+    monkeypatch.setattr(Shard, "__init__", lambda self, *a: (made.append(1), genuine(self, *a))[1])
+    tilepress.load(tmp_path / kind)
+    assert made == [1]

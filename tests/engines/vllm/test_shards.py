@@ -14,7 +14,7 @@ from tilepress.checkpoint import EMBEDDING
 from tilepress.compress import compress_directory
 from tilepress.engines.operands import embedding_operands, linear_operands
 from tilepress.engines.vllm import register
-from tilepress.engines.vllm.shard import Share, open_share
+from tilepress.engines.vllm.shard import ModelShard, open_shard
 from tiny_models import make_tiny_llama, make_tiny_qwen2, make_tiny_qwen3
 
 # Of layer 1 q, k and v stay float and have biases; down_proj has one that the architecture does not know.
@@ -24,17 +24,17 @@ MIXED = {
 }
 
 
-def contents(share: Share) -> dict[str, torch.Tensor]:
+def contents(share: ModelShard) -> dict[str, torch.Tensor]:
     """Everything that the engine can ask for, by name."""
     tensors: dict[str, torch.Tensor] = {}
-    for module in share.rank.modules():
-        if not share.rank.is_quantized(module):
-            tensors |= {entry.name: entry.tensor for entry in share.rank.entries(module)}
+    for module in share.shard.modules():
+        if not share.shard.is_quantized(module):
+            tensors |= {entry.name: entry.tensor for entry in share.shard.entries(module)}
         elif module != EMBEDDING:
-            operands = linear_operands(share.rank.compressed_linear(module))
+            operands = linear_operands(share.shard.compressed_linear(module))
             tensors |= {f"{module}.{name}": tensor for name, tensor in operands.items()}
-    if share.shares_table or share.rank.is_quantized(EMBEDDING):
-        operands = embedding_operands(share.rank.compressed_embedding())
+    if share.shares_table or share.shard.is_quantized(EMBEDDING):
+        operands = embedding_operands(share.shard.compressed_embedding())
         tensors |= {f"{EMBEDDING}.{name}": tensor for name, tensor in operands.items()}
     return tensors
 
@@ -56,9 +56,9 @@ def test_a_rank_loads_the_same_whatever_the_directory(make, tied: bool, options:
         compress_directory(quantized, tmp_path / f"{tp}", tp=tp)
     for tp in (1, 2, 8):
         for rank in range(tp):
-            expected = contents(open_share(tmp_path / f"{tp}", tp=tp, rank=rank))
+            expected = contents(open_shard(tmp_path / f"{tp}", tp=tp, rank=rank))
             for other in ("w8a8s", "1", "4"):
-                share = open_share(tmp_path / other, tp=tp, rank=rank)
+                share = open_shard(tmp_path / other, tp=tp, rank=rank)
                 assert (share.tied, share.shares_table) == (tied, "shared" in options)
                 found = contents(share)
                 assert found.keys() == expected.keys()
@@ -69,12 +69,12 @@ def test_a_rank_loads_the_same_whatever_the_directory(make, tied: bool, options:
 
 def test_sizes_that_do_not_divide_the_model_are_refused(tiny_w8a8s: Path) -> None:
     with pytest.raises(CheckpointError, match="3 tensor-parallel parts do not fit 8 heads"):
-        open_share(tiny_w8a8s, tp=3, rank=0)
+        open_shard(tiny_w8a8s, tp=3, rank=0)
 
 
 def test_a_float_directory_is_no_share(tiny_qwen3: Path) -> None:
     with pytest.raises(CheckpointError, match="the tensors are float"):
-        open_share(tiny_qwen3, tp=1, rank=0)
+        open_shard(tiny_qwen3, tp=1, rank=0)
 
 
 def test_a_vllm_of_another_interface_is_left_alone(

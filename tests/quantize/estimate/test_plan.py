@@ -13,15 +13,17 @@ import torch
 
 from tilepress.checkpoint import FloatCheckpoint, ModelShape
 from tilepress.cli import main
+from tilepress.machine.memory import Machine
 from tilepress.quantize import Recipe, plan_quantization, quantize_checkpoint
 from tilepress.quantize.calibration.size import CalibrationSize
 from tilepress.quantize.estimate.memory import PROGRAM, peak_memory
-from tilepress.quantize.estimate.throughput import Pace
+from tilepress.quantize.estimate.settle import settle
+from tilepress.quantize.estimate.throughput import Throughput
 from tilepress.quantize.resume import work_directory
 from tiny_models import make_tiny_llama, make_tiny_qwen2, make_tiny_qwen3
 
 CPU = torch.device("cpu")
-PACE = Pace(product=1e11, factor=5e10, rounding=2e10)
+PACE = Throughput(product=1e11, factor=5e10, rounding=2e10)
 GB = 10**9
 QWEN3_8B = ModelShape(
     layers=36, hidden=4096, intermediate=12288, heads=32, kv_heads=8, head_dim=128, vocab=151936, tied=False
@@ -123,7 +125,7 @@ def test_a_full_disk_is_found_before_any_work(
     free["disk"] = 10**5
     assert main(f"quant -m {tiny_qwen3} -o {tmp_path / 'out'}".split()) == 2
     error = capsys.readouterr().err
-    assert "0.10 MB are free there; write to another disk with --save-path" in error
+    assert "100.00 kB are free there; write to another disk with --save-path" in error
     assert list(tmp_path.iterdir()) == []
 
 
@@ -192,3 +194,15 @@ def test_a_plan_refuses_what_the_work_would(
         quantize_checkpoint(FloatCheckpoint(tiny_qwen3), quantized, recipe, calibration=calibration)
     assert main(command.format(quantized=quantized, float=tiny_qwen3, out=tmp_path / "none").split()) == 2
     assert message in capsys.readouterr().err
+
+
+def test_plan_and_work_settle_alike_but_for_what_the_text_fills(tiny_qwen3: Path) -> None:
+    """plan cannot know how much text there is: it takes what is asked for, and the work what is there."""
+    source, machine = FloatCheckpoint(tiny_qwen3), Machine(memory=64 * GB, cores=8)
+    foretold = settle(source, Recipe(), machine, None)
+    assert foretold.distill_steps > 0
+    assert settle(source, Recipe(), machine, None, (foretold.size.samples, foretold.size.length)) == foretold
+    short = settle(source, Recipe(), machine, None, (3, 64))
+    assert short.size == foretold.size
+    assert short.distill_steps == 0
+    assert settle(source, Recipe(distill_steps=5), machine, None, (3, 64)).distill_steps == 5

@@ -15,7 +15,13 @@ from tilepress.quantize import Recipe, quantize_checkpoint
 from tilepress.quantize.estimate.stored_size import fixed_size
 from tilepress.quantize.rate.allocation import fit_target, loss_curve, predicted_loss
 from tilepress.quantize.rate.budget import Budget
-from tilepress.quantize.rate.steps import SAMPLED_COLUMNS, WeightSample, fit_scale, relative_steps, sample_weights
+from tilepress.quantize.rate.weight_scales import (
+    SAMPLED_COLUMNS,
+    WeightSample,
+    fit_step_factor,
+    relative_scales,
+    sample_weights,
+)
 from tilepress.quantize.rounding.gptq import round_weights
 from tilepress.quantize.statistics.hessian import factorize
 from tiny_models import make_tiny_llama, make_tiny_qwen2, make_tiny_qwen3
@@ -33,7 +39,7 @@ def samples(generator_seed: int = 0) -> list[WeightSample]:
         factor = factorize(torch.eye(64), 0.01, "here")
         by_row = torch.full((48,), sensitivity)
         generator = torch.Generator().manual_seed(generator_seed)
-        relative = relative_steps(by_row, factor)
+        relative = relative_scales(by_row, factor)
         made.append(sample_weights([gaussian(48, 64, seed)], relative, by_row, factor, generator))
     return made
 
@@ -44,11 +50,11 @@ def test_the_predicted_loss_is_half_of_fisher_times_squared_output_error(bits: f
     inputs = gaussian(600, SAMPLED_COLUMNS, 0) @ (torch.eye(SAMPLED_COLUMNS) + 0.2 * gaussian(32, 32, 1))
     factor = factorize(inputs.T @ inputs / 600, 1e-4, "here")
     weight, sensitivity = gaussian(64, SAMPLED_COLUMNS, 2), torch.linspace(0.0, 2.0, 64)
-    relative = relative_steps(sensitivity, factor)
+    relative = relative_scales(sensitivity, factor)
     sample = sample_weights([weight], relative, sensitivity, factor, torch.Generator().manual_seed(0))
-    scale = fit_scale([sample], bits)
+    scale = fit_step_factor([sample], bits)
 
-    steps = sample.steps(scale)
+    steps = sample.weight_scales(scale)
     integers = round_weights(weight, steps, factor, sample.rate_at(scale)[1])
 
     error = 0.0
@@ -83,9 +89,9 @@ def test_the_curve_goes_from_6_to_2_bits_and_its_loss_rises() -> None:
 @pytest.mark.parametrize(
     ("size", "message"),
     [
-        (900, r"0\.00 MB cannot be met: what stays float, scales and index take 0\.00 MB; ask for .*--embeddings"),
+        (900, r"900 bytes cannot be met: what stays float, scales and index take 1\.00 kB; ask for .*--embeddings"),
         (1100, r"leaves 0\.13 bits a weight; ask for"),
-        (10**6, r"1\.00 MB is more than int8 weights fill; ask for 0\.01 MB or less"),
+        (10**6, r"1\.00 MB is more than int8 weights fill; ask for 6\.76 kB or less"),
     ],
 )
 def test_a_size_out_of_reach_is_refused_with_what_is_in_reach(size: int, message: str) -> None:
@@ -128,7 +134,7 @@ def test_the_report_is_stored_beside_the_weights_and_goes_along(
     assert stored["recipe"]["bits"] == 3.5
     assert stored["recipe"]["seed"] == 7
     assert stored["loss"] == pytest.approx(report.loss)
-    assert [set(point) for point in stored["curve"]] == [{"factor", "bits", "size", "loss"}] * len(report.curve)
+    assert [set(point) for point in stored["curve"]] == [{"step_factor", "bits", "size", "loss"}] * len(report.curve)
     assert len(stored["linears"]) == 14
     copied = tmp_path / "w8a8sc" / "quantization_report.json"
     assert json.loads(copied.read_text(encoding="utf-8")) == stored
@@ -146,7 +152,7 @@ def test_the_fixed_size_shrinks_by_the_tables_that_are_quantized(tiny_qwen3: Pat
     assert head - both == pytest.approx(table - 4 * 320, rel=0.03)
 
 
-def test_the_fixed_size_has_the_row_sums_of_linears_whose_tokens_have_own_scales(tiny_qwen3: Path) -> None:
+def test_the_fixed_size_has_the_row_sums_of_linears_whose_tokens_are_quantized_dynamically(tiny_qwen3: Path) -> None:
     source = FloatCheckpoint(tiny_qwen3)
     static, per_token, overflow = (
         fixed_size(source, Recipe(activations=mode)) for mode in ("static", "per-token", "overflow")

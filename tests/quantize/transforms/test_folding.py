@@ -120,7 +120,7 @@ WRONG: dict[str, tuple[str, Change]] = {
     "bias of v": ("qwen2", forgets_a_bias("self_attn.v_proj")),
     "bias of up": ("llama with biases", forgets_a_bias("mlp.up_proj")),
     "kv heads": ("llama", swaps_two_kv_heads),
-} | {f"a column of {linear}": ("qwen3", is_a_percent_off_in(linear)) for feed in FEEDS for linear in feed.readers}
+} | {f"a column of {linear}": ("qwen3", is_a_percent_off_in(linear)) for feed in FEEDS for linear in feed.consumers}
 
 
 @pytest.mark.parametrize("wrong", WRONG)

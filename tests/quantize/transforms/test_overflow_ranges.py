@@ -37,9 +37,9 @@ def statistics_of(rows: Tensor) -> InputStatistics:
 
 def test_own_scales_are_those_of_the_kernels() -> None:
     x = tokens(64)
-    chosen = ActivationRange(0.02, -5, own_scales=True)
-    overflows, scale, offset = reference.own_scales(x, torch.tensor(chosen.scale), torch.tensor(chosen.offset))
-    assert torch.equal(chosen.leaves(x), overflows[:, 0])
+    chosen = ActivationRange(0.02, -5, dynamic=True)
+    overflows, scale, offset = reference.dynamic(x, torch.tensor(chosen.scale), torch.tensor(chosen.offset))
+    assert torch.equal(chosen.overflows(x), overflows[:, 0])
     assert 0 < int(overflows.sum()) < 64
 
     integers = reference.quantize_activations(x, scale, offset)
@@ -48,7 +48,7 @@ def test_own_scales_are_those_of_the_kernels() -> None:
 
 
 def test_zeros_survive_a_scale_of_their_own() -> None:
-    assert torch.equal(ActivationRange(0.1, -200, own_scales=True).round_trip(torch.zeros(2, 4)), torch.zeros(2, 4))
+    assert torch.equal(ActivationRange(0.1, -200, dynamic=True).round_trip(torch.zeros(2, 4)), torch.zeros(2, 4))
 
 
 def test_massive_tokens_are_left_out() -> None:
@@ -62,7 +62,7 @@ def test_massive_tokens_are_left_out() -> None:
 def test_the_range_is_fitted_to_ordinary_tokens() -> None:
     x = tokens()
     chosen = overflow_range(statistics_of(x), torch.ones(32), torch.float16, "here")
-    left_out = chosen.leaves(x)
+    left_out = chosen.overflows(x)
     assert left_out[::100].all()
     assert 0.01 < float(left_out.float().mean()) < 0.035
     whole = range_of(float(ordinary_rows(x).min()), float(ordinary_rows(x).max()), torch.float16, "here")
@@ -75,7 +75,7 @@ def test_few_tokens_of_one_sign_leave_a_range_of_that_sign() -> None:
     x = torch.rand(1000, 16, generator=torch.Generator().manual_seed(0)) - 0.5
     x[:15, 2] = 4.0 * torch.linspace(0.3, 1.0, 15)
     chosen = overflow_range(statistics_of(x), torch.ones(16), torch.float16, "here")
-    leaving = x[chosen.leaves(x)]
+    leaving = x[chosen.overflows(x)]
     assert (leaving.amax(dim=1) > 0.5).sum() == 15
     assert chosen.scale < 1.1 / 255
 
@@ -93,7 +93,7 @@ def test_practically_all_tokens_leave_a_per_token_range(size: float, dtype: torc
     chosen = per_token_range(x, dtype, "here")
     assert torch.finfo(dtype).tiny <= chosen.scale <= float(x.abs().amax(1).median()) / 255
     assert chosen.offset == 0
-    assert chosen.leaves(x).all()
+    assert chosen.overflows(x).all()
     ordinary = range_of(float(ordinary_rows(x).min()), float(ordinary_rows(x).max()), dtype, "here")
     assert (chosen.round_trip(x) - x)[1:100].square().mean() < (ordinary.clip(x) - x)[1:100].square().mean()
     # What stays in it is nothing beside the ordinary step.

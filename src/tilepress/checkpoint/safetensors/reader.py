@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +55,7 @@ class TensorFiles:
         self.path = weights
         self._handles: dict[Path, Any] = {}
         self._stored: dict[str, Stored] = {}
-        self._offsets: dict[Path, dict[str, int]] = {}
+        self._readers: dict[Path, Any] = {}
         placed = _weight_map(weights) if weights.suffix == ".json" else None
         shards = sorted({weights.parent / shard for shard in placed.values()}) if placed is not None else [weights]
         for file in shards:
@@ -102,19 +100,17 @@ class TensorFiles:
         from end to end would seem to be all in memory. Raises CheckpointError where the file has become shorter.
         """
         stored = self.stored(name)
-        if stored.file not in self._offsets:
-            self._offsets[stored.file] = data_offsets(stored.file)
-        rows = range(stored.shape[0])[start:stop]
-        row = stored.nbytes // max(1, stored.shape[0])
-        tensor = torch.empty(len(rows), *stored.shape[1:], dtype=stored.dtype)
-        room = tensor.view(torch.uint8).numpy().reshape(-1).data
-        with stored.file.open("rb", buffering=0) as opened:
-            opened.seek(self._offsets[stored.file][name] + rows.start * row)
-            while room:
-                count = opened.readinto(room)
-                if not count:
-                    raise CheckpointError(f"{stored.file}: ends inside of {name}; get the checkpoint again")
-                room = room[count:]
+        try:
+            if stored.file not in self._readers:
+                self._readers[stored.file] = safe_open(stored.file, framework="pt", backend="pread")
+            reader = self._readers[stored.file]
+            if not stored.shape:
+                whole: Tensor = reader.get_tensor(name)
+                return whole
+            rows = range(stored.shape[0])[start:stop]
+            tensor: Tensor = reader.get_slice(name)[rows.start : rows.stop]
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{stored.file}: ends inside of {name} ({error}); get the checkpoint again") from None
         return tensor
 
     def expect(self, name: str, shape: tuple[int, ...], dtypes: tuple[torch.dtype, ...]) -> None:
@@ -184,14 +180,3 @@ def _stored(file: Path, handle: Any, name: str) -> Stored:
     if kind not in DTYPES:
         raise CheckpointError(f"{file}: {name} has dtype {kind}, which tilepress does not read")
     return Stored(file, DTYPES[kind], tuple(view.get_shape()))
-
-
-def data_offsets(file: Path) -> dict[str, int]:
-    """Tensor name -> bytes from the beginning of the file, for a file that safetensors has opened without complaint.
-
-    The format: eight bytes of little-endian length, a JSON header of this length, then the data.
-    """
-    with file.open("rb") as opened:
-        (length,) = struct.unpack("<Q", opened.read(8))
-        header = json.loads(opened.read(length))
-    return {name: 8 + length + entry["data_offsets"][0] for name, entry in header.items() if name != "__metadata__"}

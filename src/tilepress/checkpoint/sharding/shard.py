@@ -48,7 +48,7 @@ class Source(Protocol):
     def release(self) -> None: ...
 
 
-class Rank(ABC):
+class Shard(ABC):
     """The tensors that rank `rank` of `tp` holds: those of its part in a W8A8SC directory made for `tp`.
 
     They are read, cut and encoded when they are asked for, one module at a time. A module is a fused linear such as

@@ -9,19 +9,19 @@ import torch
 from torch import Tensor
 
 from tilepress import codec
-from tilepress.checkpoint.sharding.shard import Rank
+from tilepress.checkpoint.sharding.shard import Shard
 from tilepress.checkpoint.sharding.split import columns, member_rows
-from tilepress.checkpoint.tensors.activation_mode import has_own_scales, row_sums
+from tilepress.checkpoint.tensors.activation_mode import is_dynamic, row_sums
 from tilepress.checkpoint.tensors.compressed_linear import CompressedLinear
 from tilepress.checkpoint.tensors.embedding import EMBEDDING, CompressedEmbedding
-from tilepress.models.architecture import HEAD, FusedGroup, group_of
+from tilepress.models.architecture import HEAD, FusedLinears, group_of
 
 if TYPE_CHECKING:
     from tilepress.checkpoint.w8a8s import W8A8SCheckpoint
 
 
-class CompressingRank(Rank):
-    """See Rank; every tile is encoded."""
+class ShardOfW8A8S(Shard):
+    """See Shard; every tile is encoded."""
 
     def __init__(self, source: W8A8SCheckpoint, rank: int, tp: int, threads: int | None) -> None:
         super().__init__(source, rank, tp, threads)
@@ -39,7 +39,7 @@ class CompressingRank(Rank):
             input_offset=first.input_offset,
             deq_scale=self._rows([linear.deq_scale for linear in linears], group),
             quant_bias=self._bias([linear.quant_bias for linear in linears], group),
-            weight_sums=row_sums(weight) if has_own_scales(self._plain.activations, first.kind) else None,
+            weight_sums=row_sums(weight) if is_dynamic(self._plain.activations, first.kind) else None,
             kind=first.kind,
         )
 
@@ -73,14 +73,14 @@ class CompressingRank(Rank):
         self.encoded += tiles
         return compressed
 
-    def _share(self, matrices: list[Tensor], group: FusedGroup) -> Tensor:
+    def _share(self, matrices: list[Tensor], group: FusedLinears) -> Tensor:
         """The rank's rows or columns of the members' matrices [n, k], fused."""
         if group.axis == "rows":
             return self._rows(matrices, group)
         start, stop = columns(self._plain.shape, group, self.tp, self.rank)
         return matrices[0][:, start:stop]
 
-    def _rows(self, tensors: list[Tensor], group: FusedGroup) -> Tensor:
+    def _rows(self, tensors: list[Tensor], group: FusedLinears) -> Tensor:
         """What belongs to the rank's rows, of tensors with a row for each output channel; of a column split all."""
         if group.axis == "columns":
             return tensors[0]
@@ -88,7 +88,7 @@ class CompressingRank(Rank):
         shares = [tensor[start:stop] for tensor, (start, stop) in zip(tensors, spans, strict=True)]
         return shares[0] if len(shares) == 1 else torch.cat(shares)
 
-    def _bias(self, tensors: list[Tensor], group: FusedGroup) -> Tensor:
+    def _bias(self, tensors: list[Tensor], group: FusedLinears) -> Tensor:
         """The same of what the ranks' results are added up with: of a column split only rank 0 carries it."""
         bias = self._rows(tensors, group)
         return torch.zeros_like(bias) if group.axis == "columns" and self.rank > 0 else bias

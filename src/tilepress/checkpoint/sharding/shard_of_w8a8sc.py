@@ -13,21 +13,21 @@ from torch import Tensor
 
 from tilepress import codec
 from tilepress.checkpoint.description import FLOAT
-from tilepress.checkpoint.sharding.shard import Rank
+from tilepress.checkpoint.sharding.shard import Shard
 from tilepress.checkpoint.sharding.split import Span, spans
 from tilepress.checkpoint.tensors.activation_mode import row_sums
 from tilepress.checkpoint.tensors.compressed_linear import CompressedLinear, naming_damage
 from tilepress.checkpoint.tensors.embedding import EMBEDDING, CompressedEmbedding
 from tilepress.codec import Compressed
 from tilepress.errors import CheckpointError
-from tilepress.models.architecture import HEAD, FusedGroup, group_of
+from tilepress.models.architecture import HEAD, FusedLinears, group_of
 
 if TYPE_CHECKING:
     from tilepress.checkpoint.w8a8sc import W8A8SCCheckpoint
 
 
-class ReshardedRank(Rank):
-    """See Rank. What one part holds as a whole is not copied, but mapped from its file."""
+class ShardOfW8A8SC(Shard):
+    """See Shard. What one part holds as a whole is not copied, but mapped from its file."""
 
     def __init__(self, source: W8A8SCCheckpoint, rank: int, tp: int, threads: int | None) -> None:
         super().__init__(source, rank, tp, threads)
@@ -73,10 +73,10 @@ class ReshardedRank(Rank):
     def _holds_float(self, name: str) -> bool:
         return self._parts[0].types.get(name) == FLOAT
 
-    def _spans(self, group: FusedGroup) -> list[Span]:
+    def _spans(self, group: FusedLinears) -> list[Span]:
         return spans(self._source.shape, group, len(self._parts), rank=self.rank, tp=self.tp)
 
-    def _gathered(self, prefix: str, held: list[Compressed], group: FusedGroup, needed: list[Span]) -> Compressed:
+    def _gathered(self, prefix: str, held: list[Compressed], group: FusedLinears, needed: list[Span]) -> Compressed:
         gather = codec.gather_rows if group.axis == "rows" else codec.gather_columns
         with naming_damage(self._path, prefix):
             gathered = gather([(held[part], start, stop) for part, start, stop in needed], threads=self.threads)
@@ -94,7 +94,7 @@ class ReshardedRank(Rank):
         sums = [shares[part].weight_sums for part, _, _ in needed]
         return torch.stack([own for own in sums if own is not None]).sum(dim=0, dtype=torch.int32)
 
-    def _check_scales(self, prefix: str, group: FusedGroup, shares: list[CompressedLinear]) -> None:
+    def _check_scales(self, prefix: str, group: FusedLinears, shares: list[CompressedLinear]) -> None:
         """What the parts have in common has to agree, and of a column split only that of rank 0 may carry a bias."""
         first, name = shares[0], self._parts[0].path.name
         for part, share in zip(self._parts[1:], shares[1:], strict=True):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tilepress.errors import CheckpointError
-from tilepress.models.architecture import HEAD, FusedGroup, ModelShape
+from tilepress.models.architecture import HEAD, FusedLinears, ModelShape
 
 _KV = ("self_attn.k_proj", "self_attn.v_proj")
 # Rows that vLLM pads the vocabulary to, before it splits it among ranks.
@@ -29,11 +29,16 @@ class Span(NamedTuple):
 def check_tp(shape: ModelShape, tp: int, path: Path) -> None:
     """Raises CheckpointError, with the sizes that work, where `tp` does not divide the model."""
     if not _fits(shape, tp):
-        works = ", ".join(str(size) for size in range(1, shape.heads + 1) if _fits(shape, size))
+        works = ", ".join(map(str, fitting_sizes(shape)))
         raise CheckpointError(
             f"{path}: {tp} tensor-parallel parts do not fit {shape.heads} heads, {shape.kv_heads} kv heads and "
             f"{shape.intermediate} intermediate channels; choose one of {works}"
         )
+
+
+def fitting_sizes(shape: ModelShape) -> list[int]:
+    """The numbers of ranks that divide the model."""
+    return [size for size in range(1, shape.heads + 1) if _fits(shape, size)]
 
 
 def member_rows(shape: ModelShape, member: str, tp: int, rank: int) -> tuple[int, int]:
@@ -44,13 +49,13 @@ def member_rows(shape: ModelShape, member: str, tp: int, rank: int) -> tuple[int
     return min(owner * each, rows), min((owner + 1) * each, rows)
 
 
-def columns(shape: ModelShape, group: FusedGroup, tp: int, rank: int) -> tuple[int, int]:
+def columns(shape: ModelShape, group: FusedLinears, tp: int, rank: int) -> tuple[int, int]:
     """The same for the columns of a column-split group."""
     k = shape.group(group)[1]
     return rank * k // tp, (rank + 1) * k // tp
 
 
-def part_shape(shape: ModelShape, group: FusedGroup, tp: int, rank: int) -> tuple[int, int]:
+def part_shape(shape: ModelShape, group: FusedLinears, tp: int, rank: int) -> tuple[int, int]:
     """[n, k] of a fused group in the part of a rank; only the head's differ."""
     n, k = shape.group(group)
     if group.axis == "columns":
@@ -60,7 +65,7 @@ def part_shape(shape: ModelShape, group: FusedGroup, tp: int, rank: int) -> tupl
 
 
 def held_rows(
-    shape: ModelShape, group: FusedGroup, member: str, tp: int, rows: tuple[int, int], near: int = 0
+    shape: ModelShape, group: FusedLinears, member: str, tp: int, rows: tuple[int, int], near: int = 0
 ) -> list[Span]:
     """Where parts made for `tp` ranks hold rows [first, last) of `member`, in order, as rows of their fused matrices.
 
@@ -78,7 +83,7 @@ def held_rows(
     ]
 
 
-def spans(shape: ModelShape, group: FusedGroup, held: int, *, rank: int, tp: int) -> list[Span]:
+def spans(shape: ModelShape, group: FusedLinears, held: int, *, rank: int, tp: int) -> list[Span]:
     """Rows or columns of a fused group in parts made for `held` ranks that, put together, are those of a rank of `tp`.
 
     Those that follow one another in one part are one span, so that a part made for `tp` ranks is taken as a whole.

@@ -28,8 +28,8 @@ def mode_of(description: Description) -> str:
     return str(mode)
 
 
-def has_own_scales(mode: str, kind: str) -> bool:
-    """Whether tokens that leave the range of a linear of type `kind` get a scale and an offset of their own."""
+def is_dynamic(mode: str, kind: str) -> bool:
+    """Whether tokens that overflow the range of a linear of type `kind` get a dynamic scale and offset."""
     return mode == OVERFLOW or kind == W8A8S_DYNAMIC
 
 

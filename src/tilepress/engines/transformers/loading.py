@@ -19,7 +19,7 @@ from tilepress.errors import BitstreamError, CheckpointError, TilepressError, Us
 from tilepress.kernels import check_device
 from tilepress.machine.device import resolve_device
 from tilepress.machine.memory import available_bytes
-from tilepress.machine.requirements import Memory, Needs
+from tilepress.machine.requirements import Memory, Requirements
 from tilepress.models.architecture import linear_shapes
 from tilepress.models.transformers_config import generation_config, model_config
 from tilepress.text import check_chat_template, load_tokenizer
@@ -110,7 +110,7 @@ def _float_model(checkpoint: FloatCheckpoint, dtype: Any, max_model_len: int | N
             else model_config(checkpoint.config, checkpoint.path)
         )
         config.tie_word_embeddings, config.return_dict = checkpoint.shape.tied, True
-        extend_context(config, max_model_len)
+        extend_context(config, checkpoint.config, checkpoint.path / "config.json", max_model_len)
         return AutoModelForCausalLM.from_pretrained(checkpoint.path, config=config, dtype=dtype, **source)
     except TilepressError:
         raise
@@ -180,7 +180,7 @@ FLOAT, STORED = 4, 2
 TOKENS = 4096
 
 
-def plan_run(shape: ModelShape, weight_file: int, *, head: bool, embeddings: bool) -> Needs:
+def plan_run(shape: ModelShape, weight_file: int, *, head: bool, embeddings: bool) -> Requirements:
     """Peak memory of `run` on a W8A8SC directory of one part with weights of `weight_file` bytes.
 
     They are mapped, and all are read but the embedding, of which rows are, and there are keys and values of TOKENS
@@ -189,7 +189,7 @@ def plan_run(shape: ModelShape, weight_file: int, *, head: bool, embeddings: boo
     cache = 2 * FLOAT * TOKENS * shape.layers * shape.kv_heads * shape.head_dim
     needed = PROCESS + weight_file - _looked_up(shape, weight_file, head=head, embeddings=embeddings) + cache
     remedy = "quantize to fewer --bits, with --head --embeddings, or run it on a machine with more memory"
-    return Needs("run", Memory(needed, available_bytes(), remedy), disks=(), seconds=None, output=0)
+    return Requirements("run", Memory(needed, available_bytes(), remedy), disks=(), seconds=None, output=0)
 
 
 def _looked_up(shape: ModelShape, weight_file: int, *, head: bool, embeddings: bool) -> int:

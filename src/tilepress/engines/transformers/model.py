@@ -37,7 +37,7 @@ def build_quantized_model(
     for a tensor that is missing, that the model has no place for, or that has another shape.
     """
     config = _model_config(checkpoint)
-    extend_context(config, max_model_len)
+    extend_context(config, checkpoint.config, checkpoint.path / "config.json", max_model_len)
     model = empty_model(config, dtype, checkpoint.path)
     for prefix in checkpoint.fused_groups():
         stored = checkpoint.compressed_linear(prefix)

@@ -17,7 +17,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import (
 
 from tilepress.checkpoint import EMBEDDING
 from tilepress.engines.vllm.layers import CompressedEmbeddingMethod, CompressedHeadMethod, CompressedLinearMethod
-from tilepress.engines.vllm.shard import Share
+from tilepress.engines.vllm.shard import ModelShard
 from tilepress.errors import UsageError
 from tilepress.models.architecture import HEAD
 
@@ -29,11 +29,11 @@ def register() -> None:
 
 
 class TilepressConfig(QuantizationConfig):
-    """Which layers are compressed. config.json does not say: the loader opens the directory and sets `share`."""
+    """Which layers are compressed. config.json does not say: the loader opens the directory and sets `shard`."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.share: Share | None = None
+        self.shard: ModelShard | None = None
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> TilepressConfig:
@@ -60,15 +60,15 @@ class TilepressConfig(QuantizationConfig):
         """
         if not isinstance(layer, LinearBase | VocabParallelEmbedding):
             return None
-        if self.share is None:
+        if self.shard is None:
             raise UsageError("a tilepress directory needs vLLM's --load-format auto, which is the default")
         if isinstance(layer, LinearBase):
-            compressed = self.share.rank.is_quantized(stored_name(prefix))
+            compressed = self.shard.shard.is_quantized(stored_name(prefix))
             return CompressedLinearMethod() if compressed else UnquantizedLinearMethod()
         if isinstance(layer, ParallelLMHead):
-            compressed = self.share.shares_table or (not self.share.tied and self.share.rank.is_quantized(HEAD.name))
+            compressed = self.shard.shares_table or (not self.shard.tied and self.shard.shard.is_quantized(HEAD.name))
             return CompressedHeadMethod() if compressed else UnquantizedEmbeddingMethod()
-        compressed = self.share.shares_table or self.share.rank.is_quantized(EMBEDDING)
+        compressed = self.shard.shares_table or self.shard.shard.is_quantized(EMBEDDING)
         return CompressedEmbeddingMethod() if compressed else UnquantizedEmbeddingMethod()
 
 

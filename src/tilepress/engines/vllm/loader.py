@@ -14,7 +14,7 @@ from vllm.model_executor.model_loader import DefaultModelLoader, register_model_
 from tilepress.checkpoint import open_checkpoint
 from tilepress.engines.vllm.config import METHOD, TilepressConfig
 from tilepress.engines.vllm.serve.unchanged import check_unchanged
-from tilepress.engines.vllm.shard import Share, open_share
+from tilepress.engines.vllm.shard import ModelShard, open_shard
 from tilepress.engines.vllm.weights import place
 from tilepress.errors import UsageError
 from tilepress.kernels import check_device
@@ -37,10 +37,10 @@ class TilepressLoader(DefaultModelLoader):
 
     def __init__(self, load_config: LoadConfig) -> None:
         super().__init__(load_config)
-        self._share: Share | None = None
+        self._shard: ModelShard | None = None
 
     def load_model(self, vllm_config: VllmConfig, model_config: ModelConfig, prefix: str = "") -> nn.Module:
-        """The rank's model. Raises CheckpointError, BitstreamError and UsageError as `open_share` and `place` do."""
+        """The rank's model. Raises CheckpointError, BitstreamError and UsageError as `open_shard` and `place` do."""
         check_unchanged(model_config.model)
         quantization = vllm_config.quant_config
         if isinstance(quantization, TilepressConfig):
@@ -52,25 +52,25 @@ class TilepressLoader(DefaultModelLoader):
                     f"{model_config.model} is quantized, and this version multiplies compressed weights on cpu and "
                     f"cuda, not on {device}; use a vLLM built for one of them, or the float model"
                 )
-            self._share = open_share(
+            self._shard = open_shard(
                 model_config.model,
                 tp=get_tensor_model_parallel_world_size(),
                 rank=get_tensor_model_parallel_rank(),
                 revision=model_config.revision,
             )
-            quantization.share = self._share
+            quantization.shard = self._shard
             # config.json may call a model tied that stores a head of its own: the head counts.
-            model_config.hf_config.tie_word_embeddings = self._share.tied
+            model_config.hf_config.tie_word_embeddings = self._shard.tied
         model: nn.Module = super().load_model(vllm_config, model_config, prefix)
         check_unchanged(model_config.model)
         return model
 
     def load_weights(self, model: nn.Module, model_config: ModelConfig) -> None:
-        if self._share is None:
+        if self._shard is None:
             super().load_weights(model, model_config)
         else:
-            place(model, self._share)
-            rank = self._share.rank
+            place(model, self._shard)
+            rank = self._shard.shard
             if rank.encoded:
                 log.info(
                     "tilepress: %d of %d tiles encoded for rank %d of %d; `tilepress reshard --tp %d` saves that",

@@ -5,24 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tilepress.checkpoint import FloatCheckpoint, Rank, open_checkpoint
+from tilepress.checkpoint import FloatCheckpoint, Shard, open_checkpoint
 from tilepress.errors import CheckpointError
 
 
 @dataclass(frozen=True)
-class Share:
-    """rank: its tensors. path: the directory. tied: the head is the embedding, float or quantized.
+class ModelShard:
+    """shard: its tensors. path: the directory. tied: the head is the embedding, float or quantized.
 
     shares_table: it is, and quantized.
     """
 
-    rank: Rank
+    shard: Shard
     path: Path
     tied: bool
     shares_table: bool
 
 
-def open_share(path: str | Path, *, tp: int, rank: int, revision: str | None = None) -> Share:
+def open_shard(path: str | Path, *, tp: int, rank: int, revision: str | None = None) -> ModelShard:
     """The share of rank `rank` of `tp` in the W8A8S or W8A8SC directory, or hub id and its revision, `path`.
 
     Raises CheckpointError for any other directory, and where `tp` does not divide the model.
@@ -30,8 +30,8 @@ def open_share(path: str | Path, *, tp: int, rank: int, revision: str | None = N
     checkpoint = open_checkpoint(path, revision=revision)
     if isinstance(checkpoint, FloatCheckpoint):
         raise CheckpointError(f"{path}: config.json says tilepress, but the tensors are float; get the model again")
-    return Share(
-        rank=checkpoint.rank(rank, tp),
+    return ModelShard(
+        shard=checkpoint.shard(rank, tp),
         path=checkpoint.path,
         tied=checkpoint.shape.tied or checkpoint.shares_table,
         shares_table=checkpoint.shares_table,

@@ -13,20 +13,20 @@ from tilepress.checkpoint import EMBEDDING, CompressedEmbedding
 from tilepress.engines.biased_norm import BiasedNorm
 from tilepress.engines.operands import converted, embedding_operands, linear_operands
 from tilepress.engines.vllm.config import vllm_name
-from tilepress.engines.vllm.shard import Share
+from tilepress.engines.vllm.shard import ModelShard
 from tilepress.errors import CheckpointError, UsageError
 from tilepress.models.architecture import HEAD
 
 
-def place(model: nn.Module, share: Share) -> None:
+def place(model: nn.Module, share: ModelShard) -> None:
     """Assign every tensor of `share` but those of layers that another pipeline stage has.
 
     On the CPU compressed bytes stay where they are, in the mapped file. Raises CheckpointError for a tensor that is
     missing, that the model has no place for, or that has another shape; UsageError for values that the model's type
     cannot hold and for a vocabulary that vLLM splits in another way.
     """
-    placing = _Placing(model, share)
-    rank = share.rank
+    placing = _WeightLoader(model, share)
+    rank = share.shard
     for module in filter(placing.is_here, rank.modules()):
         if not rank.is_quantized(module):
             for entry in rank.entries(module):
@@ -41,11 +41,11 @@ def place(model: nn.Module, share: Share) -> None:
         raise CheckpointError(f"{share.path}: tensor {min(placing.missing)} is missing; get the whole directory again")
 
 
-class _Placing:
+class _WeightLoader:
     """missing: names of the model's parameters that have not been assigned yet."""
 
-    def __init__(self, model: nn.Module, share: Share) -> None:
-        self._model, self._share = model, share
+    def __init__(self, model: nn.Module, share: ModelShard) -> None:
+        self._model, self._shard = model, share
         self._modules = dict(model.named_modules(remove_duplicate=False))
         self.missing = {name for name, _ in model.named_parameters()}
 
@@ -57,13 +57,13 @@ class _Placing:
 
     def linear(self, prefix: str) -> None:
         """Fill a compressed linear, and the embedding with it where that has the same table."""
-        stored = self._share.rank.compressed_linear(prefix)
+        stored = self._shard.shard.compressed_linear(prefix)
         name = vllm_name(prefix)
         layer = self._compressed(prefix, stored.weight.shape)
         layer.bias = None  # where vLLM has made room for one: it is in quant_bias
         self._assign(name, layer, linear_operands(stored))
         self.missing -= {f"{name}.weight_sums", f"{name}.bias"}
-        if prefix == HEAD.name and self._share.shares_table:
+        if prefix == HEAD.name and self._shard.shares_table:
             self.embedding(CompressedEmbedding.of_head(stored), table=layer)
 
     def embedding(self, stored: CompressedEmbedding, table: nn.Module | None = None) -> None:
@@ -81,7 +81,7 @@ class _Placing:
         if layer is None or (leaf not in parameters and (leaf != "bias" or "weight" not in parameters)):
             raise self._no_place(name)
         like = parameters.get(leaf, parameters["weight"])
-        tensor = converted(stored, like.dtype, f"{self._share.path}: {name}")
+        tensor = converted(stored, like.dtype, f"{self._shard.path}: {name}")
         if isinstance(layer, VocabParallelEmbedding):
             tensor = self._padded(layer, name, tensor)
         self._check_shape(name, tensor.shape, like.shape if leaf in parameters else like.shape[:1])
@@ -121,7 +121,7 @@ class _Placing:
         expected = layer.num_org_embeddings_per_partition
         if rows != expected and layer.tp_size > 1:
             raise UsageError(
-                f"{self._share.path}: {name} has {rows} rows in this rank's share, and vLLM takes {expected} of them, "
+                f"{self._shard.path}: {name} has {rows} rows in this rank's share, and vLLM takes {expected} of them, "
                 f"as it rounds a vocabulary of {layer.org_vocab_size} up to {layer.org_vocab_size_padded} before it "
                 "splits it; serve the model with --tensor-parallel-size 1"
             )
@@ -130,10 +130,10 @@ class _Placing:
     def _check_shape(self, name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
         if tuple(found) != tuple(expected):
             raise CheckpointError(
-                f"{self._share.path}: {name} is {list(found)}; config.json asks for {list(expected)} in this rank"
+                f"{self._shard.path}: {name} is {list(found)}; config.json asks for {list(expected)} in this rank"
             )
 
     def _no_place(self, name: str) -> CheckpointError:
         return CheckpointError(
-            f"{self._share.path}: the model has no place for tensor {name}; config and weights do not match"
+            f"{self._shard.path}: the model has no place for tensor {name}; config and weights do not match"
         )

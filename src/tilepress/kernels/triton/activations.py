@@ -101,7 +101,7 @@ def _quantize(
 
 
 def quantize(
-    x: Tensor, input_scale: Tensor, input_offset: Tensor, *, own_scales: bool, rows: int, zeroed: Tensor
+    x: Tensor, input_scale: Tensor, input_offset: Tensor, *, dynamic: bool, rows: int, zeroed: Tensor
 ) -> Quantized:
     """As `tilepress.kernels.linear` defines it, for x [tokens, k], contiguous. The result has `rows` rows.
 
@@ -126,7 +126,7 @@ def quantize(
         quantized.offset,
         zeroed,
         zeroed.numel(),
-        OWN=own_scales,
+        OWN=dynamic,
         BLOCK=block,
         num_warps=NUM_WARPS,
         enable_fp_fusion=False,

@@ -93,7 +93,7 @@ def multiply(x: Tensor, operands: Operands, y: Tensor) -> None:
         x,
         operands.input_scale,
         operands.input_offset,
-        own_scales=operands.own_scales,
+        dynamic=operands.dynamic,
         rows=triton.cdiv(tokens, blocks.tokens) * blocks.tokens,
         zeroed=damaged,
     )
@@ -121,7 +121,7 @@ def multiply(x: Tensor, operands: Operands, y: Tensor) -> None:
             operands.quant_bias,
             operands.weight_sums,
             damaged,
-            OWN=operands.own_scales,
+            OWN=operands.dynamic,
             TOKENS=blocks.tokens,
             ROWS=BLOCK_ROWS,
             COLUMNS=blocks.columns,

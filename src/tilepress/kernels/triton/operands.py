@@ -29,10 +29,10 @@ class Operands:
         require("input_offset", self.input_offset, torch.int32, 1)
         require("deq_scale", self.deq_scale, torch.float32, n)
         require("quant_bias", self.quant_bias, torch.int32, n)
-        if self.own_scales:
+        if self.dynamic:
             require("weight_sums", self.weight_sums, torch.int32, n)
 
     @property
-    def own_scales(self) -> bool:
+    def dynamic(self) -> bool:
         """Whether tokens that overflow are quantized by a scale of their own."""
         return self.weight_sums.numel() > 0

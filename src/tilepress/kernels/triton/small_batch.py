@@ -121,7 +121,7 @@ def multiply(x: Tensor, operands: Operands, y: Tensor) -> None:
         x,
         operands.input_scale,
         operands.input_offset,
-        own_scales=operands.own_scales,
+        dynamic=operands.dynamic,
         rows=MOST_TOKENS,
         zeroed=zeroed,
     )
@@ -149,7 +149,7 @@ def multiply(x: Tensor, operands: Operands, y: Tensor) -> None:
         sums,
         arrived,
         damaged,
-        OWN=operands.own_scales,
+        OWN=operands.dynamic,
         TOKENS=MOST_TOKENS,
         num_warps=TILE_WARPS,
         maxnreg=TILE_REGISTERS,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tilepress.checkpoint import QuantizedEmbedding, QuantizedLinear
-from tilepress.checkpoint.tensors.activation_mode import has_own_scales, row_sums
+from tilepress.checkpoint.tensors.activation_mode import is_dynamic, row_sums
 from tilepress.models.layer_inputs import FINAL_NORM
 from tilepress.quantize.layerwise.decoder import LayerwiseDecoder
 from tilepress.quantize.quantized_model import CollectedModel
@@ -24,14 +24,14 @@ class StudentLinear(nn.Module):
     """y = fq(x) @ q.T * deq_scale / input_scale * exp(s) + bias; trained are s [n] and, where there is one, the bias.
 
     fq: the int8 round trip of the activations, with the gradient of a clamp to the range (straight-through, Bengio et
-    al. 2013), or of nothing where tokens beyond it have scales of their own. The bias is b + rms(b) · shift, so that
+    al. 2013), or of nothing where tokens that overflow it have dynamic scales. The bias is b + rms(b) · shift, so that
     one learning rate suits scales, gains and biases.
     """
 
-    def __init__(self, linear: QuantizedLinear, own_scales: bool, biased: bool, device: torch.device) -> None:
+    def __init__(self, linear: QuantizedLinear, dynamic: bool, biased: bool, device: torch.device) -> None:
         super().__init__()
         self._linear = linear
-        self._range = ActivationRange(linear.input_scale, linear.input_offset, own_scales)
+        self._range = ActivationRange(linear.input_scale, linear.input_offset, dynamic)
         self._weight = linear.weight.to(device)
         self._scale = linear.weight_scale().to(device)
         self.log_scale = nn.Parameter(torch.zeros_like(self._scale))
@@ -58,7 +58,7 @@ class StudentLinear(nn.Module):
 
     def _fake_quantize(self, x: Tensor) -> Tensor:
         offset, scale = self._range.offset, self._range.scale
-        if self._range.own_scales:
+        if self._range.dynamic:
             return x + (self._range.round_trip(x.detach()) - x).detach()
         clamped = x.clamp((-128 - offset) * scale, (127 - offset) * scale)
         return clamped + (self._range.round_trip(x.detach()) - clamped).detach()
@@ -92,7 +92,7 @@ class Student(nn.Module):
         device = decoder.device
         self._linears = {
             prefix: StudentLinear(
-                linear, has_own_scales(collected.activations, linear.kind), decoder.has(f"{prefix}.bias"), device
+                linear, is_dynamic(collected.activations, linear.kind), decoder.has(f"{prefix}.bias"), device
             )
             for prefix, linear in collected.linears.items()
         }

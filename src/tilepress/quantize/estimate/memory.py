@@ -10,7 +10,7 @@ from tilepress.models.layer_inputs import FEEDS, LINEARS, Feed
 from tilepress.quantize.calibration.size import CalibrationSize
 from tilepress.quantize.context import SAMPLED_ROWS
 from tilepress.quantize.layerwise.decoder import HEAD_ROWS, POSITIONS
-from tilepress.quantize.layerwise.hidden_states import TOKENS_A_PASS
+from tilepress.quantize.layerwise.hidden_states import TOKENS_A_BATCH
 from tilepress.quantize.recipe.recipe import Recipe
 from tilepress.quantize.rounding.gptq import ROWS as ROUNDED_ROWS
 
@@ -57,7 +57,7 @@ def _running(shape: ModelShape, size: CalibrationSize) -> int:
     """A layer, its statistics and the activations of some sequences; in the first pass the gradient of all of them."""
     a_token = 4 * shape.intermediate + 4 * shape.heads * shape.head_dim + 4 * shape.hidden
     gradient = FLOAT * size.sensitivity_samples * size.sensitivity_length * shape.hidden
-    return _layer(shape, FEEDS) + _statistics(shape, FEEDS) + FLOAT * TOKENS_A_PASS * a_token + gradient
+    return _layer(shape, FEEDS) + _statistics(shape, FEEDS) + FLOAT * TOKENS_A_BATCH * a_token + gradient
 
 
 def _scaling(shape: ModelShape) -> int:
@@ -74,8 +74,8 @@ def _rounding(shape: ModelShape, feed: Feed) -> int:
     number = FEEDS.index(feed)
     left, rounded = FEEDS[number:], _layer(shape, FEEDS[: number + 1]) // FLOAT
     weights, hessian = _layer(shape, (feed,)), _hessians(shape, (feed,))
-    fused = weights if len(feed.readers) > 1 else 0
-    measured = min(weights, FLOAT * ROUNDED_ROWS * shape.linear(feed.readers[0])[1])
+    fused = weights if len(feed.consumers) > 1 else 0
+    measured = min(weights, FLOAT * ROUNDED_ROWS * shape.linear(feed.consumers[0])[1])
     return _layer(shape, left) + _statistics(shape, left) + hessian + max(fused, hessian + measured) + rounded
 
 
@@ -91,17 +91,17 @@ def _table(shape: ModelShape) -> int:
 
 
 def _layer(shape: ModelShape, feeds: tuple[Feed, ...]) -> int:
-    linears = (shape.linear(reader) for feed in feeds for reader in feed.readers)
+    linears = (shape.linear(consumer) for feed in feeds for consumer in feed.consumers)
     return FLOAT * sum(n * k for n, k in linears)
 
 
 def _statistics(shape: ModelShape, feeds: tuple[Feed, ...]) -> int:
     """Hessians, and the tokens that are kept as a sample."""
-    return _hessians(shape, feeds) + FLOAT * SAMPLED_ROWS * sum(shape.linear(feed.readers[0])[1] for feed in feeds)
+    return _hessians(shape, feeds) + FLOAT * SAMPLED_ROWS * sum(shape.linear(feed.consumers[0])[1] for feed in feeds)
 
 
 def _hessians(shape: ModelShape, feeds: tuple[Feed, ...]) -> int:
-    return FLOAT * sum(shape.linear(feed.readers[0])[1] ** 2 for feed in feeds)
+    return FLOAT * sum(shape.linear(feed.consumers[0])[1] ** 2 for feed in feeds)
 
 
 def student_memory(shape: ModelShape, recipe: Recipe, size: CalibrationSize) -> int:
@@ -118,7 +118,7 @@ def student_memory(shape: ModelShape, recipe: Recipe, size: CalibrationSize) -> 
     table = shape.vocab * shape.hidden
     held = shape.layers * weights + FLOAT * table + (table if recipe.head else FLOAT * table)
     held += FLOAT * shape.hidden * size.length * (2 * size.samples + shape.layers)
-    a_token = sum(n for n, _ in shapes) + sum(shape.linear(feed.readers[0])[1] for feed in FEEDS)
+    a_token = sum(n for n, _ in shapes) + sum(shape.linear(feed.consumers[0])[1] for feed in FEEDS)
     layer = FLOAT * (weights + 2 * size.length * a_token)
     distributions = 5 * FLOAT * POSITIONS * shape.vocab
     return held + max(layer, distributions)

@@ -11,12 +11,12 @@ import torch
 from tilepress.checkpoint import FloatCheckpoint
 from tilepress.checkpoint.auxiliary import auxiliary_files
 from tilepress.machine.memory import available_bytes, machine_of
-from tilepress.machine.requirements import DISK_SPEED, Memory, Needs, disk
-from tilepress.quantize.calibration.size import SHORTEST, CalibrationSize, calibration_size
-from tilepress.quantize.distillation.steps import distillation_steps
-from tilepress.quantize.estimate.memory import bounded, peak_memory
+from tilepress.machine.requirements import DISK_SPEED, Memory, Requirements, disk
+from tilepress.quantize.calibration.size import SHORTEST
+from tilepress.quantize.estimate.memory import peak_memory
+from tilepress.quantize.estimate.settle import settle
 from tilepress.quantize.estimate.stored_size import floats_size, w8a8s_size, work_size
-from tilepress.quantize.estimate.throughput import Pace
+from tilepress.quantize.estimate.throughput import Throughput
 from tilepress.quantize.estimate.time import estimated_seconds
 from tilepress.quantize.recipe.recipe import Recipe
 from tilepress.quantize.resume import work_directory
@@ -33,13 +33,14 @@ _SMALLER: tuple[tuple[str, Callable[[Recipe], Recipe]], ...] = (
 
 
 def plan_quantization(
-    source: FloatCheckpoint, recipe: Recipe, out: Path, device: torch.device, max_memory: int | None, pace: Pace
-) -> Needs:
+    source: FloatCheckpoint, recipe: Recipe, out: Path, device: torch.device, max_memory: int | None, pace: Throughput
+) -> Requirements:
     """Peak memory, disk, time and size of `quantize_checkpoint` with these arguments. Reads no weight.
 
     Raises UsageError where max_memory is too little.
     """
-    settled, size = settle(source, recipe, device, max_memory)
+    choice = settle(source, recipe, machine_of(device), max_memory)
+    settled, size = replace(recipe, distill_steps=choice.distill_steps), choice.size
     stored = sum(tensor.nbytes for _, tensor in source.inventory())
     floats = floats_size(source, recipe)
     output = w8a8s_size(source, recipe) + sum(file.stat().st_size for file in auxiliary_files(source.path))
@@ -49,7 +50,7 @@ def plan_quantization(
     choose = "write to another disk with --save-path"
     work = work_size(source.shape, settled, size)
     kept = sum(file.stat().st_size for file in work_directory(out).glob("*"))  # of a run that was cut short
-    return Needs(
+    return Requirements(
         work="quant",
         memory=Memory(peak, available, _remedy(source, recipe, device, available)),
         # Of the work the integers become the output's, by links; what stays float is the output's alone.
@@ -66,19 +67,6 @@ def plan_quantization(
     )
 
 
-def settle(
-    source: FloatCheckpoint, recipe: Recipe, device: torch.device, max_memory: int | None
-) -> tuple[Recipe, CalibrationSize]:
-    """The recipe with the steps of distillation that will be done, and the size of the calibration."""
-    machine = machine_of(device)
-    size = calibration_size(recipe, source.shape, int(source.config["max_position_embeddings"]), machine)
-    if max_memory is not None:
-        size = bounded(size, source.shape, recipe, max_memory)
-        machine = replace(machine, memory=min(machine.memory, max_memory))
-    steps = distillation_steps(recipe, source.shape, size.samples, size.length, machine)
-    return replace(recipe, distill_steps=steps), size
-
-
 def _available(device: torch.device) -> int:
     """Bytes on the host, or the device where it has fewer: float layers are there, results pass through here."""
     if device.type == "cpu":
@@ -91,8 +79,9 @@ def _remedy(source: FloatCheckpoint, recipe: Recipe, device: torch.device, avail
     """The options that make it fit, or how much memory the smallest quantization of the model takes."""
 
     def peak(smaller: Recipe) -> int:
-        settled, size = settle(source, smaller, device, None)
-        return peak_memory(source.shape, settled, replace(size, memory=0))
+        choice = settle(source, smaller, machine_of(device), None)
+        settled = replace(smaller, distill_steps=choice.distill_steps)
+        return peak_memory(source.shape, settled, replace(choice.size, memory=0))
 
     least, options = recipe, []
     needed = peak(recipe)

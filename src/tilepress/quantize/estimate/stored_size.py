@@ -7,16 +7,15 @@ import math
 from tilepress.checkpoint import EMBEDDING, ModelShape
 from tilepress.checkpoint.description import W8A8S, W8A8S_DYNAMIC
 from tilepress.checkpoint.safetensors.writer import HEADER_ENTRY
-from tilepress.checkpoint.tensors.activation_mode import PER_TOKEN, has_own_scales
+from tilepress.checkpoint.tensors.activation_mode import PER_TOKEN, is_dynamic
+from tilepress.codec import TILE_COLUMNS, TILE_ROWS
 from tilepress.models.architecture import HEAD, fused_groups, group_of, linear_shapes
 from tilepress.models.layer_inputs import LINEARS
 from tilepress.quantize.calibration.size import CalibrationSize
 from tilepress.quantize.layerwise.decoder import TensorSource
-from tilepress.quantize.rate.steps import SAMPLED_COLUMNS
+from tilepress.quantize.rate.weight_scales import SAMPLED_COLUMNS
 from tilepress.quantize.recipe.recipe import DEFAULT_BITS, Recipe
 
-# Rows and columns of a tile.
-TILE = (128, 256)
 INDEX_ENTRY = 8
 INFO = 5 * 8
 
@@ -31,7 +30,7 @@ def fixed_size(source: TensorSource, recipe: Recipe) -> int:
     total = 0
     for prefix, (n, k) in quantized.items():
         dynamic = recipe.activations == PER_TOKEN and group_of(prefix)[1].feed.massive
-        has_sums = has_own_scales(recipe.activations, W8A8S_DYNAMIC if dynamic else W8A8S)
+        has_sums = is_dynamic(recipe.activations, W8A8S_DYNAMIC if dynamic else W8A8S)
         a_row, tensors = (deq_scale + 8, 8) if has_sums else (deq_scale + 4, 7)
         total += n * a_row + 3 + _tables(n, k) + tensors * (len(prefix) + HEADER_ENTRY)
     if _has_own_embedding(shape, recipe):
@@ -96,7 +95,7 @@ def _deq_scale(recipe: Recipe) -> int:
 
 
 def _tables(n: int, k: int) -> int:
-    return INDEX_ENTRY * -(-n // TILE[0]) * -(-k // TILE[1]) + INFO
+    return INDEX_ENTRY * -(-n // TILE_ROWS) * -(-k // TILE_COLUMNS) + INFO
 
 
 FLOAT = 4

@@ -20,7 +20,7 @@ REPEATS = 2
 
 
 @dataclass(frozen=True)
-class Pace:
+class Throughput:
     """Floating-point operations a second: product: of a product of float32 matrices. factor: of a Cholesky factor and
     its inverse. rounding: of rounding with error feedback, n · k² of a weight [n, k].
     """
@@ -30,7 +30,7 @@ class Pace:
     rounding: float
 
 
-def measure_pace(device: torch.device) -> Pace:
+def measure_throughput(device: torch.device) -> Throughput:
     """Measured now: other work on the machine makes it less."""
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(2 * COLUMNS, COLUMNS, generator=generator).to(device)
@@ -43,7 +43,7 @@ def measure_pace(device: torch.device) -> Pace:
     product = _fastest(lambda: inputs.T @ inputs)
     factoring = _fastest(lambda: inverse_of_upper(torch.linalg.cholesky(hessian).T))
     rounding = _fastest(lambda: round_weights(weight, steps, factor, lengths))  # the first makes the feedback
-    return Pace(
+    return Throughput(
         product=2.0 * len(inputs) * COLUMNS**2 / product,
         factor=(cholesky_work(COLUMNS) + inverse_work(COLUMNS)) / factoring,
         rounding=rounding_work(ROWS, COLUMNS) / rounding,

@@ -6,7 +6,7 @@ from tilepress.checkpoint import ModelShape
 from tilepress.models.flops import distillation_work, sensitivity_work, statistics_work
 from tilepress.models.layer_inputs import FEEDS
 from tilepress.quantize.calibration.size import CalibrationSize
-from tilepress.quantize.estimate.throughput import Pace, cholesky_work, inverse_work, rounding_work
+from tilepress.quantize.estimate.throughput import Throughput, cholesky_work, inverse_work, rounding_work
 from tilepress.quantize.recipe.recipe import Recipe
 
 # Each input is factored for its column scales and for the rounding, in both passes; the last factor is inverted.
@@ -18,7 +18,7 @@ HEAD_ROUNDINGS = 2
 SEARCH_WORK = 3e7
 
 
-def estimated_seconds(shape: ModelShape, recipe: Recipe, size: CalibrationSize, pace: Pace) -> float:
+def estimated_seconds(shape: ModelShape, recipe: Recipe, size: CalibrationSize, pace: Throughput) -> float:
     """Of the whole quantization; recipe.distill_steps is what will be done. Reading and writing are left out."""
     products = size.samples * size.length * statistics_work(shape, size.length)
     sensitivity_tokens = size.sensitivity_samples * size.sensitivity_length
@@ -26,8 +26,8 @@ def estimated_seconds(shape: ModelShape, recipe: Recipe, size: CalibrationSize, 
     products += (recipe.distill_steps or 0) * size.length * distillation_work(shape, size.length)
     factors = rounding = 0.0
     for feed in FEEDS:
-        columns = shape.linear(feed.readers[0])[1]
-        rows = sum(shape.linear(reader)[0] for reader in feed.readers)
+        columns = shape.linear(feed.consumers[0])[1]
+        rows = sum(shape.linear(consumer)[0] for consumer in feed.consumers)
         products += shape.layers * SEARCH_WORK * rows
         factors += shape.layers * (FACTORS * cholesky_work(columns) + inverse_work(columns))
         rounding += shape.layers * rounding_work(rows, columns)

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from tilepress.distributed.communicator import ALONE, Ranks
+from tilepress.distributed.communicator import ALONE, Communicator
 from tilepress.quantize.resume import WorkDirectory
 
-TOKENS_A_PASS = 2048
+TOKENS_A_BATCH = 2048
 # Where there are as many sequences: each rank makes some of the passes.
-FEWEST_PASSES = 8
+FEWEST_BATCHES = 8
 
 
 class HiddenStates:
@@ -43,9 +43,9 @@ class HiddenStates:
             yield self.part(start, start + count)
 
 
-def sequences_a_pass(samples: int, length: int) -> int:
+def sequences_a_batch(samples: int, length: int) -> int:
     """How many of `samples` sequences of `length` tokens go through a layer at a time."""
-    return max(1, min(TOKENS_A_PASS // length, samples // FEWEST_PASSES))
+    return max(1, min(TOKENS_A_BATCH // length, samples // FEWEST_BATCHES))
 
 
 def write_states(
@@ -74,15 +74,15 @@ def room_for(shape: Sequence[int], memory: int) -> Tensor | None:
     return torch.empty(*shape) if 4 * torch.Size(shape).numel() <= memory else None
 
 
-class Passes:
+class Batches:
     """Of `samples` sequences of `length` tokens.
 
     sequences: of a pass. share: the sequences of this rank, whole passes. before, after: tokens of each pass that ranks
     before it and after it make.
     """
 
-    def __init__(self, samples: int, length: int, ranks: Ranks) -> None:
-        self.sequences = sequences_a_pass(samples, length)
+    def __init__(self, samples: int, length: int, ranks: Communicator) -> None:
+        self.sequences = sequences_a_batch(samples, length)
         self.share = ranks.share(samples, self.sequences)
         starts = range(0, samples, self.sequences)
         tokens = [length * min(self.sequences, samples - start) for start in starts]
@@ -93,7 +93,7 @@ class Passes:
 class FinalStates:
     """share: what the last layer gives of this rank's sequences, before the final norm."""
 
-    def __init__(self, share: HiddenStates, device: torch.device, ranks: Ranks = ALONE) -> None:
+    def __init__(self, share: HiddenStates, device: torch.device, ranks: Communicator = ALONE) -> None:
         self._share, self._device, self._ranks = share, device, ranks
         self._before, _ = ranks.others(len(share))
 

@@ -1,4 +1,4 @@
-"""The common factor of the steps for what the user asked for: bits, bytes or loss; and what other factors give."""
+"""The common factor of the weight scales for the bits, bytes or loss that were asked for; and what others give."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rich.filesize import decimal
 from torch import Tensor
 
 from tilepress.errors import QuantizationError
 from tilepress.quantize.rate.rounding_rule import decide
-from tilepress.quantize.rate.steps import WeightSample, closest_scale, fit_scale, mean_of_weights
+from tilepress.quantize.rate.weight_scales import WeightSample, closest_step_factor, fit_step_factor, mean_of_weights
 from tilepress.quantize.recipe.recipe import DEFAULT_BITS, Recipe
 
 LEAST_BITS, MOST_BITS = 1.0, 7.5
@@ -29,12 +30,12 @@ def fit_target(samples: Sequence[WeightSample], recipe: Recipe, fixed: int) -> f
     fixed: bytes that no factor changes. QuantizationError for what is out of reach, with what is in reach.
     """
     if recipe.size is not None:
-        return fit_scale(samples, _bits_of_size(samples, recipe, recipe.size, fixed))
+        return fit_step_factor(samples, _bits_of_size(samples, recipe, recipe.size, fixed))
     if recipe.loss is not None:
         return _fit_loss(samples, recipe.loss)
     if recipe.bits is None:  # a model of many zeros may hold less: then everything that it holds
-        return closest_scale(samples, DEFAULT_BITS)[0]
-    return fit_scale(samples, recipe.bits)
+        return closest_step_factor(samples, DEFAULT_BITS)[0]
+    return fit_step_factor(samples, recipe.bits)
 
 
 def stored_bytes(samples: Sequence[WeightSample], bits: float, fixed: int) -> int:
@@ -42,26 +43,28 @@ def stored_bytes(samples: Sequence[WeightSample], bits: float, fixed: int) -> in
     return fixed + round(bits * _weights(samples) / 8)
 
 
-def point(samples: Sequence[WeightSample], factor: float, fixed: int) -> CurvePoint:
-    rates = [sample.rate_at(factor) for sample in samples]
+def point(samples: Sequence[WeightSample], step_factor: float, fixed: int) -> CurvePoint:
+    rates = [sample.rate_at(step_factor) for sample in samples]
     bits = mean_of_weights(samples, [bits for bits, _ in rates])
-    loss = sum(loss_at_lengths(sample, factor, lengths) for sample, (_, lengths) in zip(samples, rates, strict=True))
-    return CurvePoint(factor, bits, stored_bytes(samples, bits, fixed), loss)
+    loss = sum(
+        loss_at_lengths(sample, step_factor, lengths) for sample, (_, lengths) in zip(samples, rates, strict=True)
+    )
+    return CurvePoint(step_factor, bits, stored_bytes(samples, bits, fixed), loss)
 
 
-def loss_curve(samples: Sequence[WeightSample], factor: float, fixed: int) -> tuple[CurvePoint, ...]:
+def loss_curve(samples: Sequence[WeightSample], step_factor: float, fixed: int) -> tuple[CurvePoint, ...]:
     """The point of `factor` and those around it from 2 to 6 bits, most bits first."""
-    points = [point(samples, factor, fixed)]
+    points = [point(samples, step_factor, fixed)]
     for _ in range(LONGEST):
         if points[0].bits >= CURVE_BITS[1]:
             break
-        points.insert(0, point(samples, points[0].factor / CURVE_FACTOR, fixed))
+        points.insert(0, point(samples, points[0].step_factor / CURVE_FACTOR, fixed))
         if points[0].bits - points[1].bits < TOLERANCE:  # rows at their least step take no more bits
             break
     for _ in range(LONGEST):
         if points[-1].bits <= CURVE_BITS[0]:
             break
-        points.append(point(samples, points[-1].factor * CURVE_FACTOR, fixed))
+        points.append(point(samples, points[-1].step_factor * CURVE_FACTOR, fixed))
     return tuple(points)
 
 
@@ -71,25 +74,27 @@ def _bits_of_size(samples: Sequence[WeightSample], recipe: Recipe, size: int, fi
     least, most = (stored_bytes(samples, bits, fixed) for bits in (LEAST_BITS, MOST_BITS))
     if size <= fixed:
         raise QuantizationError(
-            f"a size of {_mb(size)} cannot be met: what stays float, scales and index take {_mb(fixed)}; ask for "
-            f"{_mb(least)} or more{more}"
+            f"a size of {_size(size)} cannot be met: what stays float, scales and index take {_size(fixed)}; ask for "
+            f"{_size(least)} or more{more}"
         )
     if bits < LEAST_BITS:
         raise QuantizationError(
-            f"a size of {_mb(size)} leaves {bits:.2f} bits a weight; ask for {_mb(least)} or more{more}"
+            f"a size of {_size(size)} leaves {bits:.2f} bits a weight; ask for {_size(least)} or more{more}"
         )
     if bits > MOST_BITS:
-        raise QuantizationError(f"a size of {_mb(size)} is more than int8 weights fill; ask for {_mb(most)} or less")
+        raise QuantizationError(
+            f"a size of {_size(size)} is more than int8 weights fill; ask for {_size(most)} or less"
+        )
     return bits
 
 
 def _fit_loss(samples: Sequence[WeightSample], loss: float) -> float:
-    """By bisection of the factor's logarithm: the predicted loss rises with the steps."""
+    """By bisection of the factor's logarithm: the predicted loss rises with the weight scales."""
 
-    def predicted(factor: float) -> float:
-        return sum(predicted_loss(sample, factor) for sample in samples)
+    def predicted(step_factor: float) -> float:
+        return sum(predicted_loss(sample, step_factor) for sample in samples)
 
-    finest, coarsest = closest_scale(samples, 4.0)[0], closest_scale(samples, LEAST_BITS)[0]
+    finest, coarsest = closest_step_factor(samples, 4.0)[0], closest_step_factor(samples, LEAST_BITS)[0]
     finest /= 2.0 ** (MOST_BITS - 4.0)
     least, most = predicted(finest), predicted(coarsest)
     if not least <= loss <= most:
@@ -111,37 +116,37 @@ def _weights(samples: Sequence[WeightSample]) -> int:
     return sum(sample.weights for sample in samples)
 
 
-def _mb(size: float) -> str:
-    return f"{size / 1e6:.2f} MB"
+def _size(nbytes: float) -> str:
+    return decimal(round(nbytes), precision=2)
 
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """factor: common factor of the steps. bits: a weight. size: bytes of the weight files of the W8A8SC directory.
+    """step_factor: common factor of the weight scales. bits: a weight. size: bytes of the W8A8SC weight files.
 
     loss: predicted increase of the loss by rounding weights, in nats a token.
     """
 
-    factor: float
+    step_factor: float
     bits: float
     size: int
     loss: float
 
 
-def predicted_loss(sample: WeightSample, scale: float) -> float:
-    """½ Σ_o G_o Δ_o² Σ_j c_j E[(w_oj / Δ_o - q_oj)²], in nats a token, at a common factor of the steps.
+def predicted_loss(sample: WeightSample, step_factor: float) -> float:
+    """½ Σ_o G_o Δ_o² Σ_j c_j E[(w_oj / Δ_o - q_oj)²], in nats a token, at a common factor of the weight scales.
 
     The second-order increase of the loss under the diagonal of the Fisher information, errors of different channels and
     tokens taken for independent; error feedback is in c. The mean over j is over the sampled columns.
     """
-    return loss_at_lengths(sample, scale, sample.rate_at(scale)[1])
+    return loss_at_lengths(sample, step_factor, sample.rate_at(step_factor)[1])
 
 
-def loss_at_lengths(sample: WeightSample, scale: float, lengths: Tensor) -> float:
+def loss_at_lengths(sample: WeightSample, step_factor: float, lengths: Tensor) -> float:
     """`predicted_loss` where the code lengths of that factor, of `sample.rate_at`, are known."""
-    steps = sample.steps(scale)
-    values = sample.columns / steps
+    weight_scale = sample.weight_scales(step_factor)
+    values = sample.columns / weight_scale
     integers = decide(values, lengths, sample.rate)
     by_row = ((values - integers).square_() * sample.cost).mean(dim=0)
-    columns = sample.weights // len(steps)
-    return 0.5 * columns * float((sample.sensitivity * steps.square() * by_row).sum())
+    columns = sample.weights // len(weight_scale)
+    return 0.5 * columns * float((sample.sensitivity * weight_scale.square() * by_row).sum())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-
 # A group's code is taken to be at most so many times longer, or shorter, than planned: some per cent are usual. Of a
 # group that is planned next to nothing, as one of a layer that does nothing, a tile's header alone is many times that.
 LONGER = 1.25

@@ -7,10 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-LARGEST = 127
+from tilepress.codec import TILE_ROWS
 
-# Rows of a tile: each 128 rows of a matrix have code lengths of their own.
-TILE_ROWS = 128
+LARGEST = 127
 
 # Slope of the best trade of error against bits for a uniform quantizer at high rate: an error of Δ²/12 falls by
 # a factor of four with each bit, so d(error)/d(bits) = -2 ln 2 · Δ²/12.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tilepress.checkpoint.safetensors.reader import TensorFiles
-from tilepress.quantize.rate.steps import WeightSample
+from tilepress.quantize.rate.weight_scales import WeightSample
 
 _TENSORS = ("columns", "rate", "relative", "least", "sensitivity", "cost")
 _WEIGHTS = "weights"

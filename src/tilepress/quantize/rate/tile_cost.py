@@ -8,9 +8,10 @@ import itertools
 import torch
 from torch import Tensor
 
-from tilepress.quantize.rate.rounding_rule import LARGEST, TILE_ROWS
+from tilepress.codec import TILE_COLUMNS, TILE_ROWS
+from tilepress.quantize.rate.rounding_rule import LARGEST
 
-TILE_SYMBOLS = TILE_ROWS * 256
+TILE_SYMBOLS = TILE_ROWS * TILE_COLUMNS
 # What rounding up to 16 bytes in the header and to 64 behind the tile adds on average, in bits.
 _PADDING = 8 * (8 + 32)
 # Rows that are counted at a time: a place of eight bytes is made for each integer.

@@ -22,8 +22,8 @@ class Recipe:
     nats a token.
     head: quantize the output head too. embeddings: and the embedding table, which in a tied model is the head's. Both
     share the target.
-    activations: what becomes of tokens that leave the static ranges, and so how these are fitted: "overflow", they get
-    scales of their own; "static", they are clipped; "per-token", the same but for down_proj, where all have their own.
+    activations: what becomes of tokens that overflow the static ranges, and so how these are fitted: "overflow", they
+    get dynamic scales; "static", they are clipped; "per-token", the same but for down_proj, where all get them.
     dtype: stored type of norms, embeddings and input scales, "float16" or "bfloat16".
     samples, sequence_length: calibration sequences and their length in tokens (capped by the model's context); None:
     128 and 2048, or what model and machine allow (`calibration_size`).

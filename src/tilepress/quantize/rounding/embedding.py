@@ -15,8 +15,8 @@ from torch import Tensor
 from tilepress.checkpoint import EMBEDDING, QuantizedEmbedding
 from tilepress.quantize.layerwise.decoder import LayerwiseDecoder
 from tilepress.quantize.rate.rounding_rule import LARGEST
-from tilepress.quantize.rate.steps import SAMPLED_COLUMNS, WeightSample, drawn_columns, refit_scale
 from tilepress.quantize.rate.tile_cost import coded_bits, share_of_zeros
+from tilepress.quantize.rate.weight_scales import SAMPLED_COLUMNS, WeightSample, drawn_columns, refit_step_factor
 from tilepress.quantize.report import LinearReport
 
 ROWS = 8192
@@ -35,7 +35,7 @@ class EmbeddingTable:
             yield self.decoder.load(f"{EMBEDDING}.weight", start, start + ROWS)
 
     def sample(self, generator: torch.Generator) -> WeightSample:
-        """Columns from which the steps are fitted."""
+        """Columns from which the weight_scale are fitted."""
         picked = torch.randperm(self.decoder.hidden, generator=generator)[:SAMPLED_COLUMNS]
         columns, least = drawn_columns(self.blocks(), picked.to(self.decoder.device))
         alike = torch.ones(len(picked), 1, device=least.device)
@@ -56,7 +56,7 @@ def embedding_table(decoder: LayerwiseDecoder, tokens: Tensor, squares: Tensor) 
     The mean of the squares leaves the first position out: the start token's gradient is not like that of others. It is
     one for all tokens, since most are met too seldom to have one of their own. Half of the tokens that will be read are
     taken to be spread like the text's and half evenly: another text reads other tokens. SmolLM2's embedding alone at
-    3.5 bits, on a text of another kind: .0079 nats where equal steps give .0139.
+    3.5 bits, on a text of another kind: .0079 nats where equal weight_scale give .0139.
     """
     mean = float(squares[:, 1:].mean())
     share = torch.bincount(tokens.flatten(), minlength=decoder.vocabulary).to(squares.device) / tokens.numel()
@@ -68,10 +68,15 @@ def quantize_embedding(
 ) -> tuple[QuantizedEmbedding, LinearReport]:
     """The table at `bits` bits a weight of the codec, or the most that max|row| / 127 as the least step gives."""
     sample = table.sample(generator)
-    steps = sample.steps(refit_scale(sample, bits))
-    weight = torch.empty(len(steps), table.decoder.hidden, dtype=torch.int8)
+    weight_scale = sample.weight_scales(refit_step_factor(sample, bits))
+    weight = torch.empty(len(weight_scale), table.decoder.hidden, dtype=torch.int8)
     error = norm = loss = 0.0
-    parts = (table.blocks(), torch.split(weight, ROWS), torch.split(steps, ROWS), torch.split(table.sensitivity, ROWS))
+    parts = (
+        table.blocks(),
+        torch.split(weight, ROWS),
+        torch.split(weight_scale, ROWS),
+        torch.split(table.sensitivity, ROWS),
+    )
     for block, integers, step, sensitivity in zip(*parts, strict=True):
         q = (block / step[:, None]).round_().clamp_(-LARGEST, LARGEST)
         by_row = (q * step[:, None] - block).square().sum(dim=1)
@@ -89,4 +94,4 @@ def quantize_embedding(
         loss=loss,
         overflows=0.0,
     )
-    return QuantizedEmbedding(weight, steps.cpu()), report
+    return QuantizedEmbedding(weight, weight_scale.cpu()), report

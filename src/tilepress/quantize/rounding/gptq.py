@@ -9,18 +9,19 @@ import torch
 from torch import Tensor
 
 from tilepress import _native
-from tilepress.distributed.communicator import Ranks
-from tilepress.quantize.rate.rounding_rule import LARGEST, RATE_WEIGHT, TILE_ROWS, decide
+from tilepress.codec import TILE_ROWS
+from tilepress.distributed.communicator import Communicator
+from tilepress.quantize.rate.rounding_rule import LARGEST, RATE_WEIGHT, decide
 from tilepress.quantize.statistics.hessian import HessianFactor
 from tilepress.quantize.transforms.activation_ranges import ActivationRange
 
 BLOCK = 64
 
 
-def round_weights(weight: Tensor, steps: Tensor, factor: HessianFactor, lengths: Tensor) -> Tensor:
-    """Integers q that keep (weight - q · steps) small on the calibration inputs and cheap to code.
+def round_weights(weight: Tensor, weight_scale: Tensor, factor: HessianFactor, lengths: Tensor) -> Tensor:
+    """Integers q that keep (weight - q · weight_scale) small on the calibration inputs and cheap to code.
 
-    weight float32 [n, k]; steps float32 [n], positive; lengths from `tile_rate`: float32 [128] for all rows, or
+    weight float32 [n, k]; weight_scale float32 [n], positive; lengths from `tile_rate`: float32 [128] for all rows, or
     [ceil(n / 128), 128], a table for each 128 rows. All finite. Returns int8 [n, k]; |q| is at most 127.
 
     Column by column in `factor.order`, q is the candidate of least
@@ -33,11 +34,11 @@ def round_weights(weight: Tensor, steps: Tensor, factor: HessianFactor, lengths:
     """
     rate = RATE_WEIGHT * factor.cost.mean() / factor.cost
     if weight.device.type != "cpu":
-        return round_in_torch(weight, steps, factor, rate, lengths)
+        return round_in_torch(weight, weight_scale, factor, rate, lengths)
     out = torch.empty(weight.shape, dtype=torch.int8)
     _native.round_weights(
         weight.contiguous().numpy(),
-        steps.contiguous().numpy(),
+        weight_scale.contiguous().numpy(),
         factor.order.numpy(),
         factor.feedback.contiguous().numpy(),
         rate.numpy(),
@@ -48,14 +49,16 @@ def round_weights(weight: Tensor, steps: Tensor, factor: HessianFactor, lengths:
     return out
 
 
-def round_in_torch(weight: Tensor, steps: Tensor, factor: HessianFactor, rate: Tensor, lengths: Tensor) -> Tensor:
+def round_in_torch(
+    weight: Tensor, weight_scale: Tensor, factor: HessianFactor, rate: Tensor, lengths: Tensor
+) -> Tensor:
     """What `round_weights` does, for any device.
 
     rate float32 [k], of the columns in `factor.order`: the weight of the bits in `decide`. Transposed, so that a column
     is contiguous. Feedback inside a block of columns is applied at once, to the columns after it once a block (GPTQ's
     lazy updates).
     """
-    remaining = (weight / steps[:, None]).T[factor.order].contiguous()
+    remaining = (weight / weight_scale[:, None]).T[factor.order].contiguous()
     integers = torch.empty_like(remaining)
     columns = len(factor.order)
     feedback = factor.feedback
@@ -90,29 +93,29 @@ class RoundedRows:
 
 def round_rows(
     weight: Callable[[slice], Tensor],
-    steps: Tensor,
+    weight_scale: Tensor,
     lengths: Tensor,
     factor: HessianFactor,
     inputs: ActivationRange,
     tokens: Tensor,
-    ranks: Ranks,
+    ranks: Communicator,
 ) -> RoundedRows:
-    """Round the n rows that `weight` gives, float32 [up to ROWS, k] at a time; steps float32 [n].
+    """Round the n rows that `weight` gives, float32 [up to ROWS, k] at a time; weight_scale float32 [n].
 
     lengths float32 [ceil(n / 128), 128], of the codes. tokens float32 [m, k]: what the error is measured on, with the
     activations quantized by `inputs`. On the CPU the integers are the same for any number of ranks. Each rank gets all.
     """
     seen = inputs.round_trip(tokens)
-    integers = torch.empty(len(steps), tokens.shape[1], dtype=torch.int8)
-    error, norm = torch.zeros_like(steps), torch.zeros_like(steps)
-    mine = ranks.share(len(steps), TILE_ROWS)
+    integers = torch.empty(len(weight_scale), tokens.shape[1], dtype=torch.int8)
+    error, norm = torch.zeros_like(weight_scale), torch.zeros_like(weight_scale)
+    mine = ranks.share(len(weight_scale), TILE_ROWS)
     for start in range(mine.start, mine.stop, ROWS):
         part = slice(start, min(start + ROWS, mine.stop))
         block = weight(part)
         tables = lengths[start // TILE_ROWS : -(-part.stop // TILE_ROWS)]
-        q = round_weights(block, steps[part], factor, tables)
+        q = round_weights(block, weight_scale[part], factor, tables)
         exact = tokens @ block.T
-        error[part] = (seen @ (q * steps[part, None]).T - exact).square().sum(dim=0)
+        error[part] = (seen @ (q * weight_scale[part, None]).T - exact).square().sum(dim=0)
         norm[part] = exact.square().sum(dim=0)
         integers[part] = q
     return RoundedRows(ranks.filled(integers, TILE_ROWS), ranks.add_up(error), ranks.add_up(norm))

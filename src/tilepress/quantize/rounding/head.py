@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from tilepress.checkpoint import QuantizedLinear
-from tilepress.distributed.communicator import ALONE, Ranks
+from tilepress.distributed.communicator import ALONE, Communicator
 from tilepress.models.layer_inputs import FINAL_NORM
 from tilepress.quantize.layerwise.decoder import POSITIONS, LayerwiseDecoder
 from tilepress.quantize.layerwise.hidden_states import HiddenStates
-from tilepress.quantize.rate.steps import WeightSample, refit_scale, relative_steps, sample_weights
 from tilepress.quantize.rate.tile_cost import coded_bits, share_of_zeros
+from tilepress.quantize.rate.weight_scales import WeightSample, refit_step_factor, relative_scales, sample_weights
 from tilepress.quantize.report import LinearReport
 from tilepress.quantize.rounding.gptq import ROWS, round_rows
 from tilepress.quantize.rounding.layer import fitted_range, pack
@@ -26,7 +26,7 @@ from tilepress.quantize.transforms.column_scales import column_scales, represent
 NAME = "lm_head"
 
 # This share of the mean sensitivity is added to every token's. A token that the calibration text never asks for may be
-# common in another language: without the floor its row would get steps hundreds of times those of frequent tokens. On
+# common in another language: without the floor its row would get a scale hundreds of times those of frequent tokens. On
 # SmolLM2 (head alone, 3.3 bits, English) a floor of 1 instead of 0.2 took the divergence from .0066 to .0083 nats on
 # prose and from .0106 to .0112 on source code.
 FLOOR = 1.0
@@ -57,8 +57,8 @@ class Head:
         return self.decoder.head_weight(rows.start, rows.stop) * self.scales
 
     def sample(self, generator: torch.Generator) -> WeightSample:
-        """Columns from which the steps are fitted."""
-        relative = relative_steps(self.sensitivity, self.factor)
+        """Columns from which the weight_scale are fitted."""
+        relative = relative_scales(self.sensitivity, self.factor)
         return sample_weights(self.blocks(), relative, self.of_logits(), self.factor, generator)
 
     def of_logits(self) -> Tensor:
@@ -66,7 +66,7 @@ class Head:
         return self.sensitivity - FLOOR / (1.0 + FLOOR) * self.sensitivity.mean()
 
 
-def logit_sensitivity(decoder: LayerwiseDecoder, hidden: Iterable[Tensor], ranks: Ranks = ALONE) -> Tensor:
+def logit_sensitivity(decoder: LayerwiseDecoder, hidden: Iterable[Tensor], ranks: Communicator = ALONE) -> Tensor:
     """G_v = E[(dloss/dlogit_v)²], float32 [vocabulary], over hidden states [samples, length, hidden], in parts.
 
     Of several ranks each gives its own states. With labels drawn from the model itself the gradient is
@@ -113,7 +113,7 @@ def head_statistics(
     length: int,
     rows_a_sequence: int,
     generator: torch.Generator,
-    ranks: Ranks = ALONE,
+    ranks: Communicator = ALONE,
 ) -> InputStatistics:
     """Of what the head reads, for the last layer's outputs in sequences [1, length, hidden], of each rank its own."""
     norm = decoder.norm()
@@ -134,18 +134,18 @@ def _range(head: Head, activations: str, dtype: torch.dtype) -> ActivationRange:
 
 
 def quantize_head(
-    head: Head, sample: WeightSample, bits: float, activations: str, dtype: torch.dtype, ranks: Ranks = ALONE
+    head: Head, sample: WeightSample, bits: float, activations: str, dtype: torch.dtype, ranks: Communicator = ALONE
 ) -> tuple[QuantizedLinear, LinearReport]:
-    """Fit the steps of `head.sample` to `bits` bits a weight, round, pack as layers do. activations: as in Recipe.
+    """Fit the weight scales of `head.sample` to `bits` bits a weight, round, pack. activations: as in Recipe.
 
     Each rank rounds its share of the rows.
     """
-    scale = ranks.first(lambda: refit_scale(sample, bits))
-    steps, lengths = ranks.agreed(sample.steps(scale)), ranks.agreed(sample.rate_at(scale)[1])
+    scale = ranks.first(lambda: refit_step_factor(sample, bits))
+    weight_scale, lengths = ranks.agreed(sample.weight_scales(scale)), ranks.agreed(sample.rate_at(scale)[1])
     inputs = ranks.first(lambda: _range(head, activations, dtype))
 
     tokens = head.statistics.fewer_rows()
-    rounded = round_rows(head.block, steps, lengths, head.factor, inputs, tokens, ranks)
+    rounded = round_rows(head.block, weight_scale, lengths, head.factor, inputs, tokens, ranks)
     weight = rounded.integers
     report = LinearReport(
         name=NAME,
@@ -154,7 +154,7 @@ def quantize_head(
         zeros=share_of_zeros(weight),
         relative_error=float(rounded.error.sum() / rounded.norm.sum().clamp(min=1e-30)),
         clipped=inputs.clipped(tokens),
-        overflows=float(inputs.leaves(head.statistics.rows).float().mean()),
+        overflows=float(inputs.overflows(head.statistics.rows).float().mean()),
         loss=0.5 * float(rounded.error @ head.of_logits()) / len(tokens),
     )
-    return pack(weight, steps, inputs, None, NAME), report
+    return pack(weight, weight_scale, inputs, None, NAME), report

@@ -11,11 +11,11 @@ from torch import Tensor
 from tilepress.checkpoint import QuantizedLinear
 from tilepress.checkpoint.description import W8A8S, W8A8S_DYNAMIC
 from tilepress.checkpoint.tensors.activation_mode import OVERFLOW, PER_TOKEN, row_sums
-from tilepress.distributed.communicator import ALONE, Ranks
+from tilepress.distributed.communicator import ALONE, Communicator
 from tilepress.errors import QuantizationError
 from tilepress.models.layer_inputs import FEEDS, Feed
-from tilepress.quantize.rate.steps import WeightSample, relative_steps, sample_weights
 from tilepress.quantize.rate.tile_cost import coded_bits, share_of_zeros
+from tilepress.quantize.rate.weight_scales import WeightSample, relative_scales, sample_weights
 from tilepress.quantize.report import LinearReport
 from tilepress.quantize.rounding.gptq import round_rows
 from tilepress.quantize.statistics.hessian import HessianFactor, factorize
@@ -31,10 +31,10 @@ TINY = torch.finfo(torch.float32).tiny
 
 
 @dataclass(frozen=True)
-class LinearGroup:
-    """The linears that read one input, as one matrix: rows in the order of `feed.readers`, in which they are fused.
+class FusedWeight:
+    """The linears that read one input, as one matrix: rows in the order of `feed.consumers`, in which they are fused.
 
-    weight float32 [n, k]; sensitivity float32 [n]; rows: how many belong to each reader.
+    weight float32 [n, k]; sensitivity float32 [n]; rows: how many belong to each consumer.
     """
 
     feed: Feed
@@ -45,14 +45,14 @@ class LinearGroup:
     statistics: InputStatistics
 
     def sample(self, generator: torch.Generator) -> WeightSample:
-        """Columns from which the steps are fitted."""
-        relative = relative_steps(self.sensitivity, self.factor)
+        """Columns from which the weight_scale are fitted."""
+        relative = relative_scales(self.sensitivity, self.factor)
         return sample_weights(torch.split(self.weight, ROWS), relative, self.sensitivity, self.factor, generator)
 
 
-def linear_groups(
+def fused_weights(
     folded: FoldedLayer, sensitivity: Mapping[str, Tensor], damping: float, where: str
-) -> Iterator[LinearGroup]:
+) -> Iterator[FusedWeight]:
     """The four groups of a layer, each made when it is asked for and of what it takes out of `folded`.
 
     `sensitivity`: G_o by linear, of the layer before the folds.
@@ -63,20 +63,20 @@ def linear_groups(
 
 def _group(
     feed: Feed, folded: FoldedLayer, sensitivity: Mapping[str, Tensor], damping: float, where: str
-) -> LinearGroup:
-    weights = [folded.tensors.pop(f"{reader}.weight") for reader in feed.readers]
+) -> FusedWeight:
+    weights = [folded.tensors.pop(f"{consumer}.weight") for consumer in feed.consumers]
     # An output divided by s has a gradient s times as large.
     scaled = [
-        sensitivity[reader] * folded.row_scales.get(reader, torch.ones(()).to(weights[0].device)) ** 2
-        for reader in feed.readers
+        sensitivity[consumer] * folded.row_scales.get(consumer, torch.ones(()).to(weights[0].device)) ** 2
+        for consumer in feed.consumers
     ]
     statistics = folded.statistics.pop(feed.name)
     factor = factorize(statistics.hessian, damping, f"{where}.{feed.name}")
     whole = weights[0] if len(weights) == 1 else torch.cat(weights)
-    return LinearGroup(feed, whole, torch.cat(scaled), tuple(len(w) for w in weights), factor, statistics)
+    return FusedWeight(feed, whole, torch.cat(scaled), tuple(len(w) for w in weights), factor, statistics)
 
 
-def activation_range(group: LinearGroup, activations: str, dtype: torch.dtype, where: str) -> ActivationRange:
+def activation_range(group: FusedWeight, activations: str, dtype: torch.dtype, where: str) -> ActivationRange:
     """The range of a group's input. activations: as in Recipe.
 
     Static ranges are clipped where it pays, but never where an input carries massive activations.
@@ -94,40 +94,40 @@ def activation_range(group: LinearGroup, activations: str, dtype: torch.dtype, w
 def fitted_range(
     seen: InputStatistics, importance: Tensor, activations: str, dtype: torch.dtype, where: str
 ) -> ActivationRange:
-    """The range of least error weighted by importance [k], for tokens beyond that are clipped or have own scales."""
+    """The range of least error weighted by importance [k], for tokens that are clipped or get dynamic scales."""
     if activations == OVERFLOW:
         return overflow_range(seen, importance, dtype, where)
     return clipped_range(float(seen.low.min()), float(seen.high.max()), seen.fewer_rows(), importance, dtype, where)
 
 
-def quantize_group(
-    group: LinearGroup,
-    steps: Tensor,
+def quantize_fused(
+    group: FusedWeight,
+    weight_scale: Tensor,
     lengths: Tensor,
     inputs: ActivationRange,
     tensors: Mapping[str, Tensor],
     where: str,
-    ranks: Ranks = ALONE,
+    ranks: Communicator = ALONE,
 ) -> list[tuple[str, QuantizedLinear, LinearReport]]:
-    """Round a group and cut it into its linears, named `where`.reader.
+    """Round a group and cut it into its linears, named `where`.consumer.
 
-    steps float32 [n]; lengths from `WeightSample.rate_at`; tensors: of the folded layer, for its biases. Each rank
-    rounds its share of the rows; the first one gets the linears, others nothing.
+    weight_scale float32 [n]; lengths from `WeightSample.rate_at`; tensors: of the folded layer, for its biases. Each
+    rank rounds its share of the rows; the first one gets the linears, others nothing.
     """
     tokens = group.statistics.fewer_rows()
-    rounded = round_rows(lambda part: group.weight[part], steps, lengths, group.factor, inputs, tokens, ranks)
+    rounded = round_rows(lambda part: group.weight[part], weight_scale, lengths, group.factor, inputs, tokens, ranks)
     if not ranks.writes:
         return []
     clipped = inputs.clipped(tokens)
-    overflows = float(inputs.leaves(group.statistics.rows).float().mean())
+    overflows = float(inputs.overflows(group.statistics.rows).float().mean())
     result = []
     start = 0
-    for reader, count in zip(group.feed.readers, group.rows, strict=True):
+    for consumer, count in zip(group.feed.consumers, group.rows, strict=True):
         part = slice(start, start + count)
         start += count
         q, error = rounded.integers[part], rounded.error[part]
         report = LinearReport(
-            name=f"{where}.{reader}",
+            name=f"{where}.{consumer}",
             weights=q.numel(),
             bits=coded_bits(q),
             zeros=share_of_zeros(q),
@@ -136,17 +136,21 @@ def quantize_group(
             loss=0.5 * float(error @ group.sensitivity[part]) / len(tokens),
             overflows=overflows,
         )
-        result.append((reader, pack(q, steps[part], inputs, tensors.get(f"{reader}.bias"), report.name), report))
+        result.append(
+            (consumer, pack(q, weight_scale[part], inputs, tensors.get(f"{consumer}.bias"), report.name), report)
+        )
     return result
 
 
-def pack(integers: Tensor, steps: Tensor, inputs: ActivationRange, bias: Tensor | None, where: str) -> QuantizedLinear:
+def pack(
+    integers: Tensor, weight_scale: Tensor, inputs: ActivationRange, bias: Tensor | None, where: str
+) -> QuantizedLinear:
     """The stored form: deq_scale = input_scale · step, quant_bias = round(bias / deq_scale - offset · Σ_k q).
 
-    integers int8 [n, k], on the CPU; steps and bias float32 [n]. Of a row of zeros the step is the bias' own, to 24
-    bits. QuantizationError if a value leaves the range of float32 or int32.
+    integers int8 [n, k], on the CPU; weight_scale and bias float32 [n]. Of a row of zeros the scale is the bias' own,
+    to 24 bits. QuantizationError if a value leaves the range of float32 or int32.
     """
-    deq_scale = inputs.scale * steps.cpu().float()
+    deq_scale = inputs.scale * weight_scale.cpu().float()
     shift = -inputs.offset * row_sums(integers).long()
     if bias is not None:
         alone = ~integers.any(dim=1) & (bias.cpu() != 0)

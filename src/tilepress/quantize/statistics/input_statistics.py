@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tilepress.distributed.communicator import ALONE, Ranks
+from tilepress.distributed.communicator import ALONE, Communicator
 from tilepress.models.layer_inputs import FEEDS
 from tilepress.quantize.statistics.triangular import add_gram, mirror
 
@@ -68,7 +68,7 @@ class StatisticsCollector:
 
     def __enter__(self) -> StatisticsCollector:
         for feed in FEEDS:
-            module = self._layer.get_submodule(feed.readers[0])
+            module = self._layer.get_submodule(feed.consumers[0])
             weight = module.get_parameter("weight")
             self._sums[feed.name] = InputSums(weight.shape[1], weight)
             self._handles.append(module.register_forward_pre_hook(self._hook(feed.name)))
@@ -94,7 +94,7 @@ class StatisticsCollector:
             for _ in FEEDS:
                 self._picked(tokens)
 
-    def result(self, ranks: Ranks = ALONE) -> dict[str, InputStatistics]:
+    def result(self, ranks: Communicator = ALONE) -> dict[str, InputStatistics]:
         """Statistics by the names of FEEDS, over all ranks. The collector hands them over."""
         sums, self._sums = self._sums, {}
         return {name: of_input.statistics(ranks) for name, of_input in sums.items()}
@@ -118,7 +118,7 @@ class InputSums:
         self.tokens += len(x)
         self.rows.append(rows)
 
-    def statistics(self, ranks: Ranks = ALONE) -> InputStatistics:
+    def statistics(self, ranks: Communicator = ALONE) -> InputStatistics:
         """What all ranks added up, in the memory of the sums: nothing can be added any more."""
         tokens = int(ranks.add_up(torch.tensor(self.tokens)))
         return InputStatistics(

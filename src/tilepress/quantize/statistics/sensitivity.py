@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tilepress.distributed.communicator import ALONE, Ranks
+from tilepress.distributed.communicator import ALONE, Communicator
 from tilepress.models.layer_inputs import LINEARS
 from tilepress.quantize.layerwise.decoder import POSITIONS, LayerwiseDecoder
 from tilepress.quantize.layerwise.hidden_states import HiddenStates
@@ -43,7 +43,7 @@ def layer_sensitivity(
     arguments: Mapping[str, Any],
     gradient: Tensor,
     generator: torch.Generator,
-    ranks: Ranks = ALONE,
+    ranks: Communicator = ALONE,
 ) -> Iterator[LayerSensitivity]:
     """Backward through one decoder layer; what is yielded is valid under the block.
 
@@ -76,7 +76,7 @@ def gradient_of_sampled_loss(
     final: HiddenStates | Sequence[Tensor],
     length: int,
     generator: torch.Generator,
-    ranks: Ranks = ALONE,
+    ranks: Communicator = ALONE,
 ) -> Tensor:
     """The loss' gradient at what the final norm reads, [sequences, length, hidden] on the device.
 
@@ -155,6 +155,6 @@ class _SquaredGradients:
 
         return forward_hook
 
-    def mean(self, ranks: Ranks) -> dict[str, Tensor]:
+    def mean(self, ranks: Communicator) -> dict[str, Tensor]:
         tokens = ranks.add_up(torch.tensor([self._tokens[name] for name in LINEARS]))
         return {name: ranks.add_up(self._sums[name]) / count for name, count in zip(LINEARS, tokens, strict=True)}

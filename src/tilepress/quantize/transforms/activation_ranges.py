@@ -17,20 +17,20 @@ SHRINK = tuple(0.9**i for i in range(22))
 class ActivationRange:
     """x_q = clamp(round(x / scale) + offset, -128, 127); `scale` is the value after rounding to its stored dtype.
 
-    own_scales: a token that the clamp would change is quantized by a scale of its own instead. per_token: the range is
+    dynamic: a token that overflows, which the clamp would change, gets a dynamic scale instead. per_token: the range is
     one that practically all tokens leave.
     """
 
     scale: float
     offset: int
-    own_scales: bool = False
+    dynamic: bool = False
     per_token: bool = False
 
     def round_trip(self, x: Tensor) -> Tensor:
         """x [..., k] as the quantized linear sees it."""
         seen = self.clip(x)
-        if self.own_scales:
-            leaves = self.leaves(x)
+        if self.dynamic:
+            leaves = self.overflows(x)
             seen[leaves] = round_trip_by_token(x[leaves])
         return seen
 
@@ -40,9 +40,9 @@ class ActivationRange:
 
     def clipped(self, x: Tensor) -> float:
         """Share of the values of x that lose more than a step to the clamp."""
-        return 0.0 if self.own_scales else float((self.clip(x) - x).abs().gt(self.scale).float().mean())
+        return 0.0 if self.dynamic else float((self.clip(x) - x).abs().gt(self.scale).float().mean())
 
-    def leaves(self, x: Tensor) -> Tensor:
+    def overflows(self, x: Tensor) -> Tensor:
         """Whether the clamp would change a token, bool [...] for x [..., k]."""
         high, low = torch.round(x.amax(dim=-1) / self.scale), torch.round(x.amin(dim=-1) / self.scale)
         return (high > 127 - self.offset) | (low < -128 - self.offset)
@@ -56,7 +56,7 @@ def round_trip_by_token(x: Tensor) -> Tensor:
     return (torch.round(x / scale) + offset).clamp_(-128, 127).sub_(offset).mul_(scale)
 
 
-def range_of(low: float, high: float, dtype: torch.dtype, where: str, *, own_scales: bool = False) -> ActivationRange:
+def range_of(low: float, high: float, dtype: torch.dtype, where: str, *, dynamic: bool = False) -> ActivationRange:
     """The range that covers [low, high] and 0, with its scale rounded to `dtype`.
 
     For an input that is always zero the scale is 1. QuantizationError naming `where` if the scale is no normal number
@@ -64,7 +64,7 @@ def range_of(low: float, high: float, dtype: torch.dtype, where: str, *, own_sca
     """
     low, high = min(low, 0.0), max(high, 0.0)
     if low == high:
-        return ActivationRange(1.0, 0, own_scales)
+        return ActivationRange(1.0, 0, dynamic)
     scale = float(torch.tensor((high - low) / 255.0).to(dtype))
     if not torch.finfo(dtype).tiny <= scale <= torch.finfo(dtype).max:
         name = str(dtype).removeprefix("torch.")
@@ -73,7 +73,7 @@ def range_of(low: float, high: float, dtype: torch.dtype, where: str, *, own_sca
             f"{where}: the activation range [{low:g}, {high:g}] needs an input_scale of {(high - low) / 255.0:g}, "
             f"which {name} cannot hold; {remedy}check the model on the calibration text"
         )
-    return ActivationRange(scale, max(-128, min(127, round(-low / scale) - 128)), own_scales)
+    return ActivationRange(scale, max(-128, min(127, round(-low / scale) - 128)), dynamic)
 
 
 def clipped_range(

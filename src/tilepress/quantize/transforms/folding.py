@@ -76,6 +76,6 @@ def fold(
             folded[f"{source.name}.weight"] /= rows[:, None]
             if f"{source.name}.bias" in folded:
                 folded[f"{source.name}.bias"] /= rows
-        for reader in feed.readers:
-            folded[f"{reader}.weight"] *= applied[name]
+        for consumer in feed.consumers:
+            folded[f"{consumer}.weight"] *= applied[name]
     return FoldedLayer(folded, {name: seen.divided(applied[name]) for name, seen in statistics.items()}, row_scales)

@@ -1,4 +1,4 @@
-"""Ranges of ordinary tokens, where a token that leaves its range is not clipped but quantized by a scale of its own."""
+"""Ranges of ordinary tokens, where a token that overflows is not clipped but gets a dynamic scale."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ def ordinary_rows(rows: Tensor) -> Tensor:
 def overflow_range(seen: InputStatistics, importance: Tensor, dtype: torch.dtype, where: str) -> ActivationRange:
     """The range of least Σ_j importance_j · mean (x_j - Q(x_j))² over ordinary tokens; importance float32 [k].
 
-    Q is exact: what leaves the range is quantized by its own scale. Without a limit the best range would be one that
+    Q is exact: what overflows the range gets a dynamic scale. Without a limit the best range would be one that
     all tokens leave; candidates let out at most 2 % of the ordinary ones, of those that reach lowest or highest.
     """
     compared = ordinary_rows(seen.fewer_rows())
     own_error = (round_trip_by_token(compared) - compared).square_() @ importance
     best, least = None, float("inf")
     for low, high in _ends(ordinary_rows(seen.rows)):
-        candidate = range_of(low, high, dtype, where, own_scales=True)
+        candidate = range_of(low, high, dtype, where, dynamic=True)
         error = (candidate.clip(compared) - compared).square_() @ importance
-        mean = float(torch.where(candidate.leaves(compared), own_error, error).mean())
+        mean = float(torch.where(candidate.overflows(compared), own_error, error).mean())
         if mean < least:
             best, least = candidate, mean
     if best is None:
@@ -60,7 +60,7 @@ def per_token_range(rows: Tensor, dtype: torch.dtype, where: str) -> ActivationR
     rows = ordinary_rows(rows)
     ordinary = range_of(float(rows.min()), float(rows.max()), dtype, where)
     scale = max(ordinary.scale / FINER, torch.finfo(dtype).tiny)
-    return ActivationRange(scale, 0, own_scales=True, per_token=True)
+    return ActivationRange(scale, 0, dynamic=True, per_token=True)
 
 
 def _ends(rows: Tensor) -> Iterable[tuple[float, float]]:

@@ -1,4 +1,4 @@
-"""`tilepress serve` up to the start of vLLM: its command line and environment, and what is refused. Needs no vLLM."""
+"""`tilepress serve` up to the start of vLLM: its command line and environment, and refusals. It needs no vLLM."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from tilepress.engines.vllm.serve.command import MODULE
 from tilepress.engines.vllm.serve.environment import binding, environment, physical_cores
 from tilepress.engines.vllm.serve.parsers import chat_template, reasoning_parser, tool_parser
 from tilepress.engines.vllm.serve.unchanged import VARIABLE, check_unchanged, stamp
-from tilepress.machine.memory import _left_in_groups, available_bytes
 from tiny_models import make_tiny_qwen3
 
 QWEN = "<tools>{{ tools }}</tools> <tool_call>{{ name }}</tool_call> <think></think>"
@@ -199,7 +198,7 @@ def test_float32_takes_twice_the_memory(qwen3: Path) -> None:
 def test_ranks_that_do_not_divide_the_model_are_refused(
     qwen3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UsageError, match=r"--tp 3 does not divide 8 heads.*choose one of 1, 2, 4, 8"):
+    with pytest.raises(CheckpointError, match=r"3 tensor-parallel parts do not fit 8 heads.*choose one of 1, 2, 4, 8"):
         plan(qwen3, tp=3)
     with pytest.raises(CheckpointError, match="choose one of 1, 2, 4, 8"):
         plan(make_w8a8s(qwen3, tmp_path / "w8a8s"), tp=3)
@@ -280,23 +279,6 @@ def test_one_thread_a_core(tmp_path: Path) -> None:
     assert physical_cores(tmp_path, range(6)) == [0, 2, 1, 3]
     assert physical_cores(tmp_path, {4, 5}) == [4, 5]
     assert physical_cores(tmp_path / "none", {0, 1}) == [0, 1]
-
-
-def test_limits_of_control_groups_count(tmp_path: Path) -> None:
-    group = tmp_path / "system.slice/tilepress.service"
-    group.mkdir(parents=True)
-    for name, text in {
-        "memory.max": "1000",
-        "memory.current": "700",
-        "memory.stat": "anon 5\ninactive_file 50",
-    }.items():
-        (group / name).write_text(text)
-    (group.parent / "memory.max").write_text("max")
-    own = tmp_path / "own"
-    own.write_text("0::/system.slice/tilepress.service\n")
-    assert _left_in_groups(tmp_path, own) == [350]
-    assert _left_in_groups(tmp_path, tmp_path / "none") == []
-    assert available_bytes() > 0
 
 
 def test_a_directory_that_changes_during_the_start_is_refused(

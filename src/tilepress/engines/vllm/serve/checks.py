@@ -11,7 +11,7 @@ from importlib.util import find_spec
 
 import torch
 
-from tilepress.checkpoint import Checkpoint, FloatCheckpoint
+from tilepress.checkpoint import Checkpoint
 from tilepress.checkpoint.sharding.split import check_tp, padded_vocabulary
 from tilepress.errors import UsageError
 from tilepress.models.transformers_config import empty_model, generation_config, model_config
@@ -37,16 +37,6 @@ def check_installed(parallel_decoding: str, find: Find = find_spec) -> None:
 
 def check_ranks(checkpoint: Checkpoint, tp: int) -> None:
     """Raises CheckpointError or UsageError where `tp` ranks cannot share the model."""
-    if isinstance(checkpoint, FloatCheckpoint):
-        shape = checkpoint.shape
-        works = [n for n in range(1, shape.heads + 1) if not shape.heads % n and not shape.intermediate % n]
-        works = [n for n in works if not shape.kv_heads % n or not n % shape.kv_heads]
-        if tp not in works:
-            raise UsageError(
-                f"--tp {tp} does not divide {shape.heads} heads, {shape.kv_heads} kv heads and {shape.intermediate} "
-                f"intermediate channels; choose one of {', '.join(map(str, works))}"
-            )
-        return
     check_tp(checkpoint.shape, tp, checkpoint.path)
     if padded_vocabulary(checkpoint.shape) % tp:
         raise UsageError(

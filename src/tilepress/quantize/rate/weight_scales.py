@@ -29,7 +29,7 @@ class WeightSample:
     """Some columns of the linears that read one input: enough to foretell their size at any step.
 
     columns: float32 [m, n], transposed. rate: float32 [m, 1], weight of the bits in `decide`. relative: float32 [n],
-    steps but for the common factor. least: float32 [n], max |w| / 127 of each row. weights: n · k.
+    weight scales but for the common factor. least: float32 [n], max |w| / 127 of each row. weights: n · k.
     sensitivity: float32 [n], G_o · mean c, and cost: float32 [m, 1], c_j / mean c: what an error costs.
     """
 
@@ -41,29 +41,29 @@ class WeightSample:
     sensitivity: Tensor
     cost: Tensor
 
-    def steps(self, scale: float) -> Tensor:
+    def weight_scales(self, step_factor: float) -> Tensor:
         """Δ [n] for a common factor."""
-        return torch.maximum(scale * self.relative, self.least)
+        return torch.maximum(step_factor * self.relative, self.least)
 
     def spread(self) -> Tensor:
         """Root mean square of each row's sampled weights, float32 [n]."""
         return self.columns.square().mean(dim=0).sqrt()
 
-    def rate_at(self, scale: float) -> tuple[float, Tensor]:
+    def rate_at(self, step_factor: float) -> tuple[float, Tensor]:
         """What the codec pays for the sampled integers, rounded without error feedback at a common factor.
 
         Returns bits a weight, and the lengths of the codes float32 [g, 128] for each row of tiles. The first lengths
         are those of plain rounding; two rounds settle them.
         """
-        values = self.columns / self.steps(scale)
+        values = self.columns / self.weight_scales(step_factor)
         bits, lengths = tile_rate(strip_counts(values.round().clamp_(-LARGEST, LARGEST).T))
         for _ in range(2):
             bits, lengths = tile_rate(strip_counts(decide(values, lengths, self.rate).T))
         return mean_bits(bits, len(self.relative)), lengths
 
 
-def relative_steps(sensitivity: Tensor, factor: HessianFactor) -> Tensor:
-    """Steps but for the common factor, float32 [n]: 1 / sqrt((G_o + 0.02 mean G) · mean c).
+def relative_scales(sensitivity: Tensor, factor: HessianFactor) -> Tensor:
+    """Weight scales but for the common factor, float32 [n]: 1 / sqrt((G_o + 0.02 mean G) · mean c).
 
     An error of channel o costs G_o Δ_o² mean(c) / 12 of the loss, where G_o = E[(dloss/dy_o)²], the diagonal of the
     Fisher information; at the best allocation of bits all channels cost the same (reverse water-filling).
@@ -81,7 +81,7 @@ def sample_weights(
 ) -> WeightSample:
     """Draw columns of a weight float32 [n, k], given as blocks of its rows, with a CPU generator.
 
-    relative: of `relative_steps`; sensitivity: G_o without any floor. Both float32 [n].
+    relative: of `relative_scales`; sensitivity: G_o without any floor. Both float32 [n].
     """
     k = len(factor.order)
     picked = torch.randperm(k, generator=generator)[:SAMPLED_COLUMNS].to(factor.order.device)
@@ -92,7 +92,7 @@ def sample_weights(
 
 
 def drawn_columns(blocks: Iterable[Tensor], picked: Tensor) -> tuple[Tensor, Tensor]:
-    """The columns `picked` of a weight [n, k], in blocks of its rows, as [m, n]; and the least steps [n]."""
+    """The columns `picked` of a weight [n, k], in blocks of its rows, as [m, n]; and the least weight scales [n]."""
     columns, largest = [], []
     for block in blocks:
         columns.append(block[:, picked].T)
@@ -100,9 +100,9 @@ def drawn_columns(blocks: Iterable[Tensor], picked: Tensor) -> tuple[Tensor, Ten
     return torch.cat(columns, dim=1), (torch.cat(largest) / LARGEST).clamp(min=1e-12)
 
 
-def foretell_bits(samples: Sequence[WeightSample], scale: float) -> float:
+def foretell_bits(samples: Sequence[WeightSample], step_factor: float) -> float:
     """Expected bits a weight over all samples' linears at a common factor."""
-    return mean_of_weights(samples, [sample.rate_at(scale)[0] for sample in samples])
+    return mean_of_weights(samples, [sample.rate_at(step_factor)[0] for sample in samples])
 
 
 def mean_of_weights(samples: Sequence[WeightSample], bits: Sequence[float]) -> float:
@@ -111,12 +111,12 @@ def mean_of_weights(samples: Sequence[WeightSample], bits: Sequence[float]) -> f
     return total / sum(sample.weights for sample in samples)
 
 
-def fit_scale(samples: Sequence[WeightSample], bits: float) -> float:
+def fit_step_factor(samples: Sequence[WeightSample], bits: float) -> float:
     """The common factor at which `samples` take `bits` bits a weight: to 0.003 bits, or the closest that is found.
 
     QuantizationError if the weights hold less information than that, or more at their coarsest.
     """
-    scale, surplus = closest_scale(samples, bits)
+    step_factor, surplus = closest_step_factor(samples, bits)
     if abs(surplus) > OUT_OF_REACH:
         closest = f"{bits:g} bits a weight cannot be met, the closest found is {bits + surplus:.2f}: "
         if surplus < 0:
@@ -124,37 +124,37 @@ def fit_scale(samples: Sequence[WeightSample], bits: float) -> float:
                 f"{closest}int8 with one step a channel holds no more than that for this model; ask for fewer bits"
             )
         raise QuantizationError(f"{closest}the codec takes no less than that for this model; ask for more bits")
-    return scale
+    return step_factor
 
 
-def closest_scale(samples: Sequence[WeightSample], bits: float) -> tuple[float, float]:
+def closest_step_factor(samples: Sequence[WeightSample], bits: float) -> tuple[float, float]:
     """The factor closest to `bits`, and by how many bits it misses."""
-    scale, surplus = _closest_scale(samples, bits)
+    step_factor, surplus = _walk_to(samples, bits)
     if abs(surplus) <= OUT_OF_REACH:
-        return scale, surplus
+        return step_factor, surplus
     # Where groups are of very different sizes the walk above overshoots; bits fall as the factor rises.
-    low, high = math.log2(scale) - WIDEST, math.log2(scale) + WIDEST
+    low, high = math.log2(step_factor) - WIDEST, math.log2(step_factor) + WIDEST
     for _ in range(2 * ATTEMPTS):
         middle = (low + high) / 2
         found = foretell_bits(samples, 2.0**middle) - bits
         if abs(found) < abs(surplus):
-            scale, surplus = 2.0**middle, found
+            step_factor, surplus = 2.0**middle, found
         if abs(found) < TOLERANCE:
             break
         low, high = (middle, high) if found > 0 else (low, middle)
-    return scale, surplus
+    return step_factor, surplus
 
 
-def refit_scale(sample: WeightSample, bits: float) -> float:
+def refit_step_factor(sample: WeightSample, bits: float) -> float:
     """The factor that keeps linears at their share of the bits under other statistics than it was allocated with.
 
     Columns look cheaper from fewer tokens: a factor found on 4 thousand tokens gave 4.22 bits instead of 4.0 with the
     statistics of 33 thousand.
     """
-    return _closest_scale([sample], bits)[0]
+    return _walk_to([sample], bits)[0]
 
 
-def _closest_scale(samples: Sequence[WeightSample], bits: float) -> tuple[float, float]:
+def _walk_to(samples: Sequence[WeightSample], bits: float) -> tuple[float, float]:
     """The factor closest to `bits`, and by how many bits it misses.
 
     Twice the step saves a bit at high rate and less at low: going from too many or too few bits by the difference
@@ -162,13 +162,13 @@ def _closest_scale(samples: Sequence[WeightSample], bits: float) -> tuple[float,
     """
     ratios = torch.cat([sample.spread() / sample.relative for sample in samples])
     used = ratios[ratios > 0]  # rows of zeros have no step of their own
-    scale = float(used.median()) / 4.0 if len(used) else 1.0
-    closest, surplus_there = scale, float("inf")
+    step_factor = float(used.median()) / 4.0 if len(used) else 1.0
+    closest, surplus_there = step_factor, float("inf")
     for _ in range(ATTEMPTS):
-        surplus = foretell_bits(samples, scale) - bits
+        surplus = foretell_bits(samples, step_factor) - bits
         if abs(surplus) < abs(surplus_there):
-            closest, surplus_there = scale, surplus
+            closest, surplus_there = step_factor, surplus
         if abs(surplus) < TOLERANCE:
             break
-        scale *= 2.0**surplus
+        step_factor *= 2.0**surplus
     return closest, surplus_there
