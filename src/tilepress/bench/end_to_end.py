@@ -16,7 +16,7 @@ import torch
 from tilepress.bench.machine import GIGABYTE, Machine
 from tilepress.checkpoint import EMBEDDING, Checkpoint, FloatCheckpoint, W8A8SCCheckpoint, open_checkpoint
 from tilepress.engines.transformers import load
-from tilepress.engines.transformers.generation.generate import Generation, complete
+from tilepress.engines.transformers.generate import Generation, complete
 from tilepress.errors import UsageError
 
 GREEDY: dict[str, Any] = {"num_beams": 1, "do_sample": False, "temperature": None, "top_p": None, "top_k": None}

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 import tilepress
 from tilepress import UsageError
 from tilepress.engines.transformers import Conversation
-from tilepress.engines.transformers.generation.generate import complete, render
+from tilepress.engines.transformers.generate import complete, render
 
 Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 

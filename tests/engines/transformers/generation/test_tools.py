@@ -12,7 +12,7 @@ import tilepress
 from qwen3_tools import TEMPLATE, WEATHER, Says
 from tilepress import UsageError
 from tilepress.engines.transformers import Conversation, ToolCall, generate
-from tilepress.engines.transformers.generation.generate import render
+from tilepress.engines.transformers.generate import render
 from tilepress.engines.transformers.generation.tools import tool_schemas
 
 Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tilepress.engines.transformers.generation.generate import Generation, complete, render, with_tool_calls
+from tilepress.engines.transformers.generate import Generation, complete, render, with_tool_calls
 from tilepress.engines.transformers.generation.kv_cache import PrefixCache
 from tilepress.engines.transformers.generation.tools import Tool, check_template, tool_schemas
 from tilepress.errors import UsageError
