@@ -14,11 +14,10 @@ from torch import Tensor
 from tilepress.checkpoint.auxiliary import auxiliary_files
 from tilepress.checkpoint.description import FLOAT, read_config
 from tilepress.checkpoint.safetensors.reader import Stored, TensorFiles, find_weights
+from tilepress.checkpoint.tensors.table import FLOAT_DTYPES
 from tilepress.errors import CheckpointError, TilepressWarning
 from tilepress.jobs.json_files import read_object
 from tilepress.models.architecture import ModelShape, architecture_of, float_tensors
-
-FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 _PREFIX, _LAYERS = "model.", "model.layers."
 _TABLE, _HEAD = "model.embed_tokens.weight", "lm_head.weight"

@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from tilepress.checkpoint.auxiliary import auxiliary_files
@@ -23,7 +22,6 @@ from tilepress.checkpoint.description import (
     read_config,
     read_description,
 )
-from tilepress.checkpoint.float_checkpoint import FLOAT_DTYPES
 from tilepress.checkpoint.safetensors.reader import Stored, TensorFiles, find_weights
 from tilepress.checkpoint.sharding.shard import Shard
 from tilepress.checkpoint.sharding.shard_of_w8a8s import ShardOfW8A8S
@@ -44,6 +42,7 @@ from tilepress.checkpoint.tensors.quantized_linear import (
     unpack_input_offset,
     unpack_input_scale,
 )
+from tilepress.checkpoint.tensors.table import FLOAT_DTYPES, TensorTable
 from tilepress.errors import CheckpointError, TilepressWarning
 from tilepress.models.architecture import (
     HEAD,
@@ -56,14 +55,6 @@ from tilepress.models.architecture import (
 )
 
 _QUANTIZED = (W8A8S, W8A8SC)
-# The types that each of the five tensors is read in.
-_DTYPES = {
-    "weight": (torch.int8,),
-    "input_scale": FLOAT_DTYPES,
-    "input_offset": (torch.int8, *FLOAT_DTYPES),
-    "deq_scale": (torch.int64, torch.float32),
-    "quant_bias": (torch.int32,),
-}
 
 
 class W8A8SCheckpoint:
@@ -94,7 +85,10 @@ class W8A8SCheckpoint:
         if not self.shape.tied:
             self._linears[HEAD.name] = self.shape.group(HEAD)
         self._folded_biases: set[str] = set()
-        self._types = self._check_linears() | self._check_floats()
+        table = TensorTable(self._files, self.description)
+        self._check_linears(table)
+        self._check_floats(table)
+        self._types = table.types
         self._check_surplus()
         for prefix in fused_groups(self.shape):
             self._check_group(prefix)
@@ -180,55 +174,40 @@ class W8A8SCheckpoint:
     def auxiliary_files(self) -> list[Path]:
         return auxiliary_files(self.path)
 
-    def _check_linears(self) -> dict[str, str]:
-        types: dict[str, str] = {}
+    def _check_linears(self, table: TensorTable) -> None:
         for prefix, (n, k) in self._linears.items():
             self._files.stored(f"{prefix}.weight")
             kind = self.description.require(f"{prefix}.weight", (FLOAT, *_QUANTIZED, W8A8S_DYNAMIC))
             if kind == FLOAT:
-                types |= self._check_float(f"{prefix}.weight", (n, k))
+                table.add_float(f"{prefix}.weight", (n, k))
                 biased = prefix.split(".", 3)[-1] in self.architecture.biased
                 if biased or (f"{prefix}.bias" in self._files and prefix != HEAD.name):
-                    types |= self._check_float(f"{prefix}.bias", (n,))
+                    table.add_float(f"{prefix}.bias", (n,))
                 continue
-            for name in PARAMETERS:
-                self.description.require(f"{prefix}.{name}", (kind,) if kind == W8A8S_DYNAMIC else _QUANTIZED)
-                size: tuple[int, ...] = {"weight": (n, k), "input_scale": (1,), "input_offset": (1,)}.get(name, (n,))
-                self._files.expect(f"{prefix}.{name}", size, _DTYPES[name])
-                types[f"{prefix}.{name}"] = W8A8S_DYNAMIC if kind == W8A8S_DYNAMIC else W8A8S
+            kind = W8A8S_DYNAMIC if kind == W8A8S_DYNAMIC else W8A8S
+            table.add_weight(prefix, (n, k), kind)
+            table.add_scales(prefix, n, kind)
             if f"{prefix}.bias" in self._files:  # the vendor's tool leaves the bias that quant_bias contains
                 self._files.expect(f"{prefix}.bias", (n,), FLOAT_DTYPES)
                 self._folded_biases.add(f"{prefix}.bias")
-        return types
 
-    def _check_floats(self) -> dict[str, str]:
-        types = self._check_embedding()
+    def _check_floats(self, table: TensorTable) -> None:
+        self._check_embedding(table)
         for norm, size in norm_shapes(self.architecture, self.shape).items():
-            types |= self._check_float(f"{norm}.weight", size)
-            if f"{norm}.bias" in self._files:
-                types |= self._check_float(f"{norm}.bias", size)
-        return types
+            table.add_float_and_bias(norm, size)
 
-    def _check_embedding(self) -> dict[str, str]:
-        table, scale = f"{EMBEDDING}.weight", f"{EMBEDDING}.weight_scale"
+    def _check_embedding(self, table: TensorTable) -> None:
         size = (self.shape.vocab, self.shape.hidden)
         if self.shares_table:
-            return {}
-        self._files.stored(table)
-        if self.description.require(table, (FLOAT, *_QUANTIZED)) == FLOAT:
-            return self._check_float(table, size)
-        self._files.expect(table, size, (torch.int8,))
-        self._files.expect(scale, size[:1], (torch.float32,))
-        self.description.require(scale, _QUANTIZED)
+            return
+        self._files.stored(f"{EMBEDDING}.weight")
+        if self.description.require(f"{EMBEDDING}.weight", (FLOAT, *_QUANTIZED)) == FLOAT:
+            table.add_float(f"{EMBEDDING}.weight", size)
+            return
+        table.add_weight(EMBEDDING, size, W8A8S)
+        table.add_weight_scale(EMBEDDING, size[0])
         if self.shape.tied:
             raise tied_to_integers(self._files.path)
-        return {table: W8A8S, scale: W8A8S}
-
-    def _check_float(self, name: str, size: tuple[int, ...]) -> dict[str, str]:
-        self._files.stored(name)
-        self.description.require(name, (FLOAT,))
-        self._files.expect(name, size, FLOAT_DTYPES)
-        return {name: FLOAT}
 
     def _check_surplus(self) -> None:
         surplus = [name for name in self._files if name not in self._types and name not in self._folded_biases]

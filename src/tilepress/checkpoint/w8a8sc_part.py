@@ -17,7 +17,6 @@ from tilepress.checkpoint.description import (
     description_file,
     read_description,
 )
-from tilepress.checkpoint.float_checkpoint import FLOAT_DTYPES
 from tilepress.checkpoint.safetensors.reader import Stored, TensorFiles, find_weights
 from tilepress.checkpoint.sharding.split import part_shape
 from tilepress.checkpoint.tensors.activation_mode import is_dynamic, mode_of
@@ -30,6 +29,7 @@ from tilepress.checkpoint.tensors.embedding import (
     tied_to_integers,
 )
 from tilepress.checkpoint.tensors.quantized_linear import unpack_deq_scale, unpack_input_offset, unpack_input_scale
+from tilepress.checkpoint.tensors.table import TensorTable
 from tilepress.codec import BITSTREAM_V1, Compressed
 from tilepress.errors import CheckpointError
 from tilepress.models.architecture import HEAD, Architecture, ModelShape, fused_groups, group_of, norm_shapes
@@ -62,12 +62,11 @@ class Part:
         self._files = TensorFiles(weights)
         self.shares_table = shares_table(shape, self.description, self._files)
         self.tied = shape.tied and "lm_head.weight" not in self._files and not self.shares_table
-        self.types: dict[str, str] = {}
+        self._table = TensorTable(self._files, self.description)
+        self.types = self._table.types
         self._check_embedding(*part_shape(shape, HEAD, tp, rank))
         for norm, size in norm_shapes(architecture, shape).items():
-            self._check_float(f"{norm}.weight", size)
-            if f"{norm}.bias" in self._files:
-                self._check_float(f"{norm}.bias", size)
+            self._table.add_float_and_bias(norm, size)
         for prefix in fused_groups(replace(shape, tied=self.tied)):
             self._check_linear(prefix, *part_shape(shape, group_of(prefix)[1], tp, rank))
         for name in self._files:
@@ -132,40 +131,24 @@ class Part:
             return
         self._files.stored(f"{EMBEDDING}.weight")
         if self.description.require(f"{EMBEDDING}.weight", (FLOAT, W8A8SC)) == FLOAT:
-            self._check_float(f"{EMBEDDING}.weight", (rows, hidden))
+            self._table.add_float(f"{EMBEDDING}.weight", (rows, hidden))
             return
         self._check_compressed(EMBEDDING, rows, hidden)
-        scale = f"{EMBEDDING}.weight_scale"
-        self.description.require(scale, (W8A8S, W8A8SC))
-        self._files.expect(scale, (rows,), (torch.float32,))
-        self.types[scale] = W8A8S
+        self._table.add_weight_scale(EMBEDDING, rows)
         if self.tied:
             raise tied_to_integers(self._files.path)
 
     def _check_linear(self, prefix: str, n: int, k: int) -> None:
         self._files.stored(f"{prefix}.weight")
         if self.description.require(f"{prefix}.weight", (FLOAT, W8A8SC)) == FLOAT:
-            self._check_float(f"{prefix}.weight", (n, k))
+            self._table.add_float(f"{prefix}.weight", (n, k))
             biased = not self._architecture.biased.isdisjoint(group_of(prefix)[1].members)
             if biased or (f"{prefix}.bias" in self._files and prefix != HEAD.name):
-                self._check_float(f"{prefix}.bias", (n,))
+                self._table.add_float(f"{prefix}.bias", (n,))
             return
-        own_type = (W8A8S, W8A8SC, W8A8S_DYNAMIC)
-        dynamic = self.description.require(f"{prefix}.input_scale", own_type) == W8A8S_DYNAMIC
-        kind, allowed = (W8A8S_DYNAMIC, (W8A8S_DYNAMIC,)) if dynamic else (W8A8S, (W8A8S, W8A8SC))
-        scales = {
-            "input_scale": ((1,), FLOAT_DTYPES),
-            "input_offset": ((1,), (torch.int8, *FLOAT_DTYPES)),
-            "deq_scale": ((n,), (torch.int64, torch.float32)),
-            "quant_bias": ((n,), (torch.int32,)),
-        }
-        if is_dynamic(self.activations, kind):
-            scales["weight_sums"] = ((n,), (torch.int32,))
-        for name, (size, dtypes) in scales.items():
-            self._files.stored(f"{prefix}.{name}")
-            self.description.require(f"{prefix}.{name}", allowed)
-            self._files.expect(f"{prefix}.{name}", size, dtypes)
-            self.types[f"{prefix}.{name}"] = kind
+        found = self.description.require(f"{prefix}.input_scale", (W8A8S, W8A8SC, W8A8S_DYNAMIC))
+        kind = W8A8S_DYNAMIC if found == W8A8S_DYNAMIC else W8A8S
+        self._table.add_scales(prefix, n, kind, sums=is_dynamic(self.activations, kind))
         self._check_compressed(prefix, n, k)
 
     def _check_compressed(self, prefix: str, n: int, k: int) -> None:
@@ -184,12 +167,6 @@ class Part:
                 f"{self._files.stored(f'{prefix}.info').file}: {prefix}.info says [{compressed.n}, {compressed.k}]; "
                 f"config.json calls for [{n}, {k}] in this part"
             )
-
-    def _check_float(self, name: str, size: tuple[int, ...]) -> None:
-        self._files.stored(name)
-        self.description.require(name, (FLOAT,))
-        self._files.expect(name, size, FLOAT_DTYPES)
-        self.types[name] = FLOAT
 
     def _compressed(self, prefix: str) -> Compressed:
         weight, index, info = (self._files.tensor(f"{prefix}.{name}").numpy() for name in COMPRESSED)

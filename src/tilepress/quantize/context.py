@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tilepress.distributed.communicator import Communicator
 from tilepress.quantize.layerwise.decoder import LayerwiseDecoder, TensorSource
-from tilepress.quantize.layerwise.hidden_states import HiddenStates
+from tilepress.quantize.layerwise.hidden_states import HiddenStates, write_states
 from tilepress.quantize.progress import Clock
 from tilepress.quantize.recipe.recipe import Recipe
 from tilepress.quantize.resume import WorkDirectory
@@ -83,6 +83,11 @@ class Job:
         self.ranks.all(True)  # before any rank drops what the stage was made from
         for _ in range(visits):
             self.clock.tick()
+
+    def embedded(self, name: str, tokens: Tensor, held: Tensor | None) -> HiddenStates:
+        """What the first layer reads of tokens int64 [samples, length], written as `name` (and to `held`)."""
+        parts = (self.decoder.embed(sequence) for sequence in tokens[:, None])
+        return write_states(self.work, name, (*tokens.shape, self.decoder.hidden), parts, held)
 
     def fold(self, layer: nn.Module, statistics: dict[str, InputStatistics], where: str) -> FoldedLayer:
         """The layer with column scales; its own tensors are used up."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypedDict
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from tilepress.checkpoint import FloatCheckpoint
 from tilepress.codec import core_count
@@ -38,54 +40,62 @@ from tilepress.quantize.weight_check import check_weights
 from tilepress.text import load_tokenizer
 
 
+class WorkOptions(TypedDict, total=False):
+    """What a quantization is given beside source, recipe and device; all may be left out.
+
+    calibration: a file for `read_documents`; without one, docstrings of Python's standard library.
+    max_memory: bytes that may be resident in each process, of which a layer and its Hessians need most; hidden states
+    between the layers are in memory where they fit beside that, and else in the work directory. None: where they fit a
+    quarter of the machine's memory. The bytes that are made do not depend on it, except that without distill_steps in
+    the recipe a model is not distilled that does not fit a quarter of it.
+    restart: begin anew instead of resuming.
+    before_work: called when source, text and recipe are found to be usable; rehearsal: when all weights are, too. What
+    they raise ends the call.
+    """
+
+    calibration: Path | None
+    max_memory: int | None
+    restart: bool
+    before_work: Callable[[], None] | None
+    rehearsal: Callable[[], None] | None
+
+
 def quantize_checkpoint(
     source: FloatCheckpoint,
     out: Path,
     recipe: Recipe,
     *,
-    calibration: Path | None = None,
     device: str = "cpu",
-    max_memory: int | None = None,
-    restart: bool = False,
-    before_work: Callable[[], None] | None = None,
-    rehearsal: Callable[[], None] | None = None,
     progress: Callable[[Progress], None] | None = None,
     ranks: Communicator = ALONE,
+    **options: Unpack[WorkOptions],
 ) -> QuantizationReport:
     """Quantize a float checkpoint into the W8A8S directory `out`, which appears whole or not at all.
 
     What is done is kept in `work_directory(out)` until `out` is there: the same call goes on after the last finished
-    layer and ends in the same bytes, however it ended before. restart: begin anew instead.
-
-    max_memory: bytes that may be resident, of which a layer and its Hessians need most; hidden states between the
-    layers are in memory where they fit beside that, and else in the work directory. None: where they fit a quarter of
-    the machine's memory. The bytes that are made do not depend on it, except that without distill_steps in the recipe
-    a model is not distilled that does not fit a quarter of it.
+    layer and ends in the same bytes, however it ended before.
 
     ranks: where several processes do it, each with a work directory of its own; the first one decides and writes, and
-    all return the report. max_memory is for each.
-
-    calibration: a file for `read_documents`; without one, docstrings of Python's standard library. The same recipe,
-    text and device give the same bytes. before_work: called when source, text and recipe are found to be usable;
-    rehearsal: when all weights are, too. What they raise ends the call. Raises QuantizationError, CheckpointError;
-    UsageError where an embedding is to be quantized without the head that is tied to it, other work on `out` is there
-    or max_memory is too little.
+    all return the report. The same recipe, text and device give the same bytes. options: see WorkOptions. Raises
+    QuantizationError, CheckpointError; UsageError where an embedding is to be quantized without the head that is tied
+    to it, other work on `out` is there or max_memory is too little.
     """
     if recipe.embeddings and source.shape.tied and not recipe.head:
         raise UsageError(
             f"{source.path}: the head is tied to the embedding and cannot stay float without it; quantize both, with "
             "--embeddings --head, or neither, with --no-embeddings --no-head"
         )
+    max_memory = options.get("max_memory")
     remove_finished(out, ranks.rank)
     ranks.first(lambda: refuse_existing(out))
     size, tokens, steps = ranks.first(
-        lambda: _settled(source, recipe, calibration, machine_of(torch.device(device)), max_memory)
+        lambda: _settled(source, recipe, options.get("calibration"), machine_of(torch.device(device)), max_memory)
     )
-    if before_work is not None:
+    if (before_work := options.get("before_work")) is not None:
         ranks.first(before_work)
     if not is_begun(out):
         ranks.first(lambda: check_weights(source, recipe))
-    if rehearsal is not None:
+    if (rehearsal := options.get("rehearsal")) is not None:
         ranks.first(rehearsal)
     return quantize_tokens(
         source,
@@ -96,7 +106,7 @@ def quantize_checkpoint(
         steps,
         device=device,
         states_memory=size.memory if max_memory is not None else size.memory // ranks.local_world,
-        restart=restart,
+        restart=options.get("restart", False),
         progress=progress,
         ranks=ranks,
     )
@@ -230,13 +240,9 @@ def quantize_under_torchrun(
     out: Path,
     recipe: Recipe,
     *,
-    calibration: Path | None = None,
     device: str = "cpu",
-    max_memory: int | None = None,
-    restart: bool = False,
-    before_work: Callable[[], None] | None = None,
-    rehearsal: Callable[[], None] | None = None,
     progress: Callable[[Progress], None] | None = None,
+    **options: Unpack[WorkOptions],
 ) -> QuantizationReport:
     """`quantize_checkpoint` on all processes, which read `source` each; the first reads the text and writes `out`.
 
@@ -251,14 +257,10 @@ def quantize_under_torchrun(
             source,
             out,
             recipe,
-            calibration=calibration,
             device=_own_device(device, this),
-            max_memory=max_memory,
-            restart=restart,
-            before_work=before_work,
-            rehearsal=rehearsal,
             progress=progress if this.rank == 0 else None,
             ranks=GroupCommunicator(this),
+            **options,
         )
 
 

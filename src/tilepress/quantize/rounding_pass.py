@@ -57,7 +57,7 @@ class RoundingPass:
         shape = (*tokens.shape, job.decoder.hidden)
         held = room_for(shape, job.states_memory)
         first = next((i for i in range(layers) if not self._is_done(layer_stage(i))), layers)
-        states = HiddenStates(job.work, _states(first)) if first else self._embedded(tokens, held)
+        states = HiddenStates(job.work, _states(first)) if first else job.embedded(_states(0), tokens, held)
         arguments = job.decoder.layer_arguments(length)
         for index in range(first, layers):
             folded, states = self._run(index, states, passes, arguments[index], held)
@@ -65,11 +65,6 @@ class RoundingPass:
             del folded
             job.work.drop(_states(index))
         return states
-
-    def _embedded(self, tokens: Tensor, held: Tensor | None) -> HiddenStates:
-        job = self._job
-        parts = (job.decoder.embed(sequence) for sequence in tokens[:, None])
-        return write_states(job.work, _states(0), (*tokens.shape, job.decoder.hidden), parts, held)
 
     def _run(
         self,

@@ -65,7 +65,7 @@ class SensitivityPass:
         if job.ranks.all(job.work.record(LOSS_GRADIENT) is not None):
             return None
         held = room_for(shape, job.states_memory)
-        states = HiddenStates(job.work, _inputs(first)) if first else self._embedded(tokens, held)
+        states = HiddenStates(job.work, _inputs(first)) if first else job.embedded(_inputs(0), tokens, held)
         arguments = job.decoder.layer_arguments(tokens.shape[1])
         sequences = sequences_a_batch(len(job.sensitivity_tokens), tokens.shape[1])
         for index in range(first, self._layers):
@@ -74,11 +74,6 @@ class SensitivityPass:
                 states = write_states(job.work, _inputs(index + 1), shape, parts, held)
             job.finish(f"forward-{index:05}")
         return states
-
-    def _embedded(self, tokens: Tensor, held: Tensor | None) -> HiddenStates:
-        job = self._job
-        parts = (job.decoder.embed(sequence) for sequence in tokens[:, None])
-        return write_states(job.work, _inputs(0), (*tokens.shape, job.decoder.hidden), parts, held)
 
     def _logits(self, final: HiddenStates | None) -> None:
         job = self._job

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -31,21 +31,20 @@ _TYPES: dict[str, tuple[type, ...]] = {
     _TEXT: (str,),
 }
 
-# What docs/guides/recipes.md documents; AUTO leaves a count to model and machine, as None does in `Recipe`.
-SETTINGS = {
-    "bits": _NUMBER,
-    "size": _INTEGER,
-    "loss": _NUMBER,
-    "head": _SWITCH,
-    "embeddings": _SWITCH,
-    "activations": _TEXT,
-    "dtype": _TEXT,
-    "samples": _COUNT,
-    "sequence_length": _COUNT,
-    "seed": _INTEGER,
-    "distill_steps": _COUNT,
-    "damping": _NUMBER,
-}
+_KINDS = {"float": _NUMBER, "int": _INTEGER, "bool": _SWITCH, "str": _TEXT}
+
+
+def _settings() -> dict[str, str]:
+    """Name -> what it has to be, of the fields of `Recipe`; AUTO leaves a count to model and machine, as None there."""
+    kinds = {}
+    for field in fields(Recipe):
+        kind, _, rest = str(field.type).partition(" | ")
+        kinds[field.name] = _COUNT if kind == "int" and rest and field.name not in TARGETS else _KINDS[kind]
+    return kinds
+
+
+# What docs/guides/recipes.md documents.
+SETTINGS = _settings()
 MODEL = {
     "model_type": _TEXT,
     "hidden_size": _INTEGER,
