@@ -43,9 +43,8 @@ from tilepress.checkpoint import open_checkpoint
 from tilepress.evaluate.divergence import divergence_on_windows
 from tilepress.evaluate.windows import final_states, token_windows
 from tilepress.models.layer_inputs import LINEARS
-from tilepress.quantize.calibration.sequences import token_sequences
-from tilepress.quantize.calibration.text import default_documents
-from tilepress.quantize.distillation.steps import STEPS
+from tilepress.quantize.calibration.text import default_documents, token_sequences
+from tilepress.quantize.estimate.settle import STEPS
 
 ROOT = Path(__file__).parents[2]
 SAMPLES, LENGTH = 64, 512

@@ -2,6 +2,6 @@
 
 from tilepress.evaluate.divergence import Divergence, divergence
 from tilepress.evaluate.perplexity import Perplexity, perplexity
-from tilepress.evaluate.texts import held_out_english
+from tilepress.text.prose import held_out_english
 
 __all__ = ["Divergence", "Perplexity", "divergence", "held_out_english", "perplexity"]

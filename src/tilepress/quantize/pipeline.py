@@ -19,9 +19,8 @@ from tilepress.jobs.atomic_directory import refuse_existing
 from tilepress.machine.memory import Machine, machine_of
 from tilepress.models.layer_inputs import FINAL_NORM
 from tilepress.models.transformers_config import generation_config, model_config
-from tilepress.quantize.calibration.sequences import token_sequences
 from tilepress.quantize.calibration.size import CalibrationSize
-from tilepress.quantize.calibration.text import default_documents, read_documents
+from tilepress.quantize.calibration.text import default_documents, read_documents, token_sequences
 from tilepress.quantize.context import Job
 from tilepress.quantize.distillation.train import distil, refuse_one_sequence, sequences_used, training_order
 from tilepress.quantize.estimate.settle import settle

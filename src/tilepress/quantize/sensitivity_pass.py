@@ -14,8 +14,7 @@ from tilepress.quantize.estimate.stored_size import fixed_size
 from tilepress.quantize.layerwise.hidden_states import HiddenStates, room_for, sequences_a_batch, write_states
 from tilepress.quantize.rate.allocation import CurvePoint, fit_target, loss_curve
 from tilepress.quantize.rate.budget import Budget
-from tilepress.quantize.rate.stored_samples import StoredSamples, sample_tensors
-from tilepress.quantize.rate.weight_scales import WeightSample, foretell_bits
+from tilepress.quantize.rate.weight_scales import StoredSamples, WeightSample, foretell_bits, sample_tensors
 from tilepress.quantize.rounding.embedding import embedding_table
 from tilepress.quantize.rounding.head import NAME as HEAD
 from tilepress.quantize.rounding.head import logit_sensitivity

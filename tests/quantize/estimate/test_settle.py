@@ -10,7 +10,7 @@ from tilepress.checkpoint import ModelShape
 from tilepress.machine.memory import Machine
 from tilepress.models.flops import WORK_A_CORE, distillation_work
 from tilepress.quantize import Recipe
-from tilepress.quantize.distillation.steps import distillation_steps
+from tilepress.quantize.estimate.settle import distillation_steps
 
 GB = 10**9
 SMOLLM2 = ModelShape(layers=30, hidden=576, intermediate=1536, heads=9, kv_heads=3, head_dim=64, vocab=49152, tied=True)
