@@ -19,10 +19,10 @@ class Overflowing:
     def __init__(self) -> None:
         self.rows = self.outside = 0
 
-    def add(self, leaves: Tensor) -> None:
-        """leaves: bool, one a row."""
-        self.rows += leaves.numel()
-        self.outside += int(leaves.sum())
+    def add(self, overflows: Tensor) -> None:
+        """overflows: bool, one a row."""
+        self.rows += overflows.numel()
+        self.outside += int(overflows.sum())
 
     def share(self) -> float:
         return self.outside / self.rows
@@ -56,7 +56,7 @@ def _rounds(
     def before(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         (x,) = arguments
         if seen is not None:
-            seen.add(inputs.leaves(x))
+            seen.add(inputs.overflows(x))
         return (inputs.round_trip(x),)
 
     return before

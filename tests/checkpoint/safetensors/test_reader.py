@@ -33,6 +33,22 @@ def test_rows_are_those_of_the_tensor_and_not_of_the_mapped_file(file: Path) -> 
     assert files.read("small").tolist() == [3]
 
 
+def test_tensors_without_rows_and_without_dimensions_are_read(tmp_path: Path) -> None:
+    tensors = {"none": TABLE[:0], "no columns": TABLE[:, :0].clone(), "scalar": torch.tensor(7)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    files = TensorFiles(tmp_path / "model.safetensors")
+    for name, tensor in tensors.items():
+        read = files.read(name)
+        assert (read.dtype, read.shape) == (tensor.dtype, tensor.shape)
+        assert torch.equal(read, tensor)
+    assert files.read("no columns", 2, 5).shape == (3, 0)
+    assert files.read("none", 0, 5).shape == (0, 6)
+
+
+def test_no_rows_of_a_table_are_an_empty_tensor(file: Path) -> None:
+    assert TensorFiles(file).read("table", 4, 4).shape == (0, 6)
+
+
 def test_a_file_that_was_cut_since_it_was_opened_is_refused_by_name(file: Path) -> None:
     files = TensorFiles(file)
     with file.open("r+b") as opened:
