@@ -42,6 +42,13 @@ def environment(threads: int) -> dict[str, str]:
     }
 
 
+def run_in_environment(threads: int, module: str) -> None:
+    """Starts `module` anew with the same arguments, where this process has not the environment from its start."""
+    needed = environment(threads)
+    if not needed.items() <= os.environ.items():
+        os.execve(sys.executable, [sys.executable, "-m", module, *sys.argv[1:]], {**os.environ, **needed})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
@@ -49,13 +56,7 @@ def main() -> None:
     for name, default in (("prompt", 128), ("new", 64), ("threads", 2), ("repeats", 3)):
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
-    needed = environment(options.threads)
-    if not needed.items() <= os.environ.items():
-        os.execve(
-            sys.executable,
-            [sys.executable, "-m", "benchmarks.peers.vllm_w8a8", *sys.argv[1:]],
-            {**os.environ, **needed},
-        )
+    run_in_environment(options.threads, "benchmarks.peers.vllm_w8a8")
 
     import torch
     from vllm import SamplingParams

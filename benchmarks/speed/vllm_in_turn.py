@@ -21,7 +21,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.peers.vllm_w8a8 import environment
+from benchmarks.peers.vllm_w8a8 import run_in_environment
 
 BATCHES = (1, 8)
 
@@ -102,13 +102,7 @@ def main() -> None:
     for name, default in (("prompt", 128), ("new", 64), ("threads", os.cpu_count() or 1), ("rounds", 5)):
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
-    needed = environment(options.threads)
-    if not needed.items() <= os.environ.items():
-        os.execve(
-            sys.executable,
-            [sys.executable, "-m", "benchmarks.speed.vllm_in_turn", *sys.argv[1:]],
-            {**os.environ, **needed},
-        )
+    run_in_environment(options.threads, "benchmarks.speed.vllm_in_turn")
     engines = {"W8A8SC": Engine(options.ours, options), "vLLM W8A8": Engine(options.theirs, options)}
     vocabulary = json.loads((options.ours / "config.json").read_text())["vocab_size"]
     figures = measure(engines, options, vocabulary)

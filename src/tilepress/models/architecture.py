@@ -170,6 +170,19 @@ class ModelShape:
             tied=tied,
         )
 
+    def to_config(self) -> dict[str, Any]:
+        """The fields of config.json that `from_config` reads."""
+        return {
+            "hidden_size": self.hidden,
+            "intermediate_size": self.intermediate,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.kv_heads,
+            "head_dim": self.head_dim,
+            "vocab_size": self.vocab,
+            "tie_word_embeddings": self.tied,
+        }
+
     @staticmethod
     def check(config: Mapping[str, Any], path: Path | str = "config.json") -> None:
         """Raises CheckpointError for a size that is given and is no positive integer within the limits."""

@@ -144,16 +144,7 @@ def _config(whole: Mapping[str, Any], shape: ModelShape) -> dict[str, Any]:
     """Of the cut-out. Token ids go: they may lie beyond its vocabulary, and nothing here asks for one."""
     config = {key: None if key.endswith(_TOKEN_IDS) else value for key, value in whole.items()}
     config |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
-    config |= {
-        "hidden_size": shape.hidden,
-        "intermediate_size": shape.intermediate,
-        "num_hidden_layers": shape.layers,
-        "num_attention_heads": shape.heads,
-        "num_key_value_heads": shape.kv_heads,
-        "head_dim": shape.head_dim,
-        "vocab_size": shape.vocab,
-        "tie_word_embeddings": shape.tied,
-    }
+    config |= shape.to_config()
     if isinstance(whole.get("layer_types"), list):
         config["layer_types"] = whole["layer_types"][:1]
     return config

@@ -80,18 +80,7 @@ class RecipeFile:
 
     def disagreement(self, config: Mapping[str, Any]) -> str | None:
         """What of `config`, of a checkpoint that is known to be valid, is not as `model` has it; None where all is."""
-        shape = ModelShape.from_config(config)
-        of_config = {
-            "model_type": config.get("model_type"),
-            "hidden_size": shape.hidden,
-            "intermediate_size": shape.intermediate,
-            "num_hidden_layers": shape.layers,
-            "num_attention_heads": shape.heads,
-            "num_key_value_heads": shape.kv_heads,
-            "head_dim": shape.head_dim,
-            "vocab_size": shape.vocab,
-            "tie_word_embeddings": shape.tied,
-        }
+        of_config = {"model_type": config.get("model_type"), **ModelShape.from_config(config).to_config()}
         for key, wanted in self.model.items():
             if of_config[key] != wanted:
                 return f"{key} is {_shown(of_config[key])} in config.json and {_shown(wanted)} in the recipe"
