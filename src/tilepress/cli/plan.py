@@ -125,10 +125,9 @@ def _for_float(
     from tilepress.quantize import measure_throughput, plan_quantization, w8a8sc_size
 
     size = w8a8sc_size(source, recipe)
-    own_embedding = recipe.embeddings and not source.shape.tied
     return [
         plan_quantization(source, recipe, out, device, max_memory, measure_throughput(device)),
-        plan_compression(Compressible(source.shape, recipe.head, own_embedding, size), out),
+        plan_compression(Compressible(source.shape, recipe.head, recipe.has_own_embedding(source.shape), size), out),
         plan_run(source.shape, size, head=recipe.head, embeddings=recipe.embeddings),
     ]
 

@@ -56,7 +56,7 @@ class Job:
     @property
     def own_embedding(self) -> bool:
         """The embedding is quantized and is not the head's."""
-        return self.recipe.embeddings and not self.source.shape.tied
+        return self.recipe.has_own_embedding(self.source.shape)
 
     @property
     def exact(self) -> bool:

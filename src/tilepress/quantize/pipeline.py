@@ -190,7 +190,7 @@ def _settled(
 
 def visits(source: FloatCheckpoint, recipe: Recipe) -> int:
     """Visits to a layer, the head or the embedding before any distillation."""
-    return 3 * source.shape.layers + 2 * recipe.head + (recipe.embeddings and not source.shape.tied)
+    return 3 * source.shape.layers + 2 * recipe.head + recipe.has_own_embedding(source.shape)
 
 
 def _distilled(job: Job, share: HiddenStates, steps: int, report: QuantizationReport) -> CollectedModel | None:

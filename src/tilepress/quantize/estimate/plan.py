@@ -122,6 +122,6 @@ def estimated_seconds(shape: ModelShape, recipe: Recipe, size: CalibrationSize, 
         products += SEARCH_WORK * shape.vocab
         factors += FACTORS * cholesky_work(shape.hidden) + inverse_work(shape.hidden)
         rounding += HEAD_ROUNDINGS * rounding_work(shape.vocab, shape.hidden)
-    if recipe.embeddings and not shape.tied:
+    if recipe.has_own_embedding(shape):
         products += SEARCH_WORK * shape.vocab
     return products / pace.product + factors / pace.factor + rounding / pace.rounding

@@ -18,6 +18,7 @@ from tilepress.quantize.recipe.recipe import DEFAULT_BITS, Recipe
 
 INDEX_ENTRY = 8
 INFO = 5 * 8
+FLOAT = 4
 
 
 def fixed_size(source: TensorSource, recipe: Recipe) -> int:
@@ -33,7 +34,7 @@ def fixed_size(source: TensorSource, recipe: Recipe) -> int:
         has_sums = is_dynamic(recipe.activations, W8A8S_DYNAMIC if dynamic else W8A8S)
         a_row, tensors = (deq_scale + 8, 8) if has_sums else (deq_scale + 4, 7)
         total += n * a_row + 3 + _tables(n, k) + tensors * (len(prefix) + HEADER_ENTRY)
-    if _has_own_embedding(shape, recipe):
+    if recipe.has_own_embedding(shape):
         total += 4 * shape.vocab + _tables(shape.vocab, shape.hidden) + 4 * (len(EMBEDDING) + HEADER_ENTRY)
     return total + floats_size(source, recipe)
 
@@ -54,7 +55,7 @@ def w8a8s_size(source: TensorSource, recipe: Recipe) -> int:
         n * k + n * (_deq_scale(recipe) + 4) + 3 + 5 * (len(prefix) + HEADER_ENTRY)
         for prefix, (n, k) in linears.items()
     )
-    if _has_own_embedding(shape, recipe):
+    if recipe.has_own_embedding(shape):
         total += shape.vocab * (shape.hidden + 4) + 2 * (len(EMBEDDING) + HEADER_ENTRY)
     return total + floats_size(source, recipe)
 
@@ -70,7 +71,7 @@ def floats_size(source: TensorSource, recipe: Recipe) -> int:
 
 def quantized_weights(shape: ModelShape, recipe: Recipe) -> int:
     """How many weights become integers: those of the layers' linears, and of head and embedding as the recipe says."""
-    tables = recipe.head + _has_own_embedding(shape, recipe)
+    tables = recipe.head + recipe.has_own_embedding(shape)
     return sum(n * k for n, k in linear_shapes(shape).values()) + tables * shape.vocab * shape.hidden
 
 
@@ -84,21 +85,13 @@ def stays_float(name: str, recipe: Recipe) -> bool:
     return not prefix.endswith(LINEARS)
 
 
-def _has_own_embedding(shape: ModelShape, recipe: Recipe) -> bool:
-    """Whether an embedding of integers is stored; a tied one is the head's table."""
-    return recipe.embeddings and not shape.tied
-
-
 def _deq_scale(recipe: Recipe) -> int:
-    """Bytes of a row's."""
+    """Bytes that the deq_scale of one row takes."""
     return 8 if recipe.dtype == "float16" else 4
 
 
 def _tables(n: int, k: int) -> int:
     return INDEX_ENTRY * -(-n // TILE_ROWS) * -(-k // TILE_COLUMNS) + INFO
-
-
-FLOAT = 4
 
 
 def work_size(shape: ModelShape, recipe: Recipe, size: CalibrationSize) -> int:
@@ -112,6 +105,6 @@ def work_size(shape: ModelShape, recipe: Recipe, size: CalibrationSize) -> int:
     second = 2 * size.samples * size.length * hidden
     rows = shape.layers * sum(shape.linear(name)[0] for name in LINEARS)
     weights = shape.layers * sum(n * k for n, k in map(shape.linear, LINEARS))
-    tables = shape.vocab * (recipe.head + (recipe.embeddings and not shape.tied))
+    tables = shape.vocab * (recipe.head + recipe.has_own_embedding(shape))
     samples = (rows + tables) * FLOAT * (SAMPLED_COLUMNS + 4)
     return samples + max(first, second + weights + tables * shape.hidden)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tilepress.checkpoint.tensors.activation_mode import MODES
 from tilepress.errors import UsageError
+from tilepress.models.architecture import ModelShape
 
 DTYPES = ("float16", "bfloat16")
 DEFAULT_BITS = 4.0
@@ -45,6 +46,10 @@ class Recipe:
     seed: int = 0
     distill_steps: int | None = None
     damping: float = 0.01
+
+    def has_own_embedding(self, shape: ModelShape) -> bool:
+        """Whether the embedding becomes integers of its own; that of a tied model is the head's table."""
+        return self.embeddings and not shape.tied
 
     def __post_init__(self) -> None:
         given = [name for name in TARGETS if getattr(self, name) is not None]
