@@ -1,5 +1,7 @@
 // The threads of the OpenMP runtime that the process has loaded, if any. It is looked up at run time: linking one would
 // bring a second runtime beside torch's own copy, with threads of its own that spin on the same cores.
+// torch_parallel_for of torch's stable C interface leads to the same threads. A call of two empty bodies takes 0.66 us
+// there and 0.57 us here (torch 2.13, two cores of a Zen 4); it also takes torch's number of threads, not the caller's.
 #pragma once
 
 #include "threads/thread_pool.hpp"

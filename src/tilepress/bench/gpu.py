@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Sequence
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,10 +16,13 @@ from torch import Tensor
 from tilepress import codec
 from tilepress.bench import dense_int8_gpu
 from tilepress.bench.codec import gaussian_weights
-from tilepress.bench.gpu_timing import Call, seconds_a_call
 from tilepress.kernels.triton.decode import decode_rows, scratch_memory
 from tilepress.kernels.triton.linear import linear
 from tilepress.kernels.triton.matrix import check_matrix
+
+Call = Callable[[], object]
+
+WARM_UP = 2
 
 # Of Qwen3-8B and Qwen3-32B, [n, k]: q, k and v; gate and up; down.
 SHAPES = ((6144, 4096), (24576, 4096), (4096, 12288), (10240, 5120), (51200, 5120), (5120, 25600))
@@ -205,3 +210,42 @@ def _row(weights: _Weights, batch: int, contenders: list[_Contender], bandwidth:
         times_bfloat16=min(bfloat16) / ours.seconds if bfloat16 else None,
         times_int8=min(int8) / ours.seconds if int8 else None,
     )
+
+
+def seconds_a_call(calls: Sequence[Call], repeats: int, device: torch.device) -> float:
+    """The median of so many rounds in which each of `calls` runs once.
+
+    On a CUDA device the round is one CUDA graph, timed by events; on the CPU, where Triton interprets, it only shows
+    that everything runs.
+    """
+    for call in calls[:WARM_UP]:
+        call()
+    play = _recorded(calls) if device.type == "cuda" else lambda: [call() for call in calls]
+    elapsed = _by_events if device.type == "cuda" else _by_clock
+    return statistics.median(elapsed(play) for _ in range(repeats)) / len(calls)
+
+
+def _recorded(calls: Sequence[Call]) -> Call:
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for call in calls:
+            call()
+    graph.replay()
+    return graph.replay
+
+
+def _by_events(play: Call) -> float:
+    new_event: Any = torch.cuda.Event
+    begin, end = new_event(enable_timing=True), new_event(enable_timing=True)
+    begin.record()
+    play()
+    end.record()
+    end.synchronize()
+    return float(begin.elapsed_time(end)) / 1e3
+
+
+def _by_clock(play: Call) -> float:
+    begin = time.perf_counter()
+    play()
+    return time.perf_counter() - begin

@@ -20,9 +20,8 @@ from tilepress.compress import compress_directory
 from tilepress.engines.long_context import stretched
 from tilepress.engines.vllm.serve import ServeOptions, ServePlan, make_plan
 from tilepress.engines.vllm.serve.checks import check_installed, check_port, is_local
-from tilepress.engines.vllm.serve.command import MODULE
+from tilepress.engines.vllm.serve.command import MODULE, chat_template, reasoning_parser, tool_parser
 from tilepress.engines.vllm.serve.environment import binding, environment, physical_cores
-from tilepress.engines.vllm.serve.parsers import chat_template, reasoning_parser, tool_parser
 from tilepress.engines.vllm.serve.unchanged import VARIABLE, check_unchanged, stamp
 from tiny_models import make_tiny_qwen3
 
@@ -303,7 +302,10 @@ def test_a_truncated_directory_is_refused_at_the_start(qwen3: Path, tmp_path: Pa
         plan(directory)
 
 
-def test_a_dry_run_prints_what_would_run(qwen3: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_prints_what_would_run(
+    qwen3: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)  # what the user has set is not printed
     assert main(["serve", str(qwen3), "--dry-run", "--kv-cache", "1MB", "--", "--max-num-seqs", "3"]) == 0
     printed = capsys.readouterr().out
     assert "HF_HUB_OFFLINE=1" in printed

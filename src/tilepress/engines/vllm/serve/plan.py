@@ -14,11 +14,10 @@ import torch
 from tilepress.checkpoint import Checkpoint, open_checkpoint
 from tilepress.engines.long_context import context_length, stretched
 from tilepress.engines.vllm.serve.checks import check_installed, check_model_files, check_port, check_ranks, is_local
-from tilepress.engines.vllm.serve.command import ModelFacts, command_line
+from tilepress.engines.vllm.serve.command import ModelFacts, chat_template, command_line, reasoning_parser, tool_parser
 from tilepress.engines.vllm.serve.environment import binding, environment, find_openmp, physical_cores
 from tilepress.engines.vllm.serve.memory import KeyValueMemory, choose_context, key_value_bytes, room
 from tilepress.engines.vllm.serve.options import ServeOptions
-from tilepress.engines.vllm.serve.parsers import chat_template, reasoning_parser, tool_parser
 from tilepress.engines.vllm.serve.unchanged import stamp
 from tilepress.errors import UsageError
 from tilepress.machine.memory import available_bytes
