@@ -43,7 +43,8 @@ from tilepress.checkpoint import open_checkpoint
 from tilepress.evaluate.divergence import divergence_on_windows
 from tilepress.evaluate.windows import final_states, token_windows
 from tilepress.models.layer_inputs import LINEARS
-from tilepress.quantize.calibration.text import default_documents, token_sequences
+from tilepress.quantize.calibration.documents import default_documents
+from tilepress.quantize.calibration.sequences import token_sequences
 from tilepress.quantize.estimate.settle import STEPS
 
 ROOT = Path(__file__).parents[2]
@@ -109,8 +110,9 @@ class Bench:
     def _observed(self) -> Observed:
         """From the tokens that `tilepress quant` reads too."""
         source = open_checkpoint(self.model)
+        documents = default_documents(0, self._tokenizer)
         tokens = token_sequences(
-            self._tokenizer, default_documents(0), samples=SAMPLES, length=LENGTH, vocabulary=source.shape.vocab
+            self._tokenizer, documents, samples=SAMPLES, length=LENGTH, vocabulary=source.shape.vocab
         )
         return Observed(source, tokens)
 

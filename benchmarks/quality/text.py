@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import gzip
 import re
-import subprocess
-import sys
 from collections.abc import Iterable
 from itertools import chain, zip_longest
 from pathlib import Path
+
+from benchmarks.quality.packages import debian_package
 
 from tilepress.evaluate import held_out_english
 from tilepress.text import is_prose
@@ -39,20 +39,7 @@ def sentences(paragraphs: Iterable[str]) -> list[str]:
 
 
 def _book(cache: Path, package: str) -> str:
-    folder = cache / package
-    file = folder / BOOKS[package]
-    if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            subprocess.run(["apt-get", "-q", "download", package], cwd=folder, check=True, stdout=sys.stderr)
-            (archive,) = folder.glob("*.deb")
-            subprocess.run(["dpkg-deb", "-x", archive.name, "."], cwd=folder, check=True)
-        except (OSError, subprocess.CalledProcessError) as error:
-            raise SystemExit(
-                f"{package} cannot be downloaded: {error}; run this on Debian or Ubuntu after `apt-get update`, or "
-                "measure on a text of your own with --text FILE"
-            ) from error
-    return gzip.decompress(file.read_bytes()).decode()
+    return gzip.decompress((debian_package(cache, package) / BOOKS[package]).read_bytes()).decode()
 
 
 def _prose(book: str) -> list[str]:

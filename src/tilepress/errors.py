@@ -6,7 +6,7 @@ the message and exits with status 2.
 
 
 class TilepressError(Exception):
-    """Base of everything that tilepress raises on purpose."""
+    """Base class of all errors that tilepress raises on purpose."""
 
 
 class CheckpointError(TilepressError):
@@ -30,4 +30,4 @@ class UsageError(TilepressError):
 
 
 class TilepressWarning(UserWarning):
-    """What the user should know although the work goes on. The command line shows it as a note."""
+    """Something that the user should know and that stops nothing. The command line shows it as a note."""

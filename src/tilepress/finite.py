@@ -1,4 +1,4 @@
-"""Whether a tensor has NaN or infinite values."""
+"""A check for NaN and infinite values."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from torch import Tensor
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether all values are finite, from the least and the largest, each of which is NaN where any value is.
+    """Return True if all values are finite. The least and the greatest tell: both are NaN where any value is.
 
-    torch's isfinite takes several tensors of this size on the way: of 34 million bfloat16 values on one core 260 ms,
-    where this takes 7.
+    torch.isfinite allocates several tensors of this size: for 34 million bfloat16 values on one core it takes 260 ms,
+    this function 7 ms.
     """
     if tensor.numel() == 0:
         return True

@@ -140,6 +140,23 @@ def test_eval_measures_the_distance_from_the_float_model(
     assert result["perplexity"] == pytest.approx(result["reference_perplexity"], rel=0.2)
 
 
+def test_eval_of_several_texts_names_the_worst(
+    road: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = [tmp_path / "prose.txt", tmp_path / "numbers.txt"]
+    texts[0].write_text("The quick brown fox jumps over the lazy dog. " * 4)
+    texts[1].write_text("3141592653589793 " * 8)
+    command = f"eval -m {road['w8a8sc']} --against {road['float']} --text {texts[0]} --text {texts[1]} --window 64"
+    assert main([*command.split(), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert [found["text"] for found in result["texts"]] == [str(text) for text in texts]
+    worst = max(result["texts"], key=lambda found: found["kl"])
+    assert result["worst_text"] == worst["text"]
+    assert result["mean_kl"] < result["worst_kl"] == pytest.approx(worst["kl"], abs=1e-5)
+    assert main(command.split()) == 0
+    assert f"{result['worst_kl']}" in capsys.readouterr().out
+
+
 def test_chat_keeps_the_cache_between_turns(
     road: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

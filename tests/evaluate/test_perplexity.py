@@ -69,6 +69,8 @@ def test_divergence_is_the_mean_kl_of_the_reference_from_the_model(tiny: Loaded,
     result = divergence(quantized, reference, tokenizer, TEXT, window=64)
     assert result.kl == pytest.approx(sum(kl) / len(kl), rel=1e-4)
     assert result.kl > 0
+    assert result.quantiles[0.5] == pytest.approx(float(torch.tensor(kl).quantile(0.5)), rel=1e-3)
+    assert result.quantiles[1.0] == pytest.approx(max(kl), rel=1e-4)
     assert result.same_top == pytest.approx(sum(same) / len(same))
     assert result.perplexity == pytest.approx(perplexity(quantized, tokenizer, TEXT, window=64).perplexity)
     assert result.reference_perplexity == pytest.approx(perplexity(reference, tokenizer, TEXT, window=64).perplexity)

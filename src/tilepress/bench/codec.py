@@ -19,16 +19,16 @@ from tilepress.errors import UsageError
 
 DEVIATIONS = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0)
 QUICK: dict[str, Any] = {"shape": (1024, 1024), "copies": 2}
-FULL: dict[str, Any] = {"shape": (4096, 4096), "copies": 12}  # of int8 200 MB, six times our cache
+FULL: dict[str, Any] = {"shape": (4096, 4096), "copies": 12}  # 200 MB of int8, six times our cache
 
 
 @dataclass(frozen=True)
 class Size:
-    """Of some int8 matrices, together.
+    """The size of several compressed int8 matrices together.
 
-    bits_per_weight: weight, index and info, padding included. entropy: bits a weight that a perfect code would take
-    with the frequencies of each 128 x 256 tile; entropy_of_tiles: the mean over tiles, which counts small ones at the
-    border as much as others.
+    bits_per_weight: of weight, index and info, padding included. entropy: bits a weight of a perfect code with the
+    frequencies of each 128 x 256 tile. entropy_of_tiles: the mean over tiles, in which small ones at the border count
+    as much as others.
     """
 
     matrices: int
@@ -39,7 +39,7 @@ class Size:
 
     @property
     def ratio(self) -> float:
-        """1 is what a perfect code would give."""
+        """bits_per_weight over entropy; a perfect code has 1."""
         return self.bits_per_weight / self.entropy
 
     def as_dict(self) -> dict[str, Any]:
@@ -48,9 +48,9 @@ class Size:
 
 @dataclass(frozen=True)
 class Speed:
-    """Bytes of int8 a second, medians. decode: to arrays that are there; decode_new: to new ones, with page faults.
+    """Bytes of int8 a second, medians. decode: into existing arrays; decode_new: into new ones, with page faults.
 
-    Of processor time with one thread, which what else runs on the machine hardly changes; else of time.
+    With one thread, seconds are processor time, which other processes hardly change; else elapsed time.
     """
 
     threads: int
@@ -61,7 +61,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Row:
-    """Rounded Gaussians of a standard deviation, 0.5 % of the weights from an eight times wider one."""
+    """Results for rounded Gaussians of one deviation, 0.5 % of the weights from an eight times wider one."""
 
     deviation: float
     size: Size
@@ -79,7 +79,7 @@ def measure(
     repeats: int,
     deviations: Sequence[float] = DEVIATIONS,
 ) -> Iterator[Row]:
-    """Rows as they are measured. So many copies of a matrix, and of what they become, are visited in turn."""
+    """Yield rows as they are measured. A round visits all copies of the matrix, plain or compressed, in turn."""
     for deviation in deviations:
         matrices = [gaussian_weights(*shape, deviation)]
         matrices += [matrices[0].copy() for _ in range(copies - 1)]
@@ -90,7 +90,7 @@ def measure(
 
 
 def measure_size(matrices: Iterable[codec.Compressed]) -> Size:
-    """Raises BitstreamError for damaged ones."""
+    """Return the size of all matrices together. Raises BitstreamError for a damaged one."""
     count = weights = nbytes = 0
     entropies: list[float] = []
     sizes: list[int] = []
@@ -111,7 +111,7 @@ def measure_size(matrices: Iterable[codec.Compressed]) -> Size:
 
 
 def measure_checkpoint(path: str | Path) -> Size:
-    """The size of all compressed linears of a W8A8SC directory, as they are stored. Raises UsageError for others."""
+    """Return the size of all compressed linears of a W8A8SC directory. Raises UsageError for another directory."""
     checkpoint = open_checkpoint(path)
     if not isinstance(checkpoint, W8A8SCCheckpoint):
         raise UsageError(f"{path} is no W8A8SC directory: make one with `tilepress compress`")
@@ -162,7 +162,7 @@ def _speed(
 
 
 def _median_seconds(clock: Callable[[], float], action: Callable[[], object], repeats: int) -> float:
-    """After one that is not counted."""
+    """Return the median of `repeats` calls after one that is not counted."""
     seconds = []
     for _ in range(repeats + 1):
         start = clock()

@@ -28,7 +28,7 @@ def _multiply(matrix, x, sums, n, k, TOKENS: tl.constexpr, ROWS: tl.constexpr, C
 
 
 def multiply(x: Tensor, matrix: Tensor) -> Tensor:
-    """int32 [16, n] of x int8 [16, k] and matrix int8 [n, k]. n has to be a multiple of 16, k of 512."""
+    """Return x @ matrix.T, int32 [16, n], of x int8 [16, k] and matrix int8 [n, k]; n is a multiple of 16, k of 512."""
     n, k = matrix.shape
     sums = torch.empty((TOKENS, n), dtype=torch.int32, device=x.device)
     _multiply[(n // ROWS,)](matrix, x, sums, n, k, TOKENS=TOKENS, ROWS=ROWS, COLUMNS=COLUMNS, num_warps=4, num_stages=4)

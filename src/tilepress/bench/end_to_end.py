@@ -24,12 +24,12 @@ GREEDY: dict[str, Any] = {"num_beams": 1, "do_sample": False, "temperature": Non
 
 @dataclass(frozen=True)
 class ModelSpeed:
-    """Medians of rounds, after one that is not counted.
+    """Medians over rounds, after one round that is not counted.
 
-    first_token_seconds: the whole prompt and one token. prefill_tokens_per_second: prompt_tokens over it.
-    decode_tokens_per_second: of the tokens after the first, each with all before it as context.
-    weight_bytes: of the weight files, without an embedding that is not the head too: what every token reads.
-    gigabytes_per_second: of these bytes, while decoding.
+    first_token_seconds: the whole prompt and one token. prefill_tokens_per_second: prompt_tokens over
+    first_token_seconds. decode_tokens_per_second: of the tokens after the first, each with all before it as context.
+    weight_bytes: bytes that every token reads: the weight files, without an embedding that is not the head too.
+    gigabytes_per_second: weight_bytes read while decoding.
     peak_memory_bytes: of the whole process, mapped weight files included.
     """
 
@@ -47,7 +47,7 @@ class ModelSpeed:
     peak_memory_bytes: int
 
     def of_bandwidth(self, machine: Machine) -> float:
-        """gigabytes_per_second as a share of what the machine reads with as many threads."""
+        """Return gigabytes_per_second as a share of what as many threads read from memory."""
         return self.gigabytes_per_second * GIGABYTE / machine.bandwidth[self.threads]
 
     def as_dict(self) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def measure(
 
 
 def peak_memory_bytes() -> int:
-    """The most memory that this process has had resident so far."""
+    """Return the peak resident memory of this process so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
 

@@ -24,7 +24,7 @@ Call = Callable[[], object]
 
 WARM_UP = 2
 
-# Of Qwen3-8B and Qwen3-32B, [n, k]: q, k and v; gate and up; down.
+# [n, k] of Qwen3-8B, then of Qwen3-32B: q, k and v; gate and up; down.
 SHAPES = ((6144, 4096), (24576, 4096), (4096, 12288), (10240, 5120), (51200, 5120), (5120, 25600))
 BATCHES = (1, 16, 2048)
 RING_BYTES = 1 << 29  # ten times the second-level cache of an H100
@@ -38,7 +38,7 @@ DENSE_INT8 = (TORCH_INT8, TRITON_INT8)
 
 @dataclass(frozen=True)
 class Device:
-    """bandwidth: bytes a second, read and written, of a copy."""
+    """A CUDA device. bandwidth: bytes a second that a copy reads and writes."""
 
     name: str
     capability: str
@@ -53,7 +53,7 @@ class Device:
 
 @dataclass(frozen=True)
 class Figure:
-    """seconds: of one call, a median. of_roofline: the time of a copy of the bytes it has to move, over seconds."""
+    """seconds: median time of one call. of_roofline: time of a copy of the bytes that a call moves, over seconds."""
 
     name: str
     seconds: float
@@ -106,7 +106,7 @@ def measure(
     ring_bytes: int = RING_BYTES,
     repeats: int = 20,
 ) -> Iterator[Row]:
-    """Rows as they are measured. Each contender visits copies of its weights that are ring_bytes in all, and two."""
+    """Yield rows as they are measured. Contenders visit ring_bytes of copies of their weights in turn, at least two."""
     for n, k in shapes:
         weights = _Weights(n, k, device, ring_bytes)
         yield _row(weights, 0, [weights.decode()], bandwidth, repeats)
@@ -116,7 +116,7 @@ def measure(
 
 @dataclass(frozen=True)
 class _Contender:
-    """nbytes: what one call has to read and write."""
+    """nbytes: bytes that one call has to read and write."""
 
     name: str
     calls: list[Call]
@@ -148,7 +148,7 @@ class _Weights:
         return _Contender(DECODE, calls, self.compressed_bytes + self.n * self.k)
 
     def products(self, batch: int) -> list[_Contender]:
-        """Ours first."""
+        """Return the contenders, ours first."""
         x = torch.randn((batch, self.k), device=self.device).to(torch.bfloat16)
         moved = 2 * batch * (self.n + self.k)
         contenders = [_Contender(OURS, self._ours(x), self.compressed_bytes + moved)]
@@ -169,7 +169,7 @@ class _Weights:
         return [lambda w=w, i=i: linear(x, w, i, info, *rest) for w, i in self._compressed_copies()]  # type: ignore[misc]
 
     def _dense_int8(self, batch: int) -> list[_Contender]:
-        """Products of int8 to int32 sums alone: quantizing, scales and bias are not even counted against ours."""
+        """Return int8 products to int32 sums: unlike ours, they are spared quantizing, scales and bias."""
         copies = [self._dense.clone() for _ in range(self._copies(self.n * self.k))]
         nbytes = self.n * self.k + batch * (self.k + 4 * self.n)
         # torch._int_mm takes 17 tokens or more.
@@ -213,7 +213,7 @@ def _row(weights: _Weights, batch: int, contenders: list[_Contender], bandwidth:
 
 
 def seconds_a_call(calls: Sequence[Call], repeats: int, device: torch.device) -> float:
-    """The median of so many rounds in which each of `calls` runs once.
+    """Return the time of one call: the median of `repeats` rounds in which each of `calls` runs once.
 
     On a CUDA device the round is one CUDA graph, timed by events; on the CPU, where Triton interprets, it only shows
     that everything runs.

@@ -26,9 +26,10 @@ _BATCH_1 = "tilepress, batch 1"
 
 @dataclass(frozen=True)
 class Speed:
-    """Of one contender. seconds: of one call, a median. bytes: of weights that it reads, compressed ones for ours.
+    """The speed of one contender. seconds: median time of one call.
 
-    of_bandwidth: these bytes a second, as a share of what the machine reads with as many threads.
+    gigabytes_per_second: of the weights that it reads, compressed ones for ours. of_bandwidth: the same as a share of
+    what as many threads read from memory.
     """
 
     name: str
@@ -43,8 +44,8 @@ class Speed:
 class Row:
     """One shape, batch and number of threads.
 
-    times_faster: kind of peer -> our speed over that of the fastest of them. times_batch_1: time of one call over that
-    of a call with one token, taken in the same rounds.
+    times_faster: kind of peer -> our speed over that of the fastest peer of this kind. times_batch_1: time of our call
+    over that of our call with one token, in the same rounds.
     """
 
     n: int
@@ -58,7 +59,7 @@ class Row:
     times_batch_1: float
 
     def fastest_peers(self) -> list[Speed]:
-        """One of each kind."""
+        """Return the fastest peer of each kind."""
         return [min((peer for peer in self.peers if peer.kind == kind), key=_seconds) for kind in self.times_faster]
 
     def as_dict(self) -> dict[str, Any]:
@@ -74,9 +75,9 @@ def measure(
     repeats: int,
     slice_seconds: float = SLICE_SECONDS,
 ) -> Iterator[Row]:
-    """Rows as they are measured, for each number of threads in `machine.bandwidth`.
+    """Yield rows as they are measured, for each number of threads in `machine.bandwidth`.
 
-    Every contender visits copies of its weights that are ring_bytes in all. Nine times as much memory is needed.
+    Every contender visits copies of its weights in turn, ring_bytes in all. Nine times ring_bytes of memory is needed.
     """
     peers = available_peers()
     before = torch.get_num_threads()
@@ -96,7 +97,7 @@ def measure(
 
 
 def _ours(matrix: Int8Matrix, batch: int, ring_bytes: int) -> list[Contender]:
-    """The operator on a batch and, to compare with, on one token: both on the same copies."""
+    """Return the operator on a batch and, for comparison, on one token, both on the same copies."""
     n, k = matrix.shape
     compressed = codec.encode(matrix)
     weight, index, info = (torch.from_numpy(part) for part in (compressed.weight, compressed.index, compressed.info))

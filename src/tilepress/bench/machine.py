@@ -1,4 +1,4 @@
-"""What a benchmark ran on, and how fast its memory is."""
+"""The machine that a benchmark runs on, and the speed of its memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GIGABYTE = 1_000_000_000
 
 @dataclass(frozen=True)
 class Machine:
-    """bandwidth: threads -> bytes a second read from memory by so many."""
+    """bandwidth: number of threads -> bytes a second that they read from memory."""
 
     processor: str
     cores: int
@@ -36,7 +36,7 @@ class Machine:
 
 
 def describe_machine(threads: Sequence[int], *, nbytes: int = GIGABYTE, passes: int = 7) -> Machine:
-    """This machine, with the bandwidth measured for each of the numbers of threads."""
+    """Return this machine, with the bandwidth measured for each number of threads."""
     return Machine(
         processor=_processor(),
         cores=codec.core_count(),
@@ -50,9 +50,9 @@ def describe_machine(threads: Sequence[int], *, nbytes: int = GIGABYTE, passes: 
 
 
 def read_bandwidth(threads: Sequence[int], *, nbytes: int, passes: int) -> dict[int, float]:
-    """Threads -> bytes a second, the best of so many passes over `nbytes` of memory.
+    """Return threads -> bytes a second, the best of `passes` times that `nbytes` of memory are read.
 
-    The memory is torch's, as that of the weights is: with small pages, 25 GB/s where large ones gave 29 on Zen 4.
+    torch allocates the memory, as it does for weights: in small pages, which Zen 4 reads at 25 GB/s, large ones at 29.
     """
     memory = torch.ones(nbytes, dtype=torch.uint8).numpy()
     return {count: nbytes / min(_seconds(memory, count) for _ in range(passes)) for count in threads}
@@ -65,7 +65,7 @@ def _seconds(memory: np.ndarray[Any, np.dtype[np.uint8]], threads: int) -> float
 
 
 def _processor() -> str:
-    """The name; on Linux with family and model, as clouds shorten names: "AMD EPYC" alone is every Zen."""
+    """Return the name; on Linux with family and model, since clouds shorten names: "AMD EPYC" alone is every Zen."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,7 +1,7 @@
-"""What the kernel is compared with: uncompressed products of the same shape, each the best of its kind here.
+"""The kernel's peers: uncompressed products of the same shape, each the best of its kind here.
 
-FBGEMM's quantizes and scales as our operator does. The others in int8 get their activations quantized, and `_int_mm`
-and the dense product leave int32 sums, so that they do less. Left out is what was slower than one of these on every
+FBGEMM's product quantizes and scales as our operator does. The other int8 products do less: their activations come
+quantized, and `_int_mm` and the dense product leave int32 sums. Left out are products slower than one of these on every
 batch (Zen 4, torch 2.13, one thread; times of batch 1): `quantized.linear` through oneDNN (the same product as
 `qlinear_pointwise`), `_int_mm` with [k, n] weights (2.7 ms beside 0.9), weight-only `_weight_int8pack_mm` (1.4 ms),
 signed activations in `qlinear_pointwise` (368 ms).
@@ -31,10 +31,10 @@ DENSE, TORCH_INT8, TORCH_FLOAT = "dense int8", "torch int8", "torch float"
 
 @dataclass(frozen=True)
 class Peer:
-    """kind: which of the three it is compared under.
+    """One product. kind: DENSE, TORCH_INT8 or TORCH_FLOAT.
 
-    prepare(matrix, batch, copies) gives calls on so many copies of an int8 matrix [n, k], each times a batch of
-    activations, on torch's number of threads. size: bytes a weight.
+    prepare(matrix, batch, copies) returns a call for each of `copies` copies of an int8 matrix [n, k]. A call
+    multiplies its copy by `batch` tokens, on torch's number of threads. size: bytes a weight.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Peer:
 
 
 def available_peers() -> list[Peer]:
-    """Those that this processor and this torch have."""
+    """Return the peers that this processor and this torch have."""
     peers = []
     if _native.dense_int8_is_fast():
         peers.append(Peer("dense int8, AVX-512 VNNI", DENSE, 1, _dense_int8))

@@ -1,4 +1,4 @@
-"""Timing several contenders in turn, so that what else the machine does strikes all of them alike."""
+"""Timing several contenders in turn, so that other load on the machine strikes all of them alike."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ SLICE_SECONDS = 0.15
 
 @dataclass(frozen=True)
 class Contender:
-    """One way to do the work. calls: the same on different weights, visited in turn so that none is in a cache.
+    """One product to time. calls: the product on different copies of the weights, in turn so that none is cached.
 
-    nbytes: of the weights that one call reads.
+    nbytes: bytes of weights that one call reads.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Contender:
 def measure_in_turn(
     contenders: Sequence[Contender], *, repeats: int, slice_seconds: float = SLICE_SECONDS
 ) -> dict[str, float]:
-    """Name -> seconds of one call, the median of `repeats` rounds.
+    """Return name -> seconds of one call, the median of `repeats` rounds.
 
     In every round each contender runs for about slice_seconds, and at least one call.
     """
@@ -52,7 +52,7 @@ class _Ring:
         self._count = 1
 
     def settle(self) -> None:
-        """Once for what only the first call does, once to see how many fill a round."""
+        """Call once for what only a first call does, then again to find out how many calls fill a round."""
         self.seconds_a_call()
         self._count = max(1, round(self._slice_seconds / self.seconds_a_call()))
 

@@ -1,4 +1,4 @@
-"""What lies in a checkpoint directory beside config, weights and description: tokenizer, templates, licence."""
+"""Auxiliary files: all in a checkpoint directory beside config, weights and description, such as the tokenizer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _TEMPLATES = "additional_chat_templates"
 
 
 def auxiliary_files(directory: Path) -> list[Path]:
-    """All regular files but config.json, weights of any kind, descriptions and hidden files; sorted."""
+    """Return all regular files but config.json, weights of any kind, descriptions and hidden files; sorted."""
     files = [file for file in directory.iterdir() if file.is_file() and _is_auxiliary(file.name)]
     templates = directory / _TEMPLATES
     if templates.is_dir():

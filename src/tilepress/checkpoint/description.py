@@ -21,8 +21,8 @@ W8A8S: str = "W8A8S"
 W8A8SC: str = "W8A8SC"
 W8A8S_DYNAMIC = "W8A8S_DYNAMIC"  # ours: the same tensors, but practically every token is quantized by its own scale
 
-# What a type found in a description means here. W8A8 stores the same five tensors as W8A8S; W16A16S is a float weight
-# with zeros; some releases of the vendor's manual put W8A8SC into a W8A8S directory.
+# How the types in a description are read. W8A8 stores the same five tensors as W8A8S; W16A16S is a float weight with
+# zeros; some releases of the vendor's manual put W8A8SC into a W8A8S directory.
 _READ_AS = {
     FLOAT: FLOAT,
     "W16A16S": FLOAT,
@@ -64,7 +64,7 @@ def description_file(directory: Path) -> Path | None:
 
 
 def read_description(path: Path) -> Description:
-    """Raises CheckpointError for a file that is no description and for a tensor type that tilepress does not read."""
+    """Read a description. Raises CheckpointError for another file and for a type that tilepress does not read."""
     types: dict[str, str] = {}
     extra: dict[str, Any] = {}
     content = read_object(path)
@@ -88,7 +88,7 @@ def write_description(directory: Path, model_type: str, types: dict[str, str], e
     write_object(directory / DESCRIPTION, {"model_quant_type": model_type, "version": "1.0.0"} | extra | types)
 
 
-# What is computed and written here depends on; head_dim is hidden_size / num_attention_heads but for Qwen3.
+# Fields that tilepress computes with and writes; head_dim is hidden_size / num_attention_heads except for Qwen3.
 _NEEDED = (
     "hidden_size",
     "intermediate_size",
@@ -102,10 +102,10 @@ _NEEDED = (
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """The fields of config.json, and those that it leaves out as transformers takes them: the only reader of the file.
+    """Return the fields of config.json; those that it leaves out have the values that transformers takes.
 
     `architectures` and `model_type` name the class that transformers loads. Raises CheckpointError for a file that is
-    none, a class that tilepress does not read, a size that is impossible, and where transformers refuses the fields.
+    no JSON object, a class that tilepress does not read, an impossible size, and fields that transformers refuses.
     """
     path = directory / "config.json"
     fields = read_object(path)
@@ -115,7 +115,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     ModelShape.check(fields, path)
     needed = (*_NEEDED, "head_dim") if kind == "qwen3" else _NEEDED
     missing = [key for key in needed if fields.get(key) is None]
-    if missing:  # importing transformers takes seconds, and what tilepress writes says it all
+    if missing:  # only then: importing transformers takes seconds, and what tilepress writes is complete
         taken = model_config(fields, directory)
         fields |= {key: getattr(taken, key) for key in missing}
     return fields
@@ -129,13 +129,13 @@ def flavour(config: Mapping[str, Any], inventory: list[tuple[str, Stored]]) -> s
     for key in ("torch_dtype", "dtype"):
         if config.get(key) in ("float16", "bfloat16"):
             return str(config[key])
-    # Of a quantized linear's scales only deq_scale is int64, and it is in the float16 flavour alone.
+    # Of a quantized linear's tensors only deq_scale can be int64, and only in the float16 flavour.
     kinds = (W8A8S, W8A8S_DYNAMIC)
     return "float16" if any(kind in kinds and stored.dtype == torch.int64 for kind, stored in inventory) else "bfloat16"
 
 
 def quantized_config(source: Mapping[str, Any], *, kind: str, tied: bool, dtype: str | None = None) -> dict[str, Any]:
-    """`source` as the config of a directory of `kind`, "w8a8s" or "w8a8sc"; dtype: float type, unchanged if None.
+    """Return `source` as the config of a `kind` directory, "w8a8s" or "w8a8sc"; dtype: float type, unchanged if None.
 
     quantization_config makes engines that do not know the format refuse it, instead of reading its integers as weights.
     """

@@ -27,14 +27,14 @@ _ROWS = 8192
 
 
 def has_float_weights(directory: Path) -> bool:
-    """Whether a directory holds weights that `FloatCheckpoint` would read."""
+    """Return True if a directory holds weights that `FloatCheckpoint` would read."""
     return find_weights(directory, "model") is not None
 
 
 def float_weights(directory: Path) -> Path:
-    """The one safetensors file of a float model, or the index of its shards: the one that transformers reads.
+    """Return the safetensors file of a float model, or the index of its shards, whichever transformers reads.
 
-    model.safetensors comes before an index of other shards, of which a TilepressWarning tells. Raises CheckpointError
+    model.safetensors takes precedence over an index of other shards, with a TilepressWarning. Raises CheckpointError
     where there is neither.
     """
     found = find_weights(directory, "model")
@@ -57,11 +57,11 @@ def float_weights(directory: Path) -> Path:
 class FloatCheckpoint:
     """config.json with model.safetensors, or its shards and index. Tensors are read when asked for.
 
-    What transformers loads as the class is read, under the names that it gives: tensors stored without "model." before
-    them, and one table where the config ties head and embedding and both are stored alike. Where transformers would
-    draw a missing tensor at random, or leave out a part of the decoder, this raises CheckpointError; and for a tensor
-    that has another shape or is not float, and for a model that is quantized already. TilepressWarning tells of stored
-    tensors that are not read.
+    Tensors have the names that transformers gives them: a prefix "model." is added where the files lack it. Head and
+    embedding are one table where the config ties them and their values are equal. Raises CheckpointError where
+    transformers would initialize a missing tensor at random or leave out a part of the decoder, for a tensor of another
+    shape or not of floats, and for a model that is quantized already. A TilepressWarning names a stored tensor that is
+    not read.
     """
 
     kind: Literal["float"] = "float"
@@ -81,7 +81,7 @@ class FloatCheckpoint:
         self._files = TensorFiles(float_weights(path))
         shape = ModelShape.from_config(self.config, config)
         self._stored_names = self._by_model_name(float_tensors(self.architecture, replace(shape, tied=False)))
-        # A head that is stored though the config calls it tied is a head of its own, if it is another one.
+        # A stored head that differs from the embedding is a head of its own, though the config calls it tied.
         self.shape = replace(shape, tied=shape.tied and self._has_one_table(shape))
         expected = float_tensors(self.architecture, self.shape)
         for name, size in expected.items():
@@ -92,7 +92,7 @@ class FloatCheckpoint:
         self._names = list(expected)
 
     def _by_model_name(self, names: Mapping[str, object]) -> dict[str, str]:
-        """Name in the model -> name in the files: "model." is put before it or taken off, as transformers does it."""
+        """Return name in the model -> name in the files; "model." is added or taken off, as transformers does it."""
         found = {name: name for name in self._files}
         for stored in self._files:
             with_prefix, without = f"{_PREFIX}{stored}", stored.removeprefix(_PREFIX)
@@ -108,7 +108,7 @@ class FloatCheckpoint:
         return found
 
     def _has_one_table(self, shape: ModelShape) -> bool:
-        """Whether a model that is tied by its config has one table: only one is stored, or two that are equal."""
+        """Return True if a model that its config ties has one table: only one is stored, or two that are equal."""
         head, table = (self._stored_names.get(name) for name in (_HEAD, _TABLE))
         if head is None:
             return True
@@ -130,7 +130,7 @@ class FloatCheckpoint:
         return CheckpointError(f"{self._files.path}: tensor {name} is missing; {remedy}")
 
     def _check_surplus(self, expected: Mapping[str, object]) -> None:
-        """transformers leaves out what the class has no place for. What the decoder needs must not be left out so."""
+        """Raise for surplus tensors of the decoder, and warn of others: transformers leaves all of them out."""
         surplus = [name for name in self._stored_names if name not in expected]
         modules = {name.rpartition(".")[0] for name in expected} | {_LAYERS.rpartition(".")[0]}
         # Older Llama checkpoints store the rotary frequencies, which follow from the config.
@@ -184,7 +184,7 @@ class FloatCheckpoint:
         return self._files.files()
 
     def release(self) -> None:
-        """Give the memory of what was read of the weight files back: see `release_pages`."""
+        """Give back the memory of the pages that were read of the weight files: see `release_pages`."""
         self._files.release()
 
     def auxiliary_files(self) -> list[Path]:

@@ -24,8 +24,9 @@ _PICKLES = ("*.bin", "*.pt", "*.pth")
 def open_checkpoint(path: str | Path, *, revision: str | None = None) -> Checkpoint:
     """Open a directory, or a hub id such as "Qwen/Qwen3-8B", which is downloaded.
 
-    What the directory holds decides: parts make it W8A8SC, a quant_model_description.json W8A8S, model.safetensors or
-    its index float. Raises CheckpointError for anything else and for what the three kinds refuse.
+    The contents decide the kind: parts make it W8A8SC, a quant_model_description.json W8A8S, model.safetensors or its
+    index float. revision: that of a hub id, its newest if None. Raises CheckpointError for anything else and for what
+    the three kinds refuse.
     """
     if not str(path):
         raise CheckpointError("the path of the model is empty; give its directory or a hub id")
@@ -65,7 +66,7 @@ def open_checkpoint(path: str | Path, *, revision: str | None = None) -> Checkpo
 
 
 def _refuse_other_folders(directory: Path) -> None:
-    """Raises CheckpointError for folders that people take for a model's: what they are, and what to give instead."""
+    """Raise CheckpointError for folders that are easily taken for a model's, with what to give instead."""
     if (directory / "config.json").exists():
         return
     if (directory / "adapter_config.json").exists():

@@ -32,13 +32,13 @@ class TensorCount:
 class Summary:
     """kind: "float", "w8a8s" or "w8a8sc"; tp: parts of a W8A8SC directory, else 1.
 
-    activations: "overflow", "static" or "per-token", what a quantized directory was made for; None of a float one.
-    types: by type (FLOAT, W8A8S, W8A8S_DYNAMIC, W8A8SC), as stored, over all parts. linear_weights: weights of all
-    decoder linears, and of head and embedding where they are quantized; quantized_weights: those of them that are
-    integers. Of these: bits_per_weight, file bits of weight, index and info for each, copies of kv heads included;
-    zeros, the share that is 0; entropy, order-0 in bits a weight, of each stored matrix by itself. None where no linear
-    is quantized. estimated_loss: what quantization adds to the loss, nats a token, by the directory's report; None
-    without one.
+    activations: "overflow", "static" or "per-token", the mode of a quantized directory; None for a float one.
+    types: tensors and bytes by type (FLOAT, W8A8S, W8A8S_DYNAMIC, W8A8SC), as stored, over all parts.
+    linear_weights: weights of all decoder linears, and of head and embedding where they are quantized.
+    quantized_weights: those of them that are integers. The next three describe these, and are None where there are
+    none. bits_per_weight: bits of weight, index and info in the files, copies of kv heads included. zeros: the share of
+    weights that are 0. entropy: order-0 entropy in bits a weight, each stored matrix by itself.
+    estimated_loss: increase of the loss by quantization, nats a token, by the directory's report; None without one.
     weight_bytes: size of the weight files; total_bytes: of all files.
     """
 
@@ -59,9 +59,9 @@ class Summary:
 
 
 def summarize(checkpoint: Checkpoint, *, progress: Callable[[int, int], None] | None = None) -> Summary:
-    """Reads every quantized weight once and holds one at a time.
+    """Return the summary of a checkpoint. Reads every quantized weight once, one at a time.
 
-    Raises CheckpointError and BitstreamError for damaged ones.
+    progress: called with the number of matrices read and of all. Raises CheckpointError and BitstreamError for damage.
     """
     types: dict[str, TensorCount] = {}
     for kind, stored in checkpoint.inventory():
@@ -105,7 +105,7 @@ def summarize(checkpoint: Checkpoint, *, progress: Callable[[int, int], None] | 
 
 
 def _matrices(checkpoint: Checkpoint) -> Iterator[Callable[[], tuple[NDArray[np.int8], int]]]:
-    """For each stored integer matrix, what reads it and gives it with its size in the file."""
+    """Yield, for each stored integer matrix, a function that returns it and its bytes in the file."""
     if isinstance(checkpoint, W8A8SCheckpoint):
         for prefix in checkpoint.quantized_linears():
             yield partial(_stored_matrix, checkpoint, prefix)
@@ -134,7 +134,7 @@ REPORT = "quantization_report.json"
 
 
 def estimated_loss(directory: Path) -> float | None:
-    """What the directory's report says quantization adds to the loss, nats a token; None where nothing says so.
+    """Return the increase of the loss by quantization, nats a token, by the directory's report; None without one.
 
     Raises CheckpointError for a report that is no JSON object.
     """
@@ -142,7 +142,7 @@ def estimated_loss(directory: Path) -> float | None:
 
 
 def stored_bits(directory: Path) -> float | None:
-    """Bits a weight that the codec takes for the directory's integers, by its report. None and errors as above."""
+    """Return the codec's bits a weight for the directory's integers, by its report. Else as `estimated_loss`."""
     return _number(directory, "bits")
 
 

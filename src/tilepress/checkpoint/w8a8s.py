@@ -99,7 +99,7 @@ class W8A8SCheckpoint:
         return flavour(self.config, self.inventory())
 
     def is_quantized(self, prefix: str) -> bool:
-        """Whether a linear, such as "model.layers.0.mlp.up_proj" or "lm_head", or an own embedding is integers."""
+        """True if a linear such as "model.layers.0.mlp.up_proj" or "lm_head", or an own embedding is integers."""
         return self._types.get(f"{prefix}.weight") in (W8A8S, W8A8S_DYNAMIC)
 
     def quantized_linears(self) -> list[str]:
@@ -127,7 +127,7 @@ class W8A8SCheckpoint:
 
     @cached_property
     def whole(self) -> Shard:
-        """The one shard of the whole model, made once: what is asked for tensor by tensor comes through it."""
+        """The one shard of the whole model, made once; single tensors are read through it."""
         return self.shard(0, 1)
 
     def compressed_linear(self, prefix: str) -> CompressedLinear:
@@ -160,7 +160,7 @@ class W8A8SCheckpoint:
         return self._files.tensor(name)
 
     def inventory(self) -> list[tuple[str, Stored]]:
-        """Type and header of each tensor that counts."""
+        """Type and header of each tensor that is read."""
         return [(kind, self._files.stored(name)) for name, kind in self._types.items()]
 
     def files(self) -> list[Path]:
@@ -168,7 +168,7 @@ class W8A8SCheckpoint:
         return self._files.files()
 
     def release(self) -> None:
-        """Give the memory of what was read of the weight files back: see `release_pages`."""
+        """Give back the memory of the pages that were read of the weight files: see `release_pages`."""
         self._files.release()
 
     def auxiliary_files(self) -> list[Path]:
@@ -187,7 +187,7 @@ class W8A8SCheckpoint:
             kind = W8A8S_DYNAMIC if kind == W8A8S_DYNAMIC else W8A8S
             table.add_weight(prefix, (n, k), kind)
             table.add_scales(prefix, n, kind)
-            if f"{prefix}.bias" in self._files:  # the vendor's tool leaves the bias that quant_bias contains
+            if f"{prefix}.bias" in self._files:  # the vendor's tool keeps the bias that quant_bias contains
                 self._files.expect(f"{prefix}.bias", (n,), FLOAT_DTYPES)
                 self._folded_biases.add(f"{prefix}.bias")
 

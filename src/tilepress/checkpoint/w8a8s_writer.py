@@ -34,12 +34,12 @@ from tilepress.jobs.json_files import write_object
 
 WEIGHTS = "quant_model_weight_w8a8s"
 
-# What is larger than this share of a shard is not put together with other tensors, but is a shard of its own.
+# Tensors or files larger than a shard / LINKED_SHARE become shards of their own; smaller ones are put together.
 LINKED_SHARE = 8
 
 
 class Source(Protocol):
-    """What the config and the auxiliary files come from: any checkpoint."""
+    """The checkpoint, of any kind, that the config and the auxiliary files come from."""
 
     @property
     def path(self) -> Path: ...
@@ -51,10 +51,10 @@ class W8A8SWriter:
     """A context manager under which a W8A8S directory is written; `out` appears when it ends without an exception.
 
     dtype: "float16" or "bfloat16", the flavour. max_shard_bytes: tensors held in memory before a shard is written.
-    description: global keys for the description. Raises CheckpointError at once where `out` exists, and in the end
-    where what was written is not a whole checkpoint.
+    description: global keys for the description. Raises CheckpointError at once where `out` exists, and at the end
+    where the result is not a whole checkpoint.
 
-    Tensors are kept, not copied, until their shard is written: leave them as they are meanwhile.
+    Tensors are kept, not copied, until their shard is written: do not change them meanwhile.
 
     flushed: name -> count of the values that became zero in dtype, so far.
     """
@@ -101,21 +101,21 @@ class W8A8SWriter:
             discard(staging)
 
     def has(self, name: str) -> bool:
-        """Whether a tensor of this name was added."""
+        """Return True if a tensor of this name was added."""
         return name in self._types
 
     def add_float(self, name: str, tensor: Tensor) -> None:
         """Store a float tensor, converted to the flavour's dtype.
 
         Raises CheckpointError for a value that is not finite or that dtype cannot hold; values that become zero are
-        counted in `flushed` and warned of in the end.
+        counted in `flushed` and warned of at the end.
         """
         converted, flushed = stored_float(name, tensor, self._dtype, self._source.path)
         self._count_flushed(name, flushed)
         self._add(name, converted, FLOAT)
 
     def add_float_rows(self, name: str, shape: Sequence[int], parts: Iterable[Tensor]) -> None:
-        """Store a float tensor whose rows are those of `parts` in their order; a large one passes through to a shard.
+        """Store a float tensor whose rows are those of `parts` in their order; a large one is streamed to a shard.
 
         Errors as of `add_float`.
         """
@@ -141,14 +141,14 @@ class W8A8SWriter:
         self._report = dict(report)
 
     def add_stored(self, tensors: Mapping[str, Tensor], kind: str) -> None:
-        """Store tensors as they are, of type `kind` but W8A8SC: those of a checkpoint that has been written once."""
+        """Store tensors of another checkpoint as they are; kind: their type, any but W8A8SC."""
         for name, tensor in tensors.items():
             self._add(name, tensor.detach().cpu(), kind)
 
     def add_file(self, file: Path, types: Mapping[str, str], flushed: Mapping[str, int]) -> None:
-        """Store the tensors of a safetensors file, of types `types`, as they are; flushed: as below of what made it.
+        """Store the tensors of a safetensors file as they are. types: by name; flushed: the counts of this file.
 
-        A large file becomes a shard, by a hard link where the file system has them; of small ones shards are made.
+        A large file becomes a shard, by a hard link where the file system has them; small ones are put together.
         """
         for name, count in flushed.items():
             self._count_flushed(name, count)
@@ -224,7 +224,7 @@ class W8A8SWriter:
             )
 
     def _tied(self) -> bool:
-        """Whether one table is both head and embedding: a float embedding, or the quantized head of a tied source."""
+        """Return True if one table is head and embedding: a float embedding, or the quantized head of a tied source."""
         tied = bool(self._source.config.get("tie_word_embeddings", False))
         return "lm_head.weight" not in self._types or (tied and f"{EMBEDDING}.weight" not in self._types)
 

@@ -82,7 +82,7 @@ class W8A8SCCheckpoint:
         return flavour(self.config, self.inventory())
 
     def is_quantized(self, prefix: str) -> bool:
-        """Whether a linear, such as "model.layers.0.mlp.up_proj" or "lm_head", or an own embedding is compressed."""
+        """True if a linear such as "model.layers.0.mlp.up_proj" or "lm_head", or an own embedding is compressed."""
         if prefix == EMBEDDING:
             return self.parts[0].is_quantized(prefix)
         scope, group, _ = _member_of(prefix)
@@ -98,7 +98,7 @@ class W8A8SCCheckpoint:
 
     @cached_property
     def whole(self) -> Shard:
-        """The one shard of the whole model, made once: what is asked for tensor by tensor comes through it."""
+        """The one shard of the whole model, made once; single tensors are read through it."""
         return self.shard(0, 1)
 
     def compressed_linear(self, prefix: str) -> CompressedLinear:
@@ -148,7 +148,7 @@ class W8A8SCCheckpoint:
         return [file for part in self.parts for file in part.files()]
 
     def release(self) -> None:
-        """Give the memory of what was read of the weight files back: see `release_pages`."""
+        """Give back the memory of the pages that were read of the weight files: see `release_pages`."""
         release_pages(self.files())
 
     def auxiliary_files(self) -> list[Path]:
@@ -171,7 +171,7 @@ def part_directories(path: Path) -> list[Path]:
 
 
 def _member_of(prefix: str) -> tuple[str, FusedLinears, str]:
-    """Scope, group and name behind the scope of a linear. KeyError for any other name."""
+    """Return scope, group and the rest of the name of a linear. KeyError for any other name."""
     for group in (*GROUPS, HEAD):
         for member in group.members:
             if prefix == member or prefix.endswith(f".{member}"):

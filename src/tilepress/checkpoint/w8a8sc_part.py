@@ -77,13 +77,13 @@ class Part:
                 )
 
     def is_quantized(self, prefix: str) -> bool:
-        """Whether the fused linear `prefix`, or an embedding of its own, is compressed."""
+        """Return True if the fused linear `prefix`, or an own embedding, is compressed."""
         return f"{prefix}.index" in self.types
 
     def compressed_linear(self, prefix: str) -> CompressedLinear:
         """The rank's share of a fused linear, mapped from the file.
 
-        Raises BitstreamError for a damaged index; tiles are not touched, a damaged one is found where it is used.
+        Raises BitstreamError for a damaged index; tiles are not touched: a damaged one is found where it is used.
         """
         deq_scale = self._files.tensor(f"{prefix}.deq_scale")
         sums = f"{prefix}.weight_sums"

@@ -60,10 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = _with_plain_flags([word for word in words if word != "--debug"])
     # How long torch's threads, which are the kernels' too, spin before they sleep: read once, when torch is imported.
     # SmolLM2 on two idle cores generates 138 tokens/s with this, 140 with libgomp's own 300,000, 121 with 1,000 and 91
-    # with OMP_WAIT_POLICY=PASSIVE; on cores that other work keeps busy libgomp's own leaves 1 to 10.
+    # with OMP_WAIT_POLICY=PASSIVE; on cores that other processes keep busy libgomp's own leaves 1 to 10.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "20000")
-    # Ended from outside, a command cleans up after itself as it does on Ctrl-C.
+    # On SIGTERM a command cleans up after itself as it does on Ctrl-C.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         _check_instruction_set()
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _show_as_notes() -> None:
-    """What tilepress warns of becomes a note, each once; all other warnings are shown as before."""
+    """Show each warning of tilepress once, as a note; show all other warnings as before."""
     others = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
@@ -105,7 +105,7 @@ def _check_instruction_set() -> None:
 
 
 def _with_plain_flags(words: list[str]) -> list[str]:
-    """The vendor writes `--trust_remote_code True`; here it is a flag. Fold the value into its presence."""
+    """Turn the vendor's `--trust_remote_code True` into a flag, and drop it where the value is False."""
     folded: list[str] = []
     i = 0
     while i < len(words):

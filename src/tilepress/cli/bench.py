@@ -20,10 +20,10 @@ bench = typer.Typer(no_args_is_help=True, help="Measure the kernel, the codec or
 
 Threads = Annotated[
     list[int] | None,
-    typer.Option("--threads", min=1, help="Of each measurement; may be repeated.", show_default="1, and all cores"),
+    typer.Option("--threads", min=1, help="Threads to measure with; may be repeated.", show_default="1, and all cores"),
 ]
 Repeats = Annotated[int, typer.Option("--repeats", min=1, help="Rounds that medians are taken of.")]
-Quick = Annotated[bool, typer.Option("--quick", help="Little work, to try it out; not for figures to be quoted.")]
+Quick = Annotated[bool, typer.Option("--quick", help="A short run, to try it out; not for figures to be quoted.")]
 
 
 @bench.command()
@@ -120,7 +120,7 @@ def gpu(
         for figure in (row.ours, *row.peers)
     ]
     print_grid(("", "", "us", "T weights/s", "of roofline", "x bfloat16", "x int8"), lines)
-    print_note("of roofline: the time of a copy of the bytes that a call has to move, over its own")
+    print_note("of roofline: the time of a copy of the bytes that a call moves, over the call's time")
 
 
 @bench.command()
@@ -178,7 +178,7 @@ def codec(
         for speed in row.speeds
     ]
     print_grid(("", "entropy", "bits", "ratio", "encode MB/s", "decode GB/s", "new GB/s"), lines)
-    print_note("bytes of int8; decode: to arrays that are there, new: to new ones, page faults included")
+    print_note("bytes of int8; decode: into existing arrays, new: into new ones, page faults included")
 
 
 @bench.command()
@@ -245,7 +245,7 @@ def _size(size: Size) -> tuple[str, str, str]:
 
 
 def _print_rows(rows: list[Row]) -> None:
-    """For each shape, batch and number of threads our product, and the fastest peer of each kind."""
+    """Print our product and the fastest peer of each kind, for each shape, batch and number of threads."""
     lines: list[tuple[str, ...]] = []
     for row in rows:
         lines.append((f"{row.n} x {row.k}, {_threads(row.threads)}, batch {row.batch}",))

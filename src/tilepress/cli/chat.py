@@ -40,7 +40,7 @@ def chat(
 ) -> None:
     """Talk with a model over several turns; keys and values are kept between turns. End with Ctrl-D or /exit.
 
-    Where the model calls a tool, you are asked what it came to.
+    Where the model calls a tool, you are asked for its result.
 
     Examples:
 
@@ -72,7 +72,7 @@ def chat(
 
 
 def _ask(calls: Sequence[ToolCall]) -> list[str] | None:
-    """The result of each call, or else the next message; None at the end of the input."""
+    """Ask for the result of each call, or else for the next message; return None at the end of the input."""
     prompts = [f"{call.name} {json.dumps(call.arguments, ensure_ascii=False)} = " for call in calls] or ["> "]
     texts: list[str] = []
     while len(texts) < len(prompts):

@@ -34,7 +34,7 @@ def compress(
         typer.Option("--tp", min=1, help="Tensor-parallel parts.", show_default="1; under torchrun its processes"),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option("--threads", min=1, help="Of the encoder.", show_default="all cores")
+        int | None, typer.Option("--threads", min=1, help="Threads of the encoder.", show_default="all cores")
     ] = None,
     restart: Restart = False,
     trust_remote_code: TrustRemoteCode = False,
@@ -42,7 +42,7 @@ def compress(
 ) -> None:
     """Compress a W8A8S directory without loss into a W8A8SC directory, one part for each tensor-parallel rank.
 
-    A run that was ended in whatever way is continued by the same command.
+    The same command continues a run that was cut short.
 
     Examples:
 
@@ -69,7 +69,7 @@ def compress(
             world = int(os.environ["WORLD_SIZE"])
             if tp not in (None, world):
                 raise UsageError(
-                    f"--tp is {tp}, but torchrun started {world} processes; one makes one part, leave --tp out"
+                    f"--tp is {tp}, but torchrun started {world} processes; each makes one part; leave --tp out"
                 )
             compress_under_torchrun(model_path, save_directory, threads=threads, restart=restart, progress=progress)
             if is_silent():

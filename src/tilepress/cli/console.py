@@ -1,4 +1,4 @@
-"""What the commands print: results on standard output, progress and errors on standard error."""
+"""Output of the commands: results on standard output, progress and errors on standard error."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ ERR = Console(stderr=True)
 
 
 def is_silent() -> bool:
-    """Whether this is one of torchrun's processes whose results another one shows, rank 0."""
+    """Return True in a process of torchrun other than rank 0, which alone shows results."""
     return os.environ.get("RANK", "0") != "0"
 
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar with the time left, on standard error; nothing where that is not a terminal or `is_silent`.
+    """Show a bar with the time left on standard error; nothing where that is not a terminal or `is_silent`.
 
-    Gives what to call with the steps done and the steps in all.
+    Yields a function to call with the steps done and the steps in all.
     """
     columns = (
         TextColumn(title),
@@ -93,7 +93,7 @@ _UNITS |= {f"{letter}ib": 1024**power for power, letter in enumerate("kmgt", 1)}
 
 
 def parse_bytes(option: str, text: str) -> int:
-    """KB, MB, GB and TB are decimal, KiB, MiB, GiB and TiB binary. UsageError names `option`."""
+    """Return the bytes of a size: KB to TB are decimal, KiB to TiB binary. UsageError names `option`."""
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)", text.strip())
     if match is None or match[2].lower() not in _UNITS:
         raise UsageError(f"{option} {text}: no size; write one such as 90MB, 1.5GB or 800MiB")
@@ -102,7 +102,7 @@ def parse_bytes(option: str, text: str) -> int:
 
 @contextmanager
 def noting_progress(kept: Callable[[], str | None]) -> Iterator[None]:
-    """On Ctrl-C, or SIGTERM, a note of what is kept, if there is anything; errors say it themselves."""
+    """On Ctrl-C or SIGTERM, print a note of what is kept, if anything is; errors say it themselves."""
     try:
         yield
     except KeyboardInterrupt:
@@ -112,13 +112,13 @@ def noting_progress(kept: Callable[[], str | None]) -> Iterator[None]:
 
 
 def print_requirements(needs: Sequence[Requirements]) -> None:
-    """A row for each piece of work; what is there in brackets."""
+    """Print a row for each job; what the machine has is in brackets."""
     columns = ("", "memory (available)", "disk (free)", "time, about", "makes")
     print_grid(columns, [(needed.work, *_cells(needed)) for needed in needs])
 
 
 def note_requirements(needed: Requirements) -> None:
-    """One line, before work begins."""
+    """Print the requirements in one line, before a job begins."""
     memory, disk, time, makes = _cells(needed)
     print_note(f"plan: memory {memory}, disk {disk}, about {time}; makes {makes}")
 
@@ -131,7 +131,7 @@ def _cells(needed: Requirements) -> tuple[str, str, str, str]:
 
 
 def _rough(seconds: float) -> str:
-    """No finer than an estimate is: hours and tens of minutes, minutes, or seconds."""
+    """Return a time as coarse as the estimate: in hours and tens of minutes, minutes, or seconds."""
     if seconds < 120:
         return human_seconds(round(seconds) or 1).replace(".0 s", " s")
     minutes = round(seconds / 60)

@@ -1,9 +1,9 @@
-"""`tilepress eval`: how good a model is on a held-out text."""
+"""`tilepress eval`: how good a model is on held-out texts."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,12 @@ from tilepress.cli.console import print_json, print_table, progress_bar
 from tilepress.cli.generation import load_model
 from tilepress.cli.options import ComputeType, Device, Json, ModelPath, TrustRemoteCode
 from tilepress.errors import UsageError
+
+if TYPE_CHECKING:
+    from tilepress.evaluate import Divergence, Perplexity
+
+REFERENCE = "Python's language reference"
+Rows = list[tuple[str, str]]
 
 
 def evaluate(
@@ -20,52 +26,87 @@ def evaluate(
         typer.Option("--against", help="The float model: adds its perplexity and the KL divergence from it."),
     ] = None,
     text: Annotated[
-        Path | None, typer.Option("--text", help="A UTF-8 text file.", show_default="Python's language reference")
+        list[Path] | None,
+        typer.Option("--text", help="A UTF-8 text file; may be given several times.", show_default=REFERENCE),
     ] = None,
-    tokens: Annotated[int, typer.Option("--tokens", min=2, help="At most so many tokens of the text.")] = 32768,
-    window: Annotated[int, typer.Option("--window", help="Tokens that are seen together.")] = 512,
+    tokens: Annotated[int, typer.Option("--tokens", min=2, help="At most so many tokens of each text.")] = 32768,
+    window: Annotated[int, typer.Option("--window", help="Tokens of each window of the text.")] = 512,
     device: Device = "cpu",
     dtype: ComputeType = None,
     trust_remote_code: TrustRemoteCode = False,
     json: Json = False,
 ) -> None:
-    """Perplexity of a float, W8A8S or W8A8SC directory on English text, and its divergence from the float model.
+    """Perplexity of a float, W8A8S or W8A8SC directory on a text, and its divergence from the float model.
+
+    Several texts are measured one by one; with --against the mean and the worst divergence are shown too.
 
     Examples:
 
         tilepress eval -m Qwen3-8B-w8a8sc --against Qwen3-8B
 
+        tilepress eval -m Qwen3-8B-w8a8sc --against Qwen3-8B --text chinese.txt --text code.txt
+
         tilepress eval -m Qwen3-8B-w8a8sc --text novel.txt --tokens 100000 --json
     """
     from tilepress.evaluate import divergence, held_out_english, perplexity
 
-    content = held_out_english() if text is None else _read(text)
+    texts = {str(file): _read(file) for file in text} if text else {REFERENCE: held_out_english()}
     model, tokenizer = load_model(model_path, device, dtype, trust_remote_code)
+    reference = None if against is None else load_model(against, device, dtype, trust_remote_code)[0]
     windows = max(1, tokens // window)
-    if against is None:
-        with progress_bar("evaluate") as progress:
-            alone = perplexity(model, tokenizer, content, window=window, max_windows=windows, progress=progress)
-        rows = [("perplexity", f"{alone.perplexity:.3f}"), ("tokens", str(alone.tokens))]
-        result = alone.as_dict()
-    else:
-        reference, _ = load_model(against, device, dtype, trust_remote_code)
-        with progress_bar("evaluate") as progress:
-            pair = divergence(
-                model, reference, tokenizer, content, window=window, max_windows=windows, progress=progress
-            )
-        rows = [
-            ("perplexity", f"{pair.perplexity:.3f}"),
-            ("perplexity of the reference", f"{pair.reference_perplexity:.3f}"),
-            ("ratio", f"{pair.perplexity / pair.reference_perplexity:.4f}"),
-            ("KL divergence", f"{pair.kl:.4f} nats"),
-            ("same first choice", f"{pair.same_top:.1%}"),
-            ("tokens", str(pair.tokens)),
-        ]
-        result = pair.as_dict()
+    alone: dict[str, Perplexity] = {}
+    pairs: dict[str, Divergence] = {}
+    for name, content in texts.items():
+        with progress_bar("evaluate" if len(texts) == 1 else f"evaluate {name}") as progress:
+            if reference is None:
+                alone[name] = perplexity(
+                    model, tokenizer, content, window=window, max_windows=windows, progress=progress
+                )
+            else:
+                pairs[name] = divergence(
+                    model, reference, tokenizer, content, window=window, max_windows=windows, progress=progress
+                )
     if json:
-        print_json(result)
+        print_json(_as_dict(alone or pairs, _overall(pairs)))
     else:
-        print_table(rows)
+        rows: Rows = []
+        for name in texts:
+            rows += [("text", name)] if len(texts) > 1 else []
+            rows += _rows(pairs[name]) if pairs else _perplexity_rows(alone[name])
+        print_table(rows + [(key.replace("_", " "), str(value)) for key, value in _overall(pairs).items()])
+
+
+def _overall(pairs: dict[str, Divergence]) -> dict[str, Any]:
+    """The mean and the worst divergence of several texts; nothing for one."""
+    if len(pairs) < 2:
+        return {}
+    worst = max(pairs, key=lambda name: pairs[name].kl)
+    mean = sum(pair.kl for pair in pairs.values()) / len(pairs)
+    return {"mean_kl": round(mean, 6), "worst_kl": round(pairs[worst].kl, 6), "worst_text": worst}
+
+
+def _as_dict(measured: dict[str, Perplexity] | dict[str, Divergence], overall: dict[str, Any]) -> dict[str, Any]:
+    """The figures of one text; of several a list of them, and `overall`."""
+    each = [{"text": name} | found.as_dict() for name, found in measured.items()]
+    return each[0] if len(each) == 1 else {"texts": each} | overall
+
+
+def _perplexity_rows(found: Perplexity) -> Rows:
+    return [("perplexity", f"{found.perplexity:.3f}"), ("tokens", str(found.tokens))]
+
+
+def _rows(pair: Divergence) -> Rows:
+    names = {0.5: "median", 1.0: "worst"}
+    quantiles = (f"{names.get(share, f'{share:.1%}')} {kl:.4f}" for share, kl in pair.quantiles.items())
+    return [
+        ("perplexity", f"{pair.perplexity:.3f}"),
+        ("perplexity of the reference", f"{pair.reference_perplexity:.3f}"),
+        ("ratio", f"{pair.perplexity / pair.reference_perplexity:.4f}"),
+        ("KL divergence", f"{pair.kl:.4f} nats"),
+        ("of single predictions", ", ".join(quantiles)),
+        ("same first choice", f"{pair.same_top:.1%}"),
+        ("tokens", str(pair.tokens)),
+    ]
 
 
 def _read(path: Path) -> str:

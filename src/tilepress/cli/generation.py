@@ -1,4 +1,4 @@
-"""How answers are asked for and shown, in `run` and `chat`."""
+"""Asking for answers and showing them, in `run` and `chat`."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from tilepress.engines.transformers import Generation
 
 
-# Of --parallel-decoding: of 3, 5 and 10 the one that lost nowhere and gained nearly the most where answers repeat the
-# prompt (docs/reference/engines.md).
+# Tokens that --parallel-decoding drafts: of 3, 5 and 10 this was nowhere slower, and gained nearly the most where
+# answers repeat the prompt (docs/reference/engines.md).
 DRAFT_TOKENS = 5
 
 
@@ -61,7 +61,7 @@ def print_timing(answer: Generation) -> None:
 def load_model(
     path: str, device: str, dtype: str | None, trust_remote_code: bool, max_model_len: int | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """`tilepress.load` with a sign of life on a terminal, without transformers' own bar, and a note about YaRN."""
+    """Load as `tilepress.load` does, with a status line in place of transformers' bar, and a note about YaRN."""
     from transformers.utils.logging import disable_progress_bar
 
     from tilepress.engines.transformers import loading
@@ -91,7 +91,7 @@ SEED = "What's deep learning?"
 
 
 def read_prompts(prompts: Sequence[str] | None, file: Path | None) -> list[str]:
-    """Those of the command line and then those of the file, one a line; a question of our own where there are none.
+    """Return the prompts of the command line, then those of the file, one a line; SEED where there are none.
 
     Raises UsageError for a file that cannot be read or holds no prompt.
     """
@@ -107,7 +107,7 @@ def read_prompts(prompts: Sequence[str] | None, file: Path | None) -> list[str]:
 
 
 def read_tools(path: Path | None) -> list[Any] | None:
-    """Schemas from a JSON file; None for None. Raises UsageError that names the file, and the entry that is no tool."""
+    """Return the schemas in a JSON file; None for None. UsageError names the file, and the entry that is no tool."""
     from tilepress.engines.transformers.generation.tools import tool_schemas
 
     if path is None:

@@ -55,7 +55,7 @@ def _describe(directory: Path, json: bool) -> None:
         ("architecture", f"{summary.architecture}, {summary.layers} layers"),
         ("tensor-parallel parts", str(summary.tp)),
         *((name, f"{count.tensors} tensors, {human_bytes(count.nbytes)}") for name, count in summary.types.items()),
-        ("linear weights", f"{summary.linear_weights:,} of them {summary.quantized_weights:,} quantized"),
+        ("linear weights", f"{summary.linear_weights:,}, of them {summary.quantized_weights:,} quantized"),
     ]
     if summary.activations is not None:
         rows.append(("activations", summary.activations))

@@ -39,7 +39,7 @@ ParallelDecoding = Annotated[
     typer.Option(
         "--parallel-decoding/--no-parallel-decoding",
         help="Draft tokens from earlier text that ended alike and check several at once: faster where answers repeat "
-        "the prompt, and no other answer.",
+        "the prompt; the answer stays the same.",
     ),
 ]
 MaxModelLen = Annotated[
@@ -60,7 +60,7 @@ _RECIPE = "the recipe's, or"
 
 ModelType = Annotated[
     str | None,
-    typer.Option("--model-type", help="Such as Qwen3-8B: the name of its recipe. config.json decides."),
+    typer.Option("--model-type", help="The model's name, such as Qwen3-8B, for its recipe. config.json decides."),
 ]
 RecipePath = Annotated[
     Path | None,
@@ -123,24 +123,24 @@ MaxMemory = Annotated[
     str | None,
     typer.Option(
         "--max-memory",
-        help="Memory to keep to, such as 8GB: what the layers read is on disk where it does not fit.",
-        show_default="a quarter of the machine's for what the layers read",
+        help="Memory to keep to, such as 8GB: layer inputs that do not fit are kept on disk.",
+        show_default="a quarter of the machine's memory for layer inputs",
     ),
 ]
 Seed = Annotated[
     int | None,
-    typer.Option("--seed", help="Of the calibration text's order and the samples.", show_default=f"{_RECIPE} 0"),
+    typer.Option("--seed", help="Seed of the calibration text's order and samples.", show_default=f"{_RECIPE} 0"),
 ]
 
 
 def given(*, size: str | None, **options: Any) -> dict[str, Any]:
-    """The settings of `Recipe` that were given on the command line; others keep what the recipe says."""
+    """Return the settings of `Recipe` given on the command line; the recipe decides the others."""
     settings = {**options, "size": None if size is None else parse_bytes("--size", size)}
     return {name: value for name, value in settings.items() if value is not None}
 
 
 def print_recipe(choice: RecipeChoice) -> None:
-    """Which recipe is used, and what was not followed."""
+    """Print which recipe is used, and notes on its choice."""
     for note in choice.notes:
         print_note(note)
     if choice.file is not None:

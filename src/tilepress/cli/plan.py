@@ -119,7 +119,7 @@ def plan(
 def _for_float(
     source: FloatCheckpoint, recipe: Recipe, out: Path, device: torch.device, max_memory: int | None
 ) -> list[Requirements]:
-    """From float to an answer."""
+    """Return what `quant`, `compress` and `run` need, from a float model to an answer."""
     from tilepress.compress import Compressible, plan_compression
     from tilepress.engines.transformers.loading import plan_run
     from tilepress.quantize import measure_throughput, plan_quantization, w8a8sc_size

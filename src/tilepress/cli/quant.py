@@ -49,7 +49,7 @@ def quant(
     device: Device = "cpu",
     model_type: ModelType = None,
     recipe_path: RecipePath = None,
-    quant_type: Annotated[str, typer.Option("--quant-type", help="w8a8s is the only one.")] = "w8a8s",
+    quant_type: Annotated[str, typer.Option("--quant-type", help="w8a8s is the only type.")] = "w8a8s",
     bits: Bits = None,
     size: Size = None,
     loss: Loss = None,
@@ -58,7 +58,7 @@ def quant(
     activations: Activations = None,
     calib: Annotated[
         Path | None,
-        typer.Option(help="Calibration text: .jsonl, .json or .txt.", show_default="docstrings that come with Python"),
+        typer.Option(help="Calibration text: .jsonl, .json or .txt.", show_default="a mixed text of tilepress's own"),
     ] = None,
     samples: Samples = None,
     sequence_length: SequenceLength = None,
@@ -88,8 +88,8 @@ def quant(
 
         tilepress quant --model-path Qwen3-32B --save-path Qwen3-32B-w8a8s --dtype bfloat16 --max-memory 14GB
 
-    Cut short, by Ctrl-C or by a full disk, the same command goes on after the last layer that was finished, and makes
-    the same bytes; with other options it asks for --restart, which begins anew.
+    After Ctrl-C or a full disk the same command continues behind the last finished layer, and makes the same bytes.
+    With other options it asks for --restart, which begins anew.
     """
     from tilepress.checkpoint import FloatCheckpoint, open_checkpoint
     from tilepress.distributed import launched_by_torchrun

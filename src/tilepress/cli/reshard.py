@@ -21,7 +21,7 @@ def reshard(
         Path, typer.Option("--save-directory", "-o", help="W8A8SC directory to make.", show_default=False)
     ],
     threads: Annotated[
-        int | None, typer.Option("--threads", min=1, help="Of the codec.", show_default="all cores")
+        int | None, typer.Option("--threads", min=1, help="Threads of the codec.", show_default="all cores")
     ] = None,
     restart: Restart = False,
     json: Json = False,
@@ -29,8 +29,8 @@ def reshard(
     """Make a W8A8SC directory anew for another number of tensor-parallel ranks, without loss.
 
     Whole tiles move as bytes; only those that a new cut goes through are encoded again. Engines load a directory of any
-    number of parts by themselves: this saves them the work at each start. A run that was ended in whatever way is
-    continued by the same command.
+    number of parts by themselves: this saves them encoding tiles at each start. The same command continues a run that
+    was cut short.
 
     Example:
 

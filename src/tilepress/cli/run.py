@@ -45,7 +45,7 @@ def run(
     max_model_len: MaxModelLen = None,
     parallel_decoding: ParallelDecoding = False,
     temperature: Temperature = 0.0,
-    seed: Annotated[int, typer.Option("--seed", help="Of the sampling.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the sampling.")] = 0,
     device: Device = "cpu",
     dtype: ComputeType = None,
     trust_remote_code: TrustRemoteCode = False,
@@ -53,8 +53,8 @@ def run(
 ) -> None:
     """Answer prompts from a float, W8A8S or W8A8SC directory; the text streams to standard output.
 
-    What several prompts have in common at their beginning, such as the system message, is computed once. With --json
-    they give a list.
+    A beginning that several prompts share, such as the system message, is computed once. With --json several prompts
+    give a list.
 
     Examples:
 

@@ -21,7 +21,7 @@ def serve(
     host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0 is all of them.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535)] = 8000,
     api_key: Annotated[
-        str | None, typer.Option("--api-key", envvar="VLLM_API_KEY", help="Clients have to send it.")
+        str | None, typer.Option("--api-key", envvar="VLLM_API_KEY", help="Key that clients have to send.")
     ] = None,
     name: Annotated[
         str | None, typer.Option("--name", help="What clients call the model.", show_default="the directory's name")
@@ -37,7 +37,7 @@ def serve(
     kv_cache: Annotated[
         str | None,
         typer.Option(
-            "--kv-cache", help="On the CPU: memory for keys and values, as 4GB.", show_default="from free memory"
+            "--kv-cache", help="On the CPU: memory for keys and values, such as 4GB.", show_default="from free memory"
         ),
     ] = None,
     dtype: ComputeType = None,
@@ -58,7 +58,7 @@ def serve(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print command and environment only.")] = False,
     json: Json = False,
 ) -> None:
-    """Serve a model by vLLM, with the parsers, memory and threads that model and machine want.
+    """Serve a model with vLLM; parsers, memory and threads are chosen for model and machine.
 
     Examples:
 

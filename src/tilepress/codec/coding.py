@@ -11,7 +11,7 @@ from tilepress.codec.compressed import TILING, Compressed, Int8Array, make_info
 
 
 def encode(matrix: Int8Array, *, threads: int | None = None) -> Compressed:
-    """Compresses an int8 matrix [n, k], n and k at least 1, without loss.
+    """Compress an int8 matrix [n, k], n and k at least 1, without loss.
 
     The bytes depend on the matrix alone, not on `threads` (default: all cores of this process).
     Raises ValueError for another dtype or shape.
@@ -29,12 +29,12 @@ def encode_tiled(matrix: Int8Array, tiling_n: int, tiling_k: int, threads: int |
 
 
 def decode(c: Compressed, *, out: Int8Array | None = None, threads: int | None = None) -> Int8Array:
-    """The int8 matrix [n, k], in `out` if that is given: int8 [n, k], C-contiguous and writable.
+    """Return the int8 matrix [n, k], written to `out` if that is given: int8 [n, k], C-contiguous and writable.
 
-    A new array costs page faults, for one of 64 MB more time than decoding. Best give one that decode has made: it
-    begins at a cache line, and whole lines of large matrices are written past the caches.
-    Raises ValueError for an `out` that does not fit, BitstreamError where anything is damaged that can be told from the
-    bytes (what `out` then holds has no meaning).
+    A new array costs page faults: for 64 MB they take longer than decoding. The best `out` is one that decode has made:
+    it begins at a cache line, so that whole lines of a large matrix are written past the caches.
+    Raises ValueError for an `out` that does not fit. Raises BitstreamError for any damage that the bytes show; the
+    contents of `out` are then undefined.
     """
     validate(c)
     if out is None:
@@ -48,7 +48,7 @@ def decode(c: Compressed, *, out: Int8Array | None = None, threads: int | None =
 
 
 def _new_matrix(n: int, k: int) -> Int8Array:
-    """Begins at a cache line, which NumPy's own arrays need not."""
+    """Return an int8 array [n, k] that begins at a cache line; NumPy's own arrays need not."""
     line = 64
     buffer = np.empty(n * k + line - 1, np.int8)
     begin = -buffer.ctypes.data % line
@@ -56,24 +56,24 @@ def _new_matrix(n: int, k: int) -> Int8Array:
 
 
 def check_index(c: Compressed) -> None:
-    """What can be told of `c` without touching its tiles: info, and an index whose offsets rise within weight.
+    """Check `c` without touching its tiles: its info, and that the offsets in its index rise within weight.
 
-    Raises BitstreamError that names the first tile that is wrong. Damage inside tiles is found where they are used:
-    kernels and `decode` check each header before they read the tile.
+    Raises BitstreamError that names the first wrong tile. Damage inside tiles is found where they are used: kernels and
+    `decode` check each header before they read the tile.
     """
     _native.check_index(c.weight, c.index, c.info)
 
 
 def validate(c: Compressed) -> None:
-    """One pass over info, index and tile headers. Raises BitstreamError that names the first tile that is wrong.
+    """Check info, index and all tile headers. Raises BitstreamError that names the first wrong tile.
 
-    After it every decoder stays inside its buffers, whatever the tiles' codes are: only `decode` checks those.
+    Decoders then stay inside their buffers, whatever the tiles' codes are; only `decode` checks the codes.
     """
     _native.validate(c.weight, c.index, c.info)
 
 
 def entropy(matrix: Int8Array) -> float:
-    """Order-0 entropy in bits a value: what a perfect code of fixed statistics for the whole matrix would need."""
+    """Return the order-0 entropy in bits a value: what a perfect code with one table of frequencies would need."""
     counts = np.zeros(256, np.int64)
     for row in matrix:  # all at once, bincount would take eight times the matrix's memory
         counts += np.bincount(row.view(np.uint8), minlength=256)
@@ -82,7 +82,7 @@ def entropy(matrix: Int8Array) -> float:
 
 
 def core_count() -> int:
-    """The cores that this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -12,7 +12,7 @@ from tilepress.errors import BitstreamError
 
 BITSTREAM_V1 = 0x54500001
 FRACTAL_ROWS, FRACTAL_COLUMNS = 16, 32
-# Of a whole tile, as the encoder makes them.
+# Rows and columns of a whole tile that the encoder makes.
 TILE_ROWS, TILE_COLUMNS = 8 * FRACTAL_ROWS, 8 * FRACTAL_COLUMNS
 FRACTAL_SYMBOLS = FRACTAL_ROWS * FRACTAL_COLUMNS
 MAX_TILE_FRACTALS = 64
@@ -26,8 +26,8 @@ class Compressed:
     """An int8 matrix [n, k] as tiles (docs/reference/bitstream.md).
 
     weight: int8 [x], the tiles. index: int8 [8 * n_index * k_index], one little-endian 64-bit entry a tile.
-    info: int64 [5], (tiling_k, tiling_n, k, n, version). Only dtypes and the length of info are checked here
-    (BitstreamError): see `validate`.
+    info: int64 [5], (tiling_k, tiling_n, k, n, version). Raises BitstreamError for another dtype or length of info;
+    `validate` checks the rest.
     """
 
     weight: Int8Array

@@ -1,6 +1,6 @@
-"""Re-sharding: whole tiles of compressed matrices move as bytes, and what cuts through tiles is encoded anew.
+"""Re-sharding of compressed matrices: whole tiles move as bytes, and tiles that a cut goes through are encoded anew.
 
-The result is the very one that `encode` gives for the plain matrix, as long as the sources are `encode`'s own.
+The result has the bytes that `encode` gives for the plain matrix, as long as `encode` made the sources.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ _Span = tuple[Tiles, int, int]
 
 @dataclass(frozen=True)
 class Gathered:
-    """A matrix put together from pieces of others. encoded: its tiles that were encoded anew; the others moved."""
+    """A matrix put together from pieces of others. encoded: number of its tiles that were encoded anew."""
 
     weight: Compressed
     encoded: int = 0
 
     @property
     def tiles(self) -> int:
-        """How many tiles it has."""
+        """Number of tiles of the matrix."""
         return self.weight.n_index * self.weight.k_index
 
 
 def gather_rows(pieces: Sequence[Piece], *, threads: int | None = None) -> Gathered:
-    """Stacks rows [start, stop) of each piece (compressed, start, stop), all of the same k.
+    """Stack rows [start, stop) of each piece (compressed, start, stop), all of the same k.
 
-    A row of tiles moves as bytes where it is a whole one of a piece's matrix; the others are decoded and encoded. A
-    single piece that is a whole matrix is that matrix. The result is tiled as the first piece. threads: of the codec,
-    all cores if None.
-    Matrices must have passed `check_index`. Raises ValueError for rows that do not exist, for unequal k and where there
-    are no rows; BitstreamError for damage in tiles that have to be decoded.
+    A row of tiles moves as bytes where one piece holds it whole; other rows of tiles are decoded and encoded. A single
+    piece that is a whole matrix is returned as it is. The result has the tiling of the first piece. threads: threads of
+    the codec, all cores if None.
+    The matrices must have passed `check_index`. Raises ValueError for rows that do not exist, for unequal k and for no
+    rows at all; BitstreamError for damage in tiles that have to be decoded.
     """
     return _gather(pieces, _ROWS, threads)
 
 
 def gather_columns(pieces: Sequence[Piece], *, threads: int | None = None) -> Gathered:
-    """`gather_rows` across: stands columns [start, stop) of each piece side by side, all of the same n."""
+    """Put columns [start, stop) of each piece side by side, all of the same n; else as `gather_rows`."""
     return _gather(pieces, _COLUMNS, threads)
 
 
@@ -83,7 +83,7 @@ def _gather(pieces: Sequence[Piece], axis: int, threads: int | None) -> Gathered
 
 
 def _between(spans: Sequence[_Span], begin: int, end: int) -> list[_Span]:
-    """Where rows or columns [begin, end) of all `spans` put together come from."""
+    """Return the spans that rows or columns [begin, end) of all `spans`, put together, come from."""
     found, before = [], 0
     for tiles, start, stop in spans:
         low, high = max(start, start + begin - before), min(stop, start + end - before)
@@ -94,7 +94,7 @@ def _between(spans: Sequence[_Span], begin: int, end: int) -> list[_Span]:
 
 
 def _moved(spans: Sequence[_Span], like: Compressed, axis: int) -> list[Run] | None:
-    """The row or column of tiles that `spans` are all of, in one run or in one for each row; None without one."""
+    """Return the row of tiles that `spans` cover exactly, as one run, or the column, as a run a row; else None."""
     tiles, start, stop = spans[0]
     c, step = tiles.matrix, (tiles.height, tiles.width)[axis]
     whole = len(spans) == 1 and start % step == 0 and (stop == start + step or stop == c.shape[axis])
@@ -104,7 +104,7 @@ def _moved(spans: Sequence[_Span], like: Compressed, axis: int) -> list[Run] | N
 
 
 def _encoded(spans: Sequence[_Span], like: Compressed, axis: int, threads: int | None) -> list[Run]:
-    """The same, encoded from what `spans` hold."""
+    """Return a row or column of tiles in the same form, encoded anew from the decoded `spans`."""
     plain = [
         tiles.decoded((start, stop), (0, tiles.matrix.k), threads)
         if axis == _ROWS

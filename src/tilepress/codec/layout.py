@@ -1,4 +1,4 @@
-"""What encoder and decoder of the reference share: the order of symbols, planes, and the lengths of a tile's parts."""
+"""Shared by the reference encoder and decoder: the order of symbols, planes, and the lengths of a tile's parts."""
 
 from __future__ import annotations
 

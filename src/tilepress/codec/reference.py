@@ -45,7 +45,7 @@ def _ranked(symbols: Int8Array) -> tuple[Int8Array, NDArray[np.int64]]:
 
 def choose_widths(counts: NDArray[np.int64], r: int, c: int) -> tuple[int, ...]:
     """The widths of the smallest encoding of a tile whose ranked values occur `counts` times."""
-    left = [*np.cumsum(counts[::-1])[::-1].tolist(), 0]  # symbols that are not among the first so many values
+    left = [*np.cumsum(counts[::-1])[::-1].tolist(), 0]  # [t]: symbols outside the first t ranked values
     best: tuple[int, ...] = (8,)
     best_bytes = FRACTAL_SYMBOLS * r * c
     for levels in range(1, 5):
@@ -240,7 +240,7 @@ def _decode_tile(weight: Bytes, tile: Tile, i: int, j: int) -> Int8Array:
 
 
 def decode(c: Compressed) -> Int8Array:
-    """The int8 matrix [n, k]. Raises BitstreamError where anything is damaged that can be told from the bytes."""
+    """Return the int8 matrix [n, k]. Raises BitstreamError for any damage that the bytes show."""
     parsed = parse(c)
     height, width = FRACTAL_ROWS * c.tiling_n, FRACTAL_COLUMNS * c.tiling_k
     padded = np.empty((c.n1 * FRACTAL_ROWS, c.k1 * FRACTAL_COLUMNS), np.int8)

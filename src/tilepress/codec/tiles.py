@@ -1,4 +1,4 @@
-"""The tiles of a compressed matrix as bytes: taken out and put together to another matrix undecoded."""
+"""Tiles of a compressed matrix as bytes: taken out, and put together to another matrix without decoding."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Run:
 
 
 class Tiles:
-    """Access to the tiles of a matrix that has passed `check_index`. height, width: of a whole tile."""
+    """The tiles of a matrix that has passed `check_index`. height, width: rows and columns of a whole tile."""
 
     def __init__(self, matrix: Compressed) -> None:
         self.matrix = matrix
@@ -38,9 +38,9 @@ class Tiles:
         return Run(self.matrix.weight[begin:end], self._entries[row + first : row + last] - np.uint64(begin))
 
     def decoded(self, rows: tuple[int, int], columns: tuple[int, int], threads: int | None) -> Int8Array:
-        """Rows and columns [start, stop) as int8, of which only the tiles concerned are decoded.
+        """Return rows and columns [start, stop) as int8. Only the tiles that hold them are decoded.
 
-        Raises BitstreamError for damage in them; it counts tiles from the first that is concerned.
+        Raises BitstreamError for damage in these tiles; its tile numbers count from the first of them.
         """
         top, left = rows[0] // self.height, columns[0] // self.width
         bottom, right = -(-rows[1] // self.height), -(-columns[1] // self.width)
@@ -52,7 +52,7 @@ class Tiles:
 
 
 def assemble(runs: Iterable[Run], n: int, k: int, like: Compressed) -> Compressed:
-    """A matrix [n, k] of all its tiles in index order, tiled as `like`."""
+    """Return the matrix [n, k] that `runs`, all its tiles in index order, make up; its tiling is that of `like`."""
     runs = list(runs)
     offsets = np.cumsum([0, *(len(run.weight) for run in runs[:-1])]).astype(np.uint64)
     entries = np.concatenate([run.entries + offset for run, offset in zip(runs, offsets, strict=True)])

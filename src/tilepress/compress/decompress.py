@@ -1,4 +1,4 @@
-"""The way back: a W8A8SC directory becomes the W8A8S directory that it was made of."""
+"""Decompression: a W8A8SC directory becomes the W8A8S directory that it was made of."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def decompress_directory(
 ) -> None:
     """Join and decode the parts of `source` into the W8A8S directory `out`, bit for bit what was compressed.
 
-    progress: called with the linears done and their number. Raises CheckpointError and BitstreamError.
+    threads: threads of the decoder, all cores if None. progress: called with the number of fused linears done and of
+    all. Raises CheckpointError where `source` is no W8A8SC directory or `out` exists, BitstreamError where it is
+    damaged.
     """
     checkpoint = open_checkpoint(source)
     if not isinstance(checkpoint, W8A8SCCheckpoint):
@@ -52,9 +54,9 @@ def decompress_directory(
 def decompressed_linears(
     checkpoint: W8A8SCCheckpoint, prefix: str, *, threads: int | None = None
 ) -> dict[str, QuantizedLinear]:
-    """The linears of a fused group by full name.
+    """Return the linears of a fused group by full name.
 
-    Raises BitstreamError where the compressed bytes are damaged, CheckpointError where weight_sums are not their sums.
+    Raises BitstreamError where the compressed bytes are damaged, CheckpointError where weight_sums are wrong.
     """
     scope, group = group_of(prefix)
     fused = checkpoint.compressed_linear(prefix)
@@ -82,7 +84,7 @@ def decompressed_linears(
 
 
 def decompressed_embedding(checkpoint: W8A8SCCheckpoint, *, threads: int | None = None) -> QuantizedEmbedding:
-    """The quantized embedding. Raises BitstreamError where the compressed bytes are damaged."""
+    """Return the quantized embedding. Raises BitstreamError where the compressed bytes are damaged."""
     embedding = checkpoint.compressed_embedding()
     with naming_damage(checkpoint.path, EMBEDDING):
         weight = torch.from_numpy(codec.decode(embedding.weight, threads=threads))

@@ -34,10 +34,11 @@ def compress_directory(
 ) -> None:
     """Compress the W8A8S directory `source` into the W8A8SC directory `out` of `tp` parts, one after the other.
 
-    threads: of the encoder, all cores if None. progress: called with the linears done and their number. `out` appears
-    whole or not at all: what a run that fails or is killed has finished is kept beside it, and the next one with the
-    same source and `tp` goes on from there, unless `restart` is given. Memory: the tensors of one fused linear. Raises
-    CheckpointError, OtherJobError where the unfinished run had another source or `tp`.
+    threads: threads of the encoder, all cores if None. progress: called with the number of fused linears done and of
+    all, over all parts. `out` appears whole or not at all. A run that fails or is killed keeps beside it what is
+    finished, and the next run with the same source and `tp` continues there, unless `restart` is given. Memory: the
+    tensors of one fused linear. Raises CheckpointError where `source` cannot be compressed for `tp` or `out` exists,
+    OtherJobError where the unfinished run had another source or `tp`.
     """
     checkpoint = open_w8a8s(source, out, tp)
     make_parts(checkpoint, out, tp, threads=threads, restart=restart, progress=progress)
@@ -52,7 +53,7 @@ def make_parts(
     restart: bool,
     progress: Callable[[int, int], None] | None,
 ) -> Tiles:
-    """The directory `out` of `tp` parts with what `checkpoint` holds: see `compress_directory`."""
+    """Write what `checkpoint` holds to the directory `out` of `tp` parts: see `compress_directory`."""
     job = fingerprint(checkpoint, tp)
     step = Steps(len(checkpoint.fused_groups()) * tp, progress)
     extra = checkpoint.description.extra
@@ -79,7 +80,7 @@ class Steps:
 
 
 def open_w8a8s(source: str | Path, out: Path, tp: int) -> W8A8SCheckpoint:
-    """Everything that can be refused before work starts is refused here, with a CheckpointError."""
+    """Open `source`. Raises CheckpointError for all that can be refused before anything is compressed."""
     clear_published(out)
     refuse_existing(out)
     checkpoint = open_checkpoint(source)
@@ -92,7 +93,7 @@ def open_w8a8s(source: str | Path, out: Path, tp: int) -> W8A8SCheckpoint:
 
 
 def write_common_files(source: W8A8SCheckpoint | W8A8SCCheckpoint, staging: Path) -> None:
-    """config.json and the auxiliary files, and a check that the directory now reads as a checkpoint."""
+    """Write config.json and the auxiliary files, and check that the directory now opens as a checkpoint."""
     with writing(staging, sum(file.stat().st_size for file in auxiliary_files(source.path))):
         config = quantized_config(source.config, kind="w8a8sc", tied=source.shape.tied or source.shares_table)
         write_object(staging / "config.json", config)
@@ -101,13 +102,13 @@ def write_common_files(source: W8A8SCheckpoint | W8A8SCCheckpoint, staging: Path
 
 
 WEIGHTS = "quant_model_weight_w8a8sc.safetensors"
-# So many bytes are written before they are synced to disk and their modules entered in the journal. It is what a killed
-# run has to do again, about a second's work; synced after every module, small ones would wait for the disk.
+# Bytes that are written before they are synced to disk and their modules entered in the journal. A killed run has to
+# compress them again, which takes about a second. A sync after every module would make small ones wait for the disk.
 BATCH = 256 << 20
 
 
 class Tiles(NamedTuple):
-    """tiles: of the compressed weights of a part; encoded: those of them that did not lie ready in the source."""
+    """tiles: number of tiles of a part's weights; encoded: how many of them the source did not hold ready."""
 
     tiles: int
     encoded: int
@@ -124,8 +125,8 @@ def write_part(
     """Write what `source` holds as `part{rank}-of-{tp}` into the directory that is made in `work`.
 
     job: the fingerprint. A part that an earlier run has begun is continued behind its last finished module.
-    description: its global keys. step: called after each compressed linear. Memory: the tensors of one module. Where it
-    raises, what is finished is on disk. Raises CheckpointError and BitstreamError.
+    description: the global keys of the part's description. step: called after each compressed linear. Memory: the
+    tensors of one module. Where this raises, finished modules are on disk. Raises CheckpointError and BitstreamError.
     """
     modules = source.modules()
     names = [name for module in modules for name in source.possible_names(module)]
@@ -184,7 +185,7 @@ class _PartWriter:
         self._journal.commit()
 
     def _bytes_left(self) -> int:
-        """About what this part and those behind it still need: as much smaller than plain as what is written."""
+        """Estimate the bytes that this part and those behind it still need, by the compression ratio so far."""
         done = len(self._journal.finished)
         plain = list(self._plain.values())
         ratio = self._file.nbytes / sum(plain[:done]) if done else 1.0

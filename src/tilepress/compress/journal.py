@@ -1,4 +1,4 @@
-"""What is finished of one part: a JSON line a module, written when its tensors are on disk."""
+"""The journal of one part: a JSON line for each finished module, written when its tensors are on disk."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 class Finished:
     """A module whose tensors are in the part's files, with the type of each.
 
-    tiles, encoded: of its weight, and those of them that did not lie ready in the source.
+    tiles, encoded: number of tiles of its weight, and how many of them the source did not hold ready.
     """
 
     module: str
@@ -52,9 +52,9 @@ class OtherJobError(CheckpointError):
 
 
 class Journal:
-    """What `file`, open for reading and writing, says of a part; see `open_journal`.
+    """The journal of a part in `file`, open for reading and writing; see `open_journal`.
 
-    finished: all modules so far, those of earlier runs among them.
+    finished: all finished modules, those of earlier runs included.
     """
 
     def __init__(self, file: FileIO, job: Mapping[str, Any]) -> None:
@@ -81,12 +81,12 @@ class Journal:
             self._end += len(line)
 
     def add(self, finished: Finished) -> None:
-        """Take a module up; it is there for good when `commit` comes back."""
+        """Add a finished module, which is on disk when `commit` returns."""
         self._pending.append(finished.as_line())
         self.finished.append(finished)
 
     def commit(self) -> None:
-        """Write what was taken up. The tensors have to be on disk. Where it fails it may be called again."""
+        """Write the added modules. Their tensors have to be on disk. May be called again after a failure."""
         self._file.seek(self._end)
         self._file.truncate()
         write_whole(self._file, memoryview(b"".join(self._pending)))
@@ -98,15 +98,15 @@ class Journal:
 def open_journal(file: Path, job: Mapping[str, Any]) -> Iterator[Journal]:
     """The journal in `file`, which is locked meanwhile.
 
-    job: the fingerprint that it is begun with. Raises OtherJobError where it was begun with another, CheckpointError
-    where another process has it open.
+    job: the fingerprint. Raises OtherJobError where the journal was begun with another one, CheckpointError where
+    another process has it open.
     """
     with locked(file), file.open("r+b", buffering=0) as opened:
         yield Journal(opened, job)
 
 
 def _parsed(line: bytes, parse: Callable[[bytes], T]) -> T | None:
-    """What a line says; None where it was cut off when the power went."""
+    """Return the parsed line; None where it was cut off, as by a power failure."""
     try:
         return parse(line) if line.endswith(b"\n") else None
     except (ValueError, TypeError):

@@ -1,4 +1,4 @@
-"""What compressing a model will need of this machine, from the sizes of its tensors alone."""
+"""The requirements of compressing a model on this machine, from the sizes of its tensors alone."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from tilepress.machine.memory import available_bytes
 from tilepress.machine.requirements import DISK_SPEED, Memory, Requirements, disk
 from tilepress.models.architecture import HEAD, fused_groups
 
-# Resident on Linux with Python 3.11 and torch 2.13, before any tensor.
+# Bytes resident on Linux with Python 3.11 and torch 2.13, before any tensor.
 PROCESS = 400_000_000
 SAMPLE = (2048, 4096)
-# An int8 weight that no report says the bits of is taken for incompressible.
+# Bits of an int8 weight where no report gives them: it is taken for incompressible.
 MOST_BITS = 8.0
 
 
 @dataclass(frozen=True)
 class Compressible:
-    """A W8A8S model: head, embeddings: whether these are integers. output: bytes of the W8A8SC weight files."""
+    """A W8A8S model. head, embeddings: True where these are integers. output: bytes of the W8A8SC weight files."""
 
     shape: ModelShape
     head: bool
@@ -36,7 +36,7 @@ class Compressible:
 
 
 def compressible(checkpoint: W8A8SCheckpoint) -> Compressible:
-    """What a W8A8S directory is; its output by the bits that its report says, or at most."""
+    """Describe a W8A8S directory; its output follows from the bits in its report, or else from MOST_BITS."""
     bits = stored_bits(checkpoint.path) or MOST_BITS
     own_embedding = checkpoint.is_quantized(EMBEDDING) and not checkpoint.shares_table
     output = 0.0
@@ -47,7 +47,7 @@ def compressible(checkpoint: W8A8SCheckpoint) -> Compressible:
 
 
 def plan_compression(model: Compressible, out: Path) -> Requirements:
-    """Peak memory, disk, time and size of compressing it into `out`."""
+    """Return peak memory, disk space, time and size of compressing `model` into `out`."""
     integers = {prefix: n * k for prefix, (n, k) in fused_groups(model.shape).items() if prefix != HEAD.name}
     table = model.shape.vocab * model.shape.hidden
     if model.head:
@@ -65,7 +65,7 @@ def plan_compression(model: Compressible, out: Path) -> Requirements:
 
 
 def encoding_speed() -> float:
-    """Weights a second that all cores encode, measured now."""
+    """Measure the weights a second that all cores encode."""
     weights = np.random.default_rng(0).normal(0.0, 2.6, SAMPLE).round().clip(-127, 127).astype(np.int8)
     started = time.perf_counter()
     codec.encode(weights)
@@ -73,7 +73,7 @@ def encoding_speed() -> float:
 
 
 def _peak(integers: dict[str, int], model: Compressible) -> int:
-    """One linear as it is mapped, fused, and encoded; or a table, which is not fused, or of floats and copied."""
+    """Return the peak: a linear mapped, fused and encoded; or a table, not fused; or a float table, copied."""
     tables = {HEAD.name, EMBEDDING}
     floats = 2 * model.shape.vocab * model.shape.hidden if len(integers.keys() & tables) < 2 else 0
     encoded = max(0, model.output - floats) / sum(integers.values())

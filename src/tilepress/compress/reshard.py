@@ -19,9 +19,9 @@ from tilepress.jobs.atomic_directory import refuse_existing
 
 @dataclass(frozen=True)
 class Resharding:
-    """before, tp: number of parts of the source and of what was made of it.
+    """before, tp: number of parts of the source and of the result.
 
-    tiles: of all parts made; encoded: those that a cut went through or shifted. The others moved as bytes.
+    tiles: number of tiles of all parts made; encoded: those that a cut went through or shifted. Others moved as bytes.
     """
 
     before: int
@@ -39,11 +39,11 @@ def reshard_directory(
     restart: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Resharding:
-    """Make of the W8A8SC directory `source` the directory `out` of `tp` parts: what compressing for `tp` gives.
+    """Make the directory `out` of `tp` parts from the W8A8SC directory `source`, as compressing for `tp` would.
 
-    threads: of the codec, all cores if None. progress: called with the linears done and their number. `out` appears
-    whole or not at all, and an unfinished run is continued as by `compress_directory`, or forgotten with `restart`.
-    Raises CheckpointError, and BitstreamError where `source` is damaged.
+    threads: threads of the codec, all cores if None. progress: called with the number of fused linears done and of all.
+    `out` appears whole or not at all, and an unfinished run is continued as by `compress_directory`, or dropped with
+    `restart`. Raises CheckpointError, and BitstreamError where `source` is damaged.
     """
     refuse_existing(out)
     checkpoint = open_checkpoint(source)
@@ -58,7 +58,7 @@ def reshard_directory(
 
 
 def _check_tiles(checkpoint: W8A8SCCheckpoint) -> None:
-    """Raises BitstreamError for a damaged header of a tile: tiles that move as bytes are not looked at any more."""
+    """Raise BitstreamError for a damaged tile header: tiles that move as bytes are not checked later."""
     for part in checkpoint.parts:
         weights = {prefix: part.compressed_linear(prefix).weight for prefix in checkpoint.fused_groups()}
         if part.is_quantized(EMBEDDING):

@@ -1,6 +1,6 @@
-"""Where a directory is made, part by part, before it is put in place: a hidden directory beside it of a fixed name.
+"""The work directory: a hidden directory of a fixed name beside the result, which is made in it part by part.
 
-It survives a run that fails or is killed at any moment, and the same command goes on with it.
+It survives a run that fails or is killed at any moment, and the same command continues in it.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ class WorkDirectory:
         self.directory = path / "directory"
 
     def journal(self, rank: int, job: Mapping[str, Any]) -> AbstractContextManager[Journal]:
-        """The journal of a rank's part: see `open_journal`."""
+        """Open the journal of a rank's part: see `open_journal`."""
         return open_journal(self.path / f"part{rank}.journal", job)
 
     def waiting(self, rank: int) -> Path:
-        """Where a part's small tensors wait."""
+        """Return the file in which a part's small tensors wait."""
         return self.path / f"part{rank}.waiting"
 
     def make_part(self, name: str) -> Path:
-        """The directory of a part, whose name is on disk when this comes back."""
+        """Make and return the directory of a part. Its name is on disk when this returns."""
         part = self.directory / name
         part.mkdir(parents=True, exist_ok=True)
         for folder in (self.directory, self.path, self.path.parent):
@@ -52,23 +52,22 @@ class WorkDirectory:
             file.unlink()
 
     def has_progress(self) -> bool:
-        """Whether any module is finished, and the directory has not been put in place yet."""
+        """Return True if any module is finished and the directory has not been put in place yet."""
         return self.directory.is_dir() and any(
             file.read_bytes().count(b"\n") > 1 for file in self.path.glob("part*.journal")
         )
 
     def publish(self, out: Path) -> None:
-        """Put the directory in place: see `staging.publish`."""
+        """Put the directory in place: see `atomic_directory.publish`."""
         publish(self.directory, out)
 
 
 @contextmanager
 def work_directory(out: Path, *, restart: bool) -> Iterator[WorkDirectory]:
-    """The work directory of `out`, which no other process has meanwhile. It ends with its `publish`.
+    """Hold the work directory of `out`, which no other process has meanwhile. The block ends with its `publish`.
 
-    restart: forget what earlier runs have done. Where the block raises, what is finished is kept, and the error says
-    so; without anything finished nothing is left. Raises CheckpointError where `out` exists or another process makes
-    it.
+    restart: drop what earlier runs have done. Where the block raises, finished modules are kept, and the error says so;
+    if none is finished, nothing is left. Raises CheckpointError where `out` exists or another process makes it.
     """
     refuse_existing(out)
     path = _make(out)
@@ -89,20 +88,20 @@ def work_directory(out: Path, *, restart: bool) -> Iterator[WorkDirectory]:
 
 
 def clear_published(out: Path) -> None:
-    """Remove what is left where a run was killed between putting `out` in place and clearing up behind itself."""
+    """Remove what is left of a run that was killed after it had put `out` in place and before it cleaned up."""
     work = WorkDirectory(_path(out))
     if out.exists() and not work.directory.exists():
         discard(work.path)
 
 
 def kept_progress(out: Path) -> str | None:
-    """One sentence where an unfinished run has left something; else None."""
+    """Return a sentence for the user where an unfinished run of `out` has left something, else None."""
     work = WorkDirectory(_path(out))
     return kept_in(work.path) if work.has_progress() else None
 
 
 def written_bytes(out: Path) -> int:
-    """Of the weights of `out` that an unfinished run has written."""
+    """Return the bytes of the weights of `out` that an unfinished run has written."""
     return sum(file.stat().st_size for file in WorkDirectory(_path(out)).directory.glob("part*/*"))
 
 
@@ -117,16 +116,16 @@ def _make(out: Path) -> Path:
         path.mkdir(exist_ok=True)
     except OSError as error:
         raise CheckpointError(f"{out}: cannot be made ({error.strerror}); choose another directory") from None
-    # In a folder that others may write to, someone may have put it there to choose what becomes the result.
+    # In a folder that others may write to, someone else may have made it to choose what becomes the result.
     if path.is_symlink() or path.stat().st_uid != os.geteuid():
         raise CheckpointError(f"{path}: is not of this user; remove it or choose another output directory")
     return path
 
 
 def fingerprint(source: W8A8SCheckpoint | W8A8SCCheckpoint, tp: int) -> dict[str, Any]:
-    """JSON: version of tilepress, number of parts, and by name what `describe_file` says of each file of `source`.
+    """Return, for JSON, the version of tilepress, the number of parts, and `describe_file` of each file by name.
 
-    The files are weights, descriptions, config and what is copied along; others do not count.
+    The files are weights, descriptions, config and auxiliary files of `source`; others do not count.
     """
     files = {*source.files(), *source.auxiliary_files()}
     for folder in {source.path, *(file.parent for file in source.files())}:

@@ -29,10 +29,10 @@ def compress_under_torchrun(
 ) -> None:
     """Compress into as many parts as torchrun started processes; rank 0 puts the directory in place.
 
-    threads: of the encoder in each process; a fair share of the cores if None. progress: called on rank 0 only, with
-    the linears of its part. Where any rank fails, all raise CheckpointError, where one dies, JobError. What each has
-    finished is kept, and is continued or forgotten as by `compress_directory`; `source` and `out` are the same for all
-    ranks.
+    threads: threads of the encoder in each process; a fair share of the cores if None. progress: called on rank 0 only,
+    with the fused linears of its part. Where a rank fails, all raise CheckpointError; where one dies, JobError. What
+    the ranks have finished is kept, and continued or dropped as by `compress_directory`. `source` and `out` are the
+    same for all ranks.
     """
     with process_group() as this:
         threads = threads or max(1, core_count() // this.local_world)
@@ -52,7 +52,7 @@ def _finish(checkpoint: W8A8SCheckpoint, work: WorkDirectory, out: Path) -> None
 
 @contextmanager
 def _shared_work(this: ProcessGroup, out: Path, restart: bool) -> Iterator[WorkDirectory]:
-    """The work directory, which rank 0 makes and holds for all."""
+    """Hold the work directory, which rank 0 makes for all."""
     with ExitStack() as stack:
         made = _together(
             this, lambda: stack.enter_context(work_directory(out, restart=restart)) if this.rank == 0 else None

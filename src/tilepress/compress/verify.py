@@ -1,4 +1,4 @@
-"""Whether a W8A8SC directory holds exactly what a W8A8S directory holds."""
+"""Comparing a W8A8SC directory with a W8A8S directory, bit for bit."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from tilepress.errors import CheckpointError
 
 @dataclass(frozen=True)
 class Verification:
-    """linears, a quantized embedding of its own among them, floats: how many were compared.
+    """linears, floats: how many were compared; a quantized embedding with integers of its own is one of the linears.
 
-    differing: names of those that are not the same, bit for bit.
+    differing: names of those that are not the same bit for bit.
     """
 
     linears: int

@@ -1,4 +1,4 @@
-"""The processes that quantize one model together: what each has a share of, and how the shares come together."""
+"""The processes that quantize one model together: the share of each, and how shares are put together."""
 
 from __future__ import annotations
 
@@ -15,66 +15,66 @@ T = TypeVar("T")
 
 
 def share(rank: int, world: int, count: int, unit: int) -> slice:
-    """The part of one of `world` ranks of `count` things, whole units but for the end; may be empty."""
+    """Return the slice of `count` items for `rank` of `world`: whole units, except at the end; may be empty."""
     units = -(-count // unit)
     start, stop = (units * before // world * unit for before in (rank, rank + 1))
     return slice(min(start, count), min(stop, count))
 
 
 class Communicator:
-    """One process, which has all there is. `GroupCommunicator` is one of several.
+    """The communicator of a single process, which holds everything. `GroupCommunicator` is that of one of several.
 
     All ranks call the same methods in the same order. Tensors may be on the CPU or on the device of the rank.
     """
 
     rank = 0
     world = 1
-    # Those on this host, which share its memory.
+    # Processes on this host, which share its memory.
     local_world = 1
 
     @property
     def writes(self) -> bool:
-        """Whether this is the rank that has the results and writes them, the first."""
+        """True on the first rank, which has the results and writes them."""
         return self.rank == 0
 
     def share(self, count: int, unit: int = 1) -> slice:
-        """This rank's part of `count` things, whole units but for the end; may be empty."""
+        """Return this rank's slice of `count` items: whole units, except at the end; may be empty."""
         return share(self.rank, self.world, count, unit)
 
     def others(self, count: int) -> tuple[int, int]:
-        """Of things of which this rank has `count`: how many the ranks before it have, and those after it."""
+        """Return how many items the ranks before this one have, and those after it. count: this rank's items."""
         return 0, 0
 
     def add_up(self, tensor: Tensor) -> Tensor:
-        """The sum over the ranks, in place."""
+        """Sum over the ranks, in place."""
         return tensor
 
     def least(self, tensor: Tensor) -> Tensor:
-        """The least of the ranks, element by element, in place."""
+        """Take the least of the ranks, element by element, in place."""
         return tensor
 
     def greatest(self, tensor: Tensor) -> Tensor:
-        """The greatest of the ranks, element by element, in place."""
+        """Take the greatest of the ranks, element by element, in place."""
         return tensor
 
     def concatenated(self, rows: Tensor) -> Tensor:
-        """The rows of all ranks [n_0 + n_1 + ..., ...], in their order, on each of them. rows [n_rank, ...]."""
+        """Return the rows of all ranks, in rank order, [n_0 + n_1 + ..., ...]. rows: [n_rank, ...]."""
         return rows
 
     def agreed(self, tensor: Tensor) -> Tensor:
-        """What the first rank has, on all of them, in place: elsewhere other hardware may have computed otherwise."""
+        """Replace the values by the first rank's, in place: other hardware may have computed other values."""
         return tensor
 
     def filled(self, rows: Tensor, unit: int) -> Tensor:
-        """Rows [n, ...] of which each rank has filled in its share, made whole on all of them, in place."""
+        """Complete rows [n, ...], in which each rank has filled in its share, on all ranks, in place."""
         return rows
 
     def all(self, holds: bool) -> bool:
-        """Whether it holds on all ranks. Also a place at which they wait for each other."""
+        """Return True if `holds` is true on all ranks. The ranks wait for each other here."""
         return holds
 
     def first(self, work: Callable[[], T]) -> T:
-        """What `work` gives on the first rank, which alone does it, on all of them: plain values or CPU tensors."""
+        """Call `work` on the first rank alone, and return its result on all: plain values or CPU tensors."""
         return work()
 
 
@@ -82,7 +82,7 @@ ALONE = Communicator()
 
 
 class GroupCommunicator(Communicator):
-    """One of the processes of a group. Raises JobError where another one is gone."""
+    """The communicator of one process of a group. Its methods raise JobError where another process is gone."""
 
     def __init__(self, group: ProcessGroup) -> None:
         self._group = group

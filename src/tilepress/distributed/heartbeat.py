@@ -1,4 +1,4 @@
-"""Processes of one job that watch each other: which is gone, and which failed for what reason."""
+"""The processes of one job watch each other: they learn which one is gone, and which one failed and why."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from datetime import timedelta
 
 from torch.distributed.distributed_c10d import Store
 
-# Seconds: between two signs of life; without one where a connection broke; without one where none did, as when a host
-# loses its power. A process that computes still gives its signs: they come from a thread.
+# In seconds. BEAT: between two heartbeats. UNHEARD: silence after which a process is gone if a connection broke.
+# SILENT: the same if none broke, as when a host loses power. Heartbeats come from a thread, also while a process
+# computes.
 BEAT = 0.5
 UNHEARD = 3.0
 SILENT = 60.0
 # How long a process waits for all others to start.
 START = timedelta(minutes=10)
-# For the main thread to clean up, before a process that waits for one that is gone is ended.
+# Seconds for the main thread to clean up, before a process that waits for a lost one is ended.
 GRACE = 10.0
 
 _FAILURE = "failure"
 
 
 class Heartbeat:
-    """The signs of life of `rank` of `world` processes, and what is known of the others; through the job's store."""
+    """The heartbeat of rank `rank` of `world`, and what it knows of the other ranks, through the job's store."""
 
     def __init__(self, store: Store, rank: int, world: int) -> None:
         self._store, self._rank = store, rank
@@ -37,7 +38,7 @@ class Heartbeat:
         self._count = 0
 
     def start(self) -> str | None:
-        """Wait for all others, then watch them. Which ranks did not come, or None."""
+        """Wait for all others, then watch them. Return why the job cannot start, or None."""
         self._store.set(_host(self._rank), socket.gethostname())
         self._beat()
         deadline = time.monotonic() + START.total_seconds()
@@ -61,7 +62,7 @@ class Heartbeat:
         self._store.compare_set(_FAILURE, "", f"rank {self._rank} failed: {failure}")
 
     def lost(self) -> str | None:
-        """Which rank failed, or no longer answers, in words; None where all are there. Takes up to 3 s."""
+        """Return which rank failed or no longer answers, in words; None where all answer. Takes up to 3 s."""
         try:
             before, deadline = self._beats(), time.monotonic() + UNHEARD
             while time.monotonic() < deadline:
@@ -105,7 +106,7 @@ class Heartbeat:
                 self._end(gone)
 
     def _end(self, reason: str) -> None:
-        """Of a process that may hang in the connection to one that is gone, where no exception reaches it."""
+        """End this process: it may hang in the connection to a lost one, where no exception reaches it."""
         os.kill(os.getpid(), signal.SIGTERM)
         if not self._stopped.wait(GRACE):
             print(f"error: {reason}", file=sys.stderr, flush=True)

@@ -18,18 +18,18 @@ from tilepress.distributed.heartbeat import Heartbeat
 from tilepress.errors import JobError
 
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
-# A process may wait as long as others work: that they still do is what `Heartbeat` sees.
+# A process may wait as long as the others compute; `Heartbeat` notices when one is gone.
 TIMEOUT = timedelta(days=7)
 
 
 def launched_by_torchrun() -> bool:
-    """Whether this process is one of torchrun's."""
+    """Return True if torchrun started this process."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """rank of world processes; on this host, local_rank of local_world."""
+    """rank, world: number of this process, and of processes; local_rank, local_world: the same on this host."""
 
     rank: int
     world: int
@@ -39,11 +39,11 @@ class ProcessGroup:
 
     @contextmanager
     def exchange(self) -> Iterator[None]:
-        """Around what all processes do at once: a JobError where one is gone, with which, as far as it is known."""
+        """Context for what all processes do at once: raises JobError where one is gone, and says which."""
         try:
             yield
         except RuntimeError as error:
-            # torchrun ends the others as soon as it sees one die; first they find out which.
+            # torchrun ends the others as soon as it sees one die; before that they find out which one.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             if (lost := self.watch.lost()) is None:
                 raise
@@ -52,10 +52,10 @@ class ProcessGroup:
 
 @contextmanager
 def process_group(device: str = "cpu") -> Iterator[ProcessGroup]:
-    """Connect this process with the others that torchrun started. device: "cpu" for gloo, "cuda" for nccl with it.
+    """Connect this process with the others that torchrun started. device: "cpu" for gloo, "cuda" for gloo and nccl.
 
-    Raises JobError where one of them does not start. An exception in the block is told to the others. A process that
-    torchrun ends with SIGTERM, because another one died, leaves by SystemExit, whose text says which.
+    Raises JobError where one of them does not start. An exception in the block is reported to the others. A process
+    that torchrun ends with SIGTERM, because another one died, leaves by SystemExit, whose text says which.
     """
     store, rank, world = next(rendezvous("env://"))
     watch = Heartbeat(PrefixStore("tilepress", store), rank, world)

@@ -16,7 +16,7 @@ _KEPT = ("beta_fast", "beta_slow", "mscale", "mscale_all_dim", "attention_factor
 
 
 def context_length(config: Mapping[str, Any], path: Path) -> int:
-    """Tokens that the model takes as it is. Raises CheckpointError where config.json does not say."""
+    """Return how many tokens the model takes as it is. Raises CheckpointError where config.json does not say."""
     length = config.get("max_position_embeddings")
     if not isinstance(length, int) or isinstance(length, bool) or length < 1:
         raise CheckpointError(f"{path}: max_position_embeddings is {length!r}; it has to be a positive integer")
@@ -24,7 +24,7 @@ def context_length(config: Mapping[str, Any], path: Path) -> int:
 
 
 def stretched(config: Mapping[str, Any], path: Path, length: int) -> dict[str, Any] | None:
-    """What replaces entries of config.json for a context of `length` tokens; None where the model takes it as it is.
+    """Return what replaces entries of config.json for a context of `length` tokens; None where nothing needs to.
 
     The factor is length / trained length, no larger, since a larger one costs accuracy on short texts. Raises
     UsageError for a model whose rotary embedding is scaled in another way already.
@@ -55,10 +55,10 @@ def stretched(config: Mapping[str, Any], path: Path, length: int) -> dict[str, A
 
 
 def extend_context(config: PreTrainedConfig, fields: Mapping[str, Any], path: Path, max_model_len: int | None) -> None:
-    """Let transformers' model of `config` take so many tokens: by the same settings as vLLM's, those of `stretched`.
+    """Set `config` for a context of `max_model_len` tokens, by the settings of `stretched`, as for vLLM.
 
-    fields: of config.json at `path`. None changes nothing. Raises UsageError for less than one token, and as
-    `stretched` does.
+    fields: those of config.json at `path`. A max_model_len of None changes nothing. Raises UsageError for less than one
+    token, and as `stretched` does.
     """
     if max_model_len is None:
         return

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 
 def linear_operands(stored: CompressedLinear) -> dict[str, Tensor]:
-    """What `tilepress.kernels.linear` takes behind x, by its names and in its order; the bytes are the same memory.
+    """Return the arguments of `tilepress.kernels.linear` after x, by name and in order, sharing memory with `stored`.
 
     weight int8 [bytes], index int8 [8 * tiles], info int64 [5], input_scale float32 [1], input_offset int32 [1],
-    deq_scale float32 [n], quant_bias int32 [n], and for tokens with a scale of their own weight_sums int32 [n].
+    deq_scale float32 [n], quant_bias int32 [n], and weight_sums int32 [n] where tokens that overflow get a dynamic
+    scale.
     """
     operands = _bytes(stored.weight) | {
         "input_scale": torch.tensor([stored.input_scale], dtype=torch.float32),
@@ -31,7 +32,7 @@ def linear_operands(stored: CompressedLinear) -> dict[str, Tensor]:
 
 
 def embedding_operands(stored: CompressedEmbedding) -> dict[str, Tensor]:
-    """What `tilepress.kernels.embed` takes between ids and hidden: the same with weight_scale float32 [vocabulary]."""
+    """Return the arguments of `tilepress.kernels.embed` between ids and hidden; weight_scale: float32 [vocabulary]."""
     return _bytes(stored.weight) | {"weight_scale": stored.weight_scale}
 
 
@@ -40,12 +41,12 @@ def _bytes(weight: Compressed) -> dict[str, Tensor]:
 
 
 def _shared(array: NDArray[Any]) -> Tensor:
-    """The same memory as a tensor; torch has no read-only tensors, so arrays that are, small ones, are copied."""
+    """Return a tensor of the same memory; a read-only array, a small one, is copied, as torch has no such tensors."""
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 def converted(stored: Tensor, dtype: torch.dtype, name: str) -> Tensor:
-    """`stored` in dtype, itself where it is that already. name: file and tensor, for the message.
+    """Return `stored` in dtype; no copy where it has that dtype. name: file and tensor, for the message.
 
     Raises UsageError where float16 cannot hold a value.
     """

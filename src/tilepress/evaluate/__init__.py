@@ -1,4 +1,4 @@
-"""How good a model is: perplexity on a text, and divergence from a reference model."""
+"""Quality of a model: perplexity on a text, and divergence from a reference model."""
 
 from tilepress.evaluate.divergence import Divergence, divergence
 from tilepress.evaluate.perplexity import Perplexity, perplexity

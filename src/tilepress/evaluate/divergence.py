@@ -1,4 +1,4 @@
-"""How far a model's predictions are from those of a reference model."""
+"""Divergence of a model's predictions from those of a reference model."""
 
 from __future__ import annotations
 
@@ -14,16 +14,20 @@ from tilepress.errors import UsageError
 from tilepress.evaluate.perplexity import surprise, to_perplexity
 from tilepress.evaluate.windows import chunks, final_states, log_probabilities, token_windows
 
+QUANTILES = (0.5, 0.9, 0.99, 0.999, 1.0)
+
 
 @dataclass(frozen=True)
 class Divergence:
     """kl: mean over `tokens` predictions of KL(reference || model), in nats.
 
-    same_top: share of predictions whose first choice is the same.
-    perplexity and reference_perplexity: of the two models on the same text.
+    quantiles: of the KL of single predictions, by QUANTILES; the last one is the worst prediction.
+    same_top: share of predictions whose first choice is the same. perplexity, reference_perplexity: of the two models
+    on the same text, in `windows` windows of up to `window` tokens.
     """
 
     kl: float
+    quantiles: dict[float, float]
     same_top: float
     perplexity: float
     reference_perplexity: float
@@ -46,9 +50,9 @@ def divergence(
     max_windows: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Divergence:
-    """KL divergence of `model` from `reference` on `text`, which is cut and may fail as in `perplexity`.
+    """Return the KL divergence of `model` from `reference` on `text`, which is cut as in `perplexity`.
 
-    Raises UsageError as well where the models have different vocabularies.
+    Raises UsageError as `perplexity` does, and where the models have different vocabularies.
     """
     if model.config.vocab_size != reference.config.vocab_size:
         raise UsageError(
@@ -70,26 +74,29 @@ def divergence_on_windows(
     window: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> Divergence:
-    """`divergence` on windows of `token_windows`, of up to `window` tokens each.
+    """`divergence` on windows from `token_windows`, of up to `window` tokens each.
 
-    states_of_reference: `final_states(reference, ids)` of each, which one may keep to compare several models.
+    states_of_reference: `final_states(reference, ids)` of each window; they can be reused to compare several models.
     """
-    kl, nats, reference_nats, same, tokens = 0.0, 0.0, 0.0, 0, 0
+    of_predictions, nats, reference_nats, same, tokens = [], 0.0, 0.0, 0, 0
     for done, (ids, reference_states) in enumerate(zip(windows, states_of_reference, strict=True), start=1):
         targets = ids[0, 1:]
         states = final_states(model, ids)
         for part in chunks(model, len(targets)):
             q = log_probabilities(model, states[part])
             p = log_probabilities(reference, reference_states[part]).to(q.device)
-            kl += float((p.exp() * (p - q)).sum(dtype=torch.float64))
+            of_predictions.append((p.exp() * (p - q)).sum(dim=-1, dtype=torch.float64))
             same += int((p.argmax(-1) == q.argmax(-1)).sum())
             nats += surprise(q, targets[part])
             reference_nats += surprise(p, targets[part])
         tokens += len(targets)
         if progress is not None:
             progress(done, len(windows))
+    kl = torch.cat(of_predictions)
+    quantiles = torch.quantile(kl, torch.tensor(QUANTILES).to(kl))
     return Divergence(
-        kl=kl / tokens,
+        kl=float(kl.mean()),
+        quantiles=dict(zip(QUANTILES, quantiles.tolist(), strict=True)),
         same_top=same / tokens,
         perplexity=to_perplexity(nats / tokens),
         reference_perplexity=to_perplexity(reference_nats / tokens),

@@ -1,4 +1,4 @@
-"""Perplexity: how surprised a model is by a text."""
+"""Perplexity of a model on a text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from tilepress.evaluate.windows import chunks, final_states, log_probabilities, 
 
 @dataclass(frozen=True)
 class Perplexity:
-    """perplexity = exp(nats); nats: mean negative log-likelihood of the `tokens` predicted, in `windows` windows."""
+    """perplexity = exp(nats). nats: mean negative log-likelihood of the `tokens` predictions.
+
+    The text was cut into `windows` windows of up to `window` tokens.
+    """
 
     perplexity: float
     nats: float
@@ -38,10 +41,12 @@ def perplexity(
     max_windows: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Perplexity:
-    """Perplexity of `text`, cut into windows of `window` tokens that each begin with the model's start token.
+    """Return the perplexity of `text`, cut into windows of `window` tokens that each begin with the start token.
 
-    Every token of the text is predicted once, from those before it in its window. progress: called with windows done
-    and windows in all. Raises UsageError for a text or window that cannot be evaluated and for infinite logits.
+    Every token of the text is predicted once, from the tokens before it in its window; for a model without a start
+    token, all but the first one of each window. max_windows: evaluate only the first ones. progress: called with the
+    number of finished windows and of all. Raises UsageError for a text or window that cannot be evaluated and for
+    logits that are not finite; CheckpointError for a broken chat template.
     """
     windows = token_windows(model, tokenizer, text, window, max_windows)
     nats, tokens = 0.0, 0
@@ -61,5 +66,5 @@ def surprise(log_probability: Tensor, targets: Tensor) -> float:
 
 
 def to_perplexity(nats: float) -> float:
-    """exp(nats), which a broken model can drive beyond what a float holds."""
+    """exp(nats), bounded, since a broken model's would overflow a float."""
     return math.exp(min(nats, 700.0))

@@ -1,4 +1,4 @@
-"""A text cut into token windows, and what a model says of one."""
+"""A text cut into token windows, and a model's predictions on a window."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from tilepress.errors import UsageError
 from tilepress.finite import is_finite
 from tilepress.text import start_token
 
-# Logits of one chunk, 64 MiB of float32: a window of 512 tokens and 152 thousand of vocabulary would take 311 MB.
+# Logits of one chunk, 64 MiB of float32: a window of 512 tokens with a vocabulary of 152 thousand would take 311 MB.
 CHUNK_LOGITS = 1 << 24
 
 
 def token_windows(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, size: int, most: int | None = None
 ) -> list[Tensor]:
-    """int64 [1, <= size] each: the start token, then tokens of the text, each in exactly one window.
+    """Return windows int64 [1, <= size]: the start token, then tokens of the text, each in at most one window.
 
-    most: give the first so many windows only. Raises UsageError for a size that does not fit the model and for a text
-    of less than two tokens.
+    most: return only the first `most` windows. Raises UsageError for a size or vocabulary that does not fit the model,
+    for `most` below 1, and for a text without a token to predict.
     """
     context = model.config.max_position_embeddings
     if not 2 <= size <= context:
@@ -47,13 +47,13 @@ def token_windows(
 
 
 def final_states(model: PreTrainedModel, window: Tensor) -> Tensor:
-    """[tokens - 1, hidden]: what the head predicts each token after the first from."""
+    """Return [tokens - 1, hidden], the head's inputs that predict each token after the first."""
     states: Tensor = model.base_model(input_ids=window, use_cache=False).last_hidden_state
     return states[0, :-1]
 
 
 def log_probabilities(model: PreTrainedModel, states: Tensor) -> Tensor:
-    """float32 [positions, vocabulary], normalised. Raises UsageError where a logit is not finite."""
+    """Return log probabilities float32 [positions, vocabulary]. Raises UsageError where a logit is not finite."""
     head: nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     logits = head(states).float()
     if not is_finite(logits):
@@ -62,7 +62,7 @@ def log_probabilities(model: PreTrainedModel, states: Tensor) -> Tensor:
 
 
 def chunks(model: PreTrainedModel, positions: int) -> Iterator[slice]:
-    """Positions in groups whose logits take CHUNK_LOGITS at most."""
+    """Yield slices of positions with at most CHUNK_LOGITS logits each."""
     step = max(1, CHUNK_LOGITS // int(model.config.vocab_size))
     for start in range(0, positions, step):
         yield slice(start, start + step)

@@ -1,1 +1,1 @@
-"""Long work that survives a kill: directories that appear whole, locks, fingerprints, JSON records."""
+"""Long jobs that survive a kill: directories that appear whole, locks, fingerprints, JSON records."""

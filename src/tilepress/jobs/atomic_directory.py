@@ -20,13 +20,13 @@ from torch import Tensor
 
 from tilepress.errors import CheckpointError
 
-# File systems take 255 bytes, and the work is kept under a longer name meanwhile.
+# File systems take 255 bytes, and the hidden directory beside `out` has a longer name.
 LONGEST_NAME = 200
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def refuse_existing(out: Path) -> None:
-    """Raises CheckpointError where something lies at `out`, or where its name cannot be one of a directory."""
+    """Raise CheckpointError where something exists at `out`, or where its name does not suit a directory."""
     if not 0 < len(os.fsencode(out.name)) <= LONGEST_NAME:
         raise CheckpointError(f"{out}: give the name of a directory to make, of at most {LONGEST_NAME} bytes")
     if out.exists() or out.is_symlink():
@@ -34,7 +34,7 @@ def refuse_existing(out: Path) -> None:
 
 
 def create_staging(out: Path) -> Path:
-    """An empty directory beside `out` to write into. Raises CheckpointError where `out` exists or cannot be made."""
+    """Make and return an empty directory beside `out`. Raises CheckpointError where `out` exists or cannot be made."""
     refuse_existing(out)
     staging = out.absolute().parent / f".{out.name}.partial-{secrets.token_hex(4)}"
     try:
@@ -46,7 +46,7 @@ def create_staging(out: Path) -> Path:
 
 
 def publish(staging: Path, out: Path) -> None:
-    """Sync `staging` to disk and rename it to `out`. Raises CheckpointError where something has come to lie there."""
+    """Sync `staging` to disk and rename it to `out`. Raises CheckpointError where `out` exists by now."""
     mode = staging.stat().st_mode & 0o666
     for folder, _, names in os.walk(staging, topdown=False):
         for name in names:
@@ -68,9 +68,9 @@ def discard(staging: Path) -> None:
 
 @contextmanager
 def writing(path: Path, nbytes: int | Callable[[], int]) -> Iterator[None]:
-    """Around writing `nbytes` at `path`: a full disk becomes a CheckpointError that says how much was needed.
+    """Context for writing `nbytes` at `path`: a full disk becomes a CheckpointError that says how much is needed.
 
-    nbytes may be a function, which is asked then.
+    nbytes: a number, or a function that is called only then.
     """
     try:
         yield
@@ -93,7 +93,7 @@ def save_tensors(tensors: dict[str, Tensor], file: Path) -> None:
 
 
 def link_or_copy(file: Path, to: Path) -> None:
-    """`to` with the bytes of `file`, which stay as they are: a hard link, or a copy where the disk has no links."""
+    """Make `to` a hard link to `file`, or a copy where the disk has no links. Neither may be changed later."""
     try:
         os.link(file, to)
     except OSError:
@@ -107,7 +107,7 @@ def _disk_full(error: Exception) -> bool:
 
 
 def sync(path: Path) -> None:
-    """Come back when the file, or the names in the directory, are on disk."""
+    """Return when the file, or the list of names in the directory, is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -116,5 +116,5 @@ def sync(path: Path) -> None:
 
 
 def kept_in(path: Path) -> str:
-    """What is said of work that was cut short and has left something in `path`."""
+    """Return the sentence for the user about a job that was cut short and left something in `path`."""
     return f"what is finished is kept in {path}, and the same command goes on from there"

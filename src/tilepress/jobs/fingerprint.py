@@ -1,4 +1,4 @@
-"""What the result of long work depends on, short enough to be kept beside it and compared when the work goes on."""
+"""Fingerprints: what the result of a long job depends on, kept beside it and compared when the job continues."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-# Of a file its beginning is read, all of a JSON file and the header of a safetensors file, and SAMPLE bytes at each
-# multiple of STRIDE: another model of the same shapes has other weights everywhere, and a file that was written to has
-# another time.
+# A file is sampled at its beginning, which is all of a JSON file and the header of a safetensors file, and by SAMPLE
+# bytes at each multiple of STRIDE. Another model of the same shapes has other weights everywhere, and a file that was
+# written to has another time of change.
 BEGINNING, SAMPLE, STRIDE = 1 << 20, 4096, 16 << 20
 
-# Characters of a SHA-256, which says nothing to a reader.
+# Characters of a SHA-256, which messages leave out.
 _DIGEST = 64
 
 
 def describe_file(file: Path) -> dict[str, Any]:
-    """JSON: the file's size, when it was changed, and a digest of samples of its content."""
+    """Return, for JSON, the file's size, its time of change, and a digest of samples of its content."""
     status = file.stat()
     digest = hashlib.sha256()
     for sample in _samples(file, status.st_size):
@@ -29,7 +29,7 @@ def describe_file(file: Path) -> dict[str, Any]:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What is not the same in two fingerprints, in words such as "tp was 2, is 4"; empty where they are equal."""
+    """Return the differences of two fingerprints, in words such as "tp was 2, is 4"; empty where they are equal."""
     changed = []
     for name in {**before, **now}:
         old, new = before.get(name), now.get(name)

@@ -10,12 +10,12 @@ from tilepress.errors import CheckpointError
 
 MAX_BYTES = 64 << 20
 
-# How the small file begins that git-lfs puts in place of one that it has not fetched.
+# The beginning of the small file that git-lfs puts in place of one that it has not fetched.
 _POINTER = b"version https://git-lfs"
 
 
 def refuse_pointer(path: Path) -> None:
-    """Raises CheckpointError for a git-lfs pointer instead of the file."""
+    """Raise CheckpointError where `path` is a git-lfs pointer instead of the file."""
     try:
         with path.open("rb") as file:
             pointer = file.read(len(_POINTER)) == _POINTER
@@ -29,7 +29,7 @@ def refuse_pointer(path: Path) -> None:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`. Raises CheckpointError where there is none."""
+    """Return the JSON object in `path`. Raises CheckpointError where there is none."""
     try:
         if path.stat().st_size > MAX_BYTES:
             raise CheckpointError(f"{path}: larger than {MAX_BYTES >> 20} MiB, no file of a checkpoint; get it again")

@@ -1,4 +1,4 @@
-"""One process at a time."""
+"""Locks that let one process at a time make a directory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tilepress.errors import CheckpointError
 
 @contextmanager
 def locked(file: Path) -> Iterator[None]:
-    """Hold a lock on `file`, which is made where it is missing; it ends with the process at the latest.
+    """Hold a lock on `file`, which is made if it is missing. The lock ends with the process at the latest.
 
     Raises CheckpointError where another process holds it, or where the file system has no locks.
     """
@@ -36,7 +36,8 @@ def _lock(file: Path) -> int:
         except OSError as error:
             os.close(descriptor)
             raise _unlockable(file, error) from None
-        # filelock's FileLock leaves its file for ever; ours goes with the work, so that the name is looked at again.
+        # filelock's FileLock leaves its file for ever. Ours is removed with its directory, so the name is checked
+        # again.
         if taken and _is_still(file, descriptor):
             return descriptor
         os.close(descriptor)
@@ -49,7 +50,7 @@ def _unlockable(file: Path, error: OSError) -> CheckpointError:
 
 
 def _is_still(file: Path, descriptor: int) -> bool:
-    """Whether the locked file is the one of that name: who held it before may have removed it."""
+    """Return True if the locked file still has this name: the process that held it before may have removed it."""
     try:
         return os.path.samestat(file.stat(), os.fstat(descriptor))
     except FileNotFoundError:

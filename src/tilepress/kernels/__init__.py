@@ -1,7 +1,7 @@
 """Torch operators, with one implementation a device.
 
-Multiplying by compressed weights, looking tokens up in them, and one token's attention. The CPU's is native code, that
-of CUDA devices is in `tilepress.kernels.triton`.
+They multiply by compressed weights, look tokens up in them, and compute one token's attention. The CPU's are native
+code, those of CUDA devices are in `tilepress.kernels.cuda`.
 """
 
 from tilepress.kernels.attention import attend

@@ -16,7 +16,7 @@ torch.library.define(
 
 
 def attend(rows: Tensor, cos: Tensor, sin: Tensor, cache: Tensor, length: int, queries: int) -> Tensor:
-    """One token's attention to the `length` tokens in the cache and to itself, behind which it is put in the cache.
+    """Return one token's attention to the `length` tokens in the cache and to itself; the cache gets its key and value.
 
     Queries and keys are first turned by the rotary embedding, x * cos + rotate_half(x) * sin. Query q reads head
     q // (queries / heads). The result has the same bits for any number of threads and any instruction set; it differs
@@ -24,7 +24,8 @@ def attend(rows: Tensor, cos: Tensor, sin: Tensor, cache: Tensor, length: int, q
 
     rows: [queries + 2 * heads, size], the token's queries, keys and values. cos, sin: [size].
     cache: [2, 1, heads, room, size], keys and values; length is less than room. Returns [queries * size].
-    All float32 and contiguous; size is a multiple of 8. Raises ValueError for what does not fit. There is no gradient.
+    All float32 and contiguous; size is a multiple of 8. Raises ValueError for tensors that do not fit. There is no
+    gradient.
     """
     y: Tensor = _OPERATOR(rows, cos, sin, cache, length, queries)
     return y

@@ -16,7 +16,7 @@ LEAST_CAPABILITY = (8, 0)
 
 
 def check_device(device: torch.device) -> None:
-    """Raises UsageError where the kernels cannot run on this CUDA device, with what to do."""
+    """Raise UsageError where the kernels cannot run on this CUDA device, with what to do."""
     _kernels("linear")
     capability = torch.cuda.get_device_capability(device)
     if capability < LEAST_CAPABILITY:

@@ -16,7 +16,7 @@ torch.library.define(
 
 
 def embed(ids: Tensor, weight: Tensor, index: Tensor, info: Tensor, weight_scale: Tensor, hidden: int) -> Tensor:
-    """float32(W[ids]) * weight_scale[ids], where W [vocab, hidden] is a compressed int8 matrix.
+    """Return float32(W[ids]) * weight_scale[ids], where W [vocab, hidden] is a compressed int8 matrix.
 
     Only the strips of 16 rows that hold wanted tokens are decoded. The result has the same bits for any number of
     threads and any instruction set.
@@ -26,7 +26,8 @@ def embed(ids: Tensor, weight: Tensor, index: Tensor, info: Tensor, weight_scale
 
     Raises IndexError for an id outside 0 ... vocab - 1, BitstreamError where compressed bytes that are needed are
     damaged, with the number of the tile, and ValueError for tensors of another dtype, shape or layout. On a CUDA
-    device, for which the host does not wait, the first two give not-a-number instead. There is no gradient.
+    device, for which the host does not wait, the first two cases give rows of not-a-number instead. There is no
+    gradient.
     """
     rows: Tensor = _OPERATOR(ids, weight, index, info, weight_scale, hidden)
     return rows

@@ -11,7 +11,7 @@ from torch import Tensor
 from tilepress import _native
 from tilepress.errors import BitstreamError
 
-# How native code marks damage for us: torch makes a RuntimeError of every exception that it does not know.
+# The prefix by which native code marks damage: torch makes a RuntimeError of every exception that it does not know.
 _DAMAGE = "BitstreamError: "
 _LIBRARY = "libtorch_cpu.dylib" if sys.platform == "darwin" else "libtorch_cpu.so"
 # Stands for no weight_sums in the operator, which takes tensors only.
@@ -37,14 +37,14 @@ def linear(
     quant_bias: Tensor,
     weight_sums: Tensor | None = None,
 ) -> Tensor:
-    """Quantizes x, multiplies it by the compressed int8 matrix W [n, k], and scales the result back.
+    """Quantize x, multiply it by the compressed int8 matrix W [n, k], and scale the result back.
 
         xq = clamp(round_half_even(float32(x) / input_scale) + input_offset, -128, 127)
         y = float32(int32(xq @ W.T + quant_bias)) * deq_scale
 
-    A token overflows where, without the clamp, its least or greatest activation or 0 would leave -128 ... 127. Given
-    weight_sums, the sums over the rows of W, it is then quantized by a scale and an offset of its own instead, where
-    that scale is a normal number:
+    A token overflows where, without the clamp, its least or greatest activation or 0 would be outside -128 ... 127.
+    Given weight_sums, the sums over the rows of W, it is then quantized by a dynamic scale and offset instead, if that
+    scale is a normal number:
 
         scale = (greatest - least) / 255, offset = -128 - round_half_even(least / scale)
         y = (float32(int32(xq @ W.T - offset * weight_sums)) * (scale / input_scale)

@@ -1,4 +1,4 @@
-"""What the kernels compute, on a plain int8 matrix: the definition that they are tested against."""
+"""The definition of what the kernels compute, on a plain int8 matrix; they are tested against it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def quantize_activations(x: Tensor, input_scale: Tensor, input_offset: Tensor) -> Tensor:
-    """clamp(round_half_even(float32(x) / input_scale) + input_offset, -128, 127) as int8; not-a-number gives -128."""
+    """clamp(round_half_even(float32(x) / input_scale) + input_offset, -128, 127) as int8; -128 for not-a-number."""
     steps = torch.nan_to_num(x.float() / input_scale, nan=-torch.inf)
     return torch.clamp(torch.round(steps) + input_offset, -128, 127).to(torch.int8)
 
@@ -38,7 +38,7 @@ def linear(
 
 
 def dynamic(x: Tensor, input_scale: Tensor, input_offset: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """For each token [..., 1]: whether it is quantized by its own scale and offset, and these (1 and 0 where not)."""
+    """Return whether a token gets a dynamic scale, that scale and its offset, each [..., 1]; else 1 and 0."""
     known = torch.nan_to_num(x.float(), nan=0.0, posinf=torch.inf, neginf=-torch.inf)
     low, high = known.amin(-1, keepdim=True).clamp(max=0), known.amax(-1, keepdim=True).clamp(min=0)
     leaves = (torch.round(high / input_scale) + input_offset > 127) | (

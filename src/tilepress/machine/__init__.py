@@ -1,1 +1,1 @@
-"""This machine: devices, memory, and whether work fits on it."""
+"""This machine: devices, memory, and the requirements of commands."""

@@ -1,4 +1,4 @@
-"""Which device a command may use."""
+"""Choice of the device of a command."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _REMEDIES = {
 
 
 def resolve_device(name: str) -> torch.device:
-    """The torch device that `cpu`, `cuda[:i]` or `npu[:i]` names.
+    """Return the torch device that `cpu`, `cuda[:i]` or `npu[:i]` names.
 
-    Raises `UsageError` for another name, and where torch has no such device, with what to install.
+    Raises UsageError for another name, and where torch has no such device, with what to install.
     """
     kind, _, number = name.partition(":")
     if (kind != "cpu" and kind not in _REMEDIES) or (":" in name and not number.isdecimal()):

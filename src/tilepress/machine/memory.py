@@ -1,4 +1,4 @@
-"""How much memory this machine has to give."""
+"""The memory of this machine."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _ROOT, _OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 @dataclass(frozen=True)
 class MemoryLimit:
-    """Of a control group (version 2): limit and left, bytes; what files hold in its cache can go and counts as left."""
+    """Limit and remaining bytes of a control group (version 2); droppable file cache counts as remaining."""
 
     limit: int
     left: int
 
 
 def memory_limits(root: Path = _ROOT, own: Path = _OWN) -> list[MemoryLimit]:
-    """Those of the control groups around this process, from its own to the outermost, as containers set them."""
+    """Limits of the control groups around this process, as containers set them, from its own to the outermost."""
     limits = []
     try:
         group = root / own.read_text().rpartition("0::/")[2].split("\n")[0]
@@ -42,7 +42,7 @@ def memory_limits(root: Path = _ROOT, own: Path = _OWN) -> list[MemoryLimit]:
 
 
 def available_bytes() -> int:
-    """Memory that new processes can have: what Linux says, and no more than `memory_limits` leave."""
+    """Bytes that new processes can have: those that Linux reports, and no more than `memory_limits` leave."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
@@ -51,15 +51,15 @@ def available_bytes() -> int:
     return min([free, *(group.left for group in memory_limits())])
 
 
-# Of the memory, that hidden states may take.
+# Share of the memory that hidden states may take.
 MEMORY_SHARE = 0.25
 
 
 @dataclass(frozen=True)
 class Machine:
-    """memory: bytes in all, not those free just now: a choice made from them is the same at each run.
+    """memory: total bytes, not free ones, so that choices made from them are the same at each run.
 
-    cores: that this process may use, None where a device computes.
+    cores: the number that this process may use; None where another device computes.
     """
 
     memory: int
@@ -67,7 +67,7 @@ class Machine:
 
 
 def machine_of(device: torch.device) -> Machine:
-    """The memory is the least of host, device and `memory_limits`."""
+    """Return the Machine of a device. Its memory is the least of host, device and `memory_limits`."""
     memory = min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *(g.limit for g in memory_limits())])
     if device.type == "cpu":
         return Machine(memory, core_count())

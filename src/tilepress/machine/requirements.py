@@ -1,4 +1,4 @@
-"""What a piece of work needs of this machine, and what is short."""
+"""Requirements of a command on this machine, and a check that they are met."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from rich.filesize import decimal
 
 from tilepress.errors import UsageError
 
-# A prediction may be so far off; work is refused where even this much less does not fit.
+# Relative error of a prediction; a command is refused where even this much less does not fit.
 TOLERANCE = 0.15
 
-# Bytes a second that a disk is taken to read or write: a plain SSD's. Nothing is measured, since caches would answer.
+# Assumed bytes per second of a disk, those of a plain SSD. Nothing is measured, since that would measure caches.
 DISK_SPEED = 500e6
 
 
@@ -25,7 +25,7 @@ def human_bytes(count: float) -> str:
 
 @dataclass(frozen=True)
 class Memory:
-    """needed: bytes resident at the peak; available: those that the process can have, on a device or the host.
+    """needed: bytes resident at the peak. available: bytes that the process can have, on a device or the host.
 
     remedy: what would make it fit.
     """
@@ -37,9 +37,9 @@ class Memory:
 
 @dataclass(frozen=True)
 class Disk:
-    """needed: bytes to be written under `folder` for `purpose`; remedy: what would make them fit.
+    """needed: bytes to be written under `folder` for `purpose`. remedy: what would make them fit.
 
-    free: bytes of the folder's file system, of the number `filesystem`.
+    free: free bytes of the folder's file system. filesystem: its device number.
     """
 
     purpose: str
@@ -52,7 +52,7 @@ class Disk:
 
 @dataclass(frozen=True)
 class Requirements:
-    """work: the command. seconds: estimated; output: bytes of what is made, 0 where nothing is."""
+    """work: name of the command. seconds: estimate. output: bytes of the result, 0 without one."""
 
     work: str
     memory: Memory
@@ -61,7 +61,7 @@ class Requirements:
     output: int
 
     def check(self) -> None:
-        """Raises UsageError for memory or a disk that cannot hold this, with what would make it fit."""
+        """Raises UsageError for memory or a disk that is too small, with what would make it fit."""
         problems = self.problems()
         if problems:
             raise UsageError("; ".join(problems))
@@ -74,7 +74,7 @@ class Requirements:
         return values
 
     def problems(self) -> list[str]:
-        """A sentence for everything that cannot fit. What shares a file system is added up."""
+        """Return a sentence for everything that does not fit. Needs on one file system are added up."""
         found = []
         memory = self.memory
         if memory.needed * (1 - TOLERANCE) > memory.available:
@@ -93,7 +93,7 @@ class Requirements:
 
 
 def disk(purpose: str, folder: Path, needed: int, remedy: str) -> Disk:
-    """With what is free where `folder`, or what of its path there is already, lies."""
+    """Return a Disk with the free space of `folder`, or of its nearest parent that exists."""
     there = folder.absolute()
     while not there.exists():
         there = there.parent

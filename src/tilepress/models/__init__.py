@@ -1,1 +1,1 @@
-"""What a model is: its architecture, its layers' inputs, its config, the work that it takes."""
+"""Models: their architectures, layer inputs, configs and floating-point operations."""

@@ -1,4 +1,4 @@
-"""The model architectures, their shapes and the tensors that a checkpoint of them holds."""
+"""The model architectures, their shapes and the tensors of their checkpoints."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tilepress.models.layer_inputs import DOWN, FINAL_NORM, GATE_UP, HEAD_NORMS,
 
 _QKV, _O, _MLP = frozenset(QKV.consumers), frozenset(O_PROJ.consumers), frozenset(GATE_UP.consumers + DOWN.consumers)
 
-# By class name: has q_norm and k_norm; always biased linears; those that config.json switches by a key of its own.
+# By class name: has q_norm and k_norm; linears with a bias; linears with a bias where this key of config.json is true.
 _KNOWN: dict[str, tuple[bool, frozenset[str], dict[str, frozenset[str]]]] = {
     "Qwen3ForCausalLM": (True, frozenset(), {"attention_bias": _QKV | _O}),
     "Qwen2ForCausalLM": (False, _QKV, {}),
     "LlamaForCausalLM": (False, frozenset(), {"attention_bias": _QKV | _O, "mlp_bias": _MLP}),
 }
 
-# By model_type of config.json, by which transformers chooses the class.
+# By model_type of config.json, from which transformers chooses the class.
 CLASSES = {"qwen3": "Qwen3ForCausalLM", "qwen2": "Qwen2ForCausalLM", "llama": "LlamaForCausalLM"}
 
 MAX_LAYERS = 1024
@@ -41,7 +41,7 @@ _SIZES = dict.fromkeys(
 
 @dataclass(frozen=True)
 class Architecture:
-    """name: class name; qk_norm: q_norm and k_norm exist; biased: the linears of a layer that have a bias."""
+    """name: class name. qk_norm: q_norm and k_norm exist. biased: the linears of a layer that have a bias."""
 
     name: str
     qk_norm: bool
@@ -50,7 +50,7 @@ class Architecture:
 
 @dataclass(frozen=True)
 class FusedLinears:
-    """Linears that read the same input, `feed`, and are stored as one in a W8A8SC directory."""
+    """Linears that read the same input, `feed`, and are stored as one linear in a W8A8SC directory."""
 
     name: str
     feed: Feed
@@ -61,7 +61,7 @@ class FusedLinears:
 
     @property
     def axis(self) -> Literal["rows", "columns"]:
-        """What tensor parallelism splits, "rows" (output channels) or "columns" (input channels)."""
+        """The axis that tensor parallelism splits: "rows" (output channels) or "columns" (input channels)."""
         return self.feed.axis
 
 
@@ -79,9 +79,10 @@ def layer_prefix(layer: int) -> str:
 
 
 def group_of(prefix: str) -> tuple[str, FusedLinears]:
-    """Scope and group of a prefix such as "model.layers.0.mlp.gate_up_proj" or "lm_head". KeyError for any other name.
+    """Scope and group of a prefix such as "model.layers.0.mlp.gate_up_proj" or "lm_head".
 
-    Scope is what the names of the group and of its members stand behind: "model.layers.0.", or "" for the head.
+    The scope is the prefix of the names of the group and its members: "model.layers.0.", or "" for the head. Raises
+    KeyError for any other name.
     """
     if prefix == HEAD.name:
         return "", HEAD
@@ -95,7 +96,7 @@ def group_of(prefix: str) -> tuple[str, FusedLinears]:
 def class_name(config: Mapping[str, Any], path: Path | str = "config.json") -> str:
     """The class that transformers loads for a config.json: `model_type` decides; where it is missing, `architectures`.
 
-    Raises CheckpointError for a class that is not in the table, and where the two name different ones of it.
+    Raises CheckpointError for a class that is not supported, and where the two name different supported ones.
     """
     named, kind = config.get("architectures"), config.get("model_type")
     listed = named[0] if isinstance(named, list) and len(named) == 1 else named
@@ -130,7 +131,7 @@ def architecture_of(config: Mapping[str, Any], path: Path | str = "config.json")
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Sizes of a decoder. tied: no lm_head.weight is stored, the head is the embedding."""
+    """Sizes of a decoder. tied: no lm_head.weight is stored; the head is the embedding."""
 
     layers: int
     hidden: int
@@ -185,7 +186,7 @@ class ModelShape:
 
     @staticmethod
     def check(config: Mapping[str, Any], path: Path | str = "config.json") -> None:
-        """Raises CheckpointError for a size that is given and is no positive integer within the limits."""
+        """Raises CheckpointError for a size that is present but not a positive integer within the limits."""
         for key in _SIZES:
             if config.get(key) is not None:
                 _checked(key, config[key], path)

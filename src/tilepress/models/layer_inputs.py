@@ -1,7 +1,7 @@
-"""Who feeds whom: the inputs of a decoder layer's linears, what produces each, and which linears read it.
+"""The inputs of a decoder layer's linears, the module that produces each, and the linears that read it.
 
-The same for Llama, Qwen2 and Qwen3; which biases and head norms there are is what `architecture` adds. Names are those
-inside a decoder layer; those of the head are the model's own.
+They are the same for Llama, Qwen2 and Qwen3; `architecture` adds biases and head norms. Names are those inside a
+decoder layer; those of the head are the model's own.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Norm:
-    """An RMSNorm: column j of what it produces is its gain g_j times something."""
+    """An RMSNorm: column j of its output is proportional to its gain g_j."""
 
     name: str
 
     @property
     def gain(self) -> str:
-        """The tensor's name; [k]."""
+        """The name of the gain, a tensor [k]."""
         return f"{self.name}.weight"
 
 
 @dataclass(frozen=True)
 class Projection:
-    """A linear such that column j of the input is linear in its row j, bias included.
+    """A linear whose row j, bias included, produces column j of the input, which is linear in it.
 
-    by_kv_head: rows are those of the kv heads, and the columns [heads · head_dim] of the query heads that read one kv
-    head all come from its rows (grouped-query attention).
+    by_kv_head: the rows belong to kv heads. All query heads that read one kv head take their columns of the input
+    [heads · head_dim] from its rows (grouped-query attention).
     """
 
     name: str
@@ -36,11 +36,11 @@ class Projection:
 
 @dataclass(frozen=True)
 class Feed:
-    """One input and the linears that read it: they share its statistics, its range and a matrix, in this order.
+    """One input and the linears that read it. They share its statistics, its range and, in this order, a matrix.
 
-    source: what produces it. massive: a few tokens, the first one above all, carry values far larger than all others,
-    and the model breaks where these are clipped (Yang et al., "Mitigating Quantization Errors Due to Activation Spikes
-    in GLU-Based LLMs", 2024).
+    source: the module that produces the input. massive: a few tokens, the first one above all, carry values far larger
+    than all others, and the model breaks where these are clipped (Yang et al., "Mitigating Quantization Errors Due to
+    Activation Spikes in GLU-Based LLMs", 2024).
     """
 
     name: str
@@ -50,9 +50,10 @@ class Feed:
 
     @property
     def axis(self) -> Literal["rows", "columns"]:
-        """What tensor parallelism splits of the consumers.
+        """The axis of the consumers that tensor parallelism splits.
 
-        What a norm gives is whole on every rank, so their rows; of what a projection gives a rank has its own columns.
+        Every rank has the whole output of a norm, so that rows are split. Of a projection's output each rank has its
+        own columns, so that columns are split.
         """
         return "rows" if isinstance(self.source, Norm) else "columns"
 
@@ -62,13 +63,13 @@ O_PROJ = Feed("o", ("self_attn.o_proj",), Projection("self_attn.v_proj", by_kv_h
 GATE_UP = Feed("gate_up", ("mlp.gate_proj", "mlp.up_proj"), Norm("post_attention_layernorm"))
 DOWN = Feed("down", ("mlp.down_proj",), Projection("mlp.up_proj"), massive=True)
 
-# In the order in which a layer computes them.
+# In the order of a layer's computation.
 FEEDS = (QKV, O_PROJ, GATE_UP, DOWN)
 LINEARS = tuple(consumer for feed in FEEDS for consumer in feed.consumers)
 LAYER_NORMS = tuple(feed.source for feed in FEEDS if isinstance(feed.source, Norm))
 
-# Where an architecture has them, they stand between q_proj or k_proj and the rotation, over each head's channels. No
-# column scale can be folded through them (docs/explanation/algorithm.md, "Norms of q and k").
+# An architecture may have these norms between q_proj or k_proj and the rotation, over each head's channels. No column
+# scale can be folded through them (docs/explanation/algorithm.md, "Norms of q and k").
 HEAD_NORMS = (Norm("self_attn.q_norm"), Norm("self_attn.k_norm"))
 
 FINAL_NORM = Norm("model.norm")

@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 
 def model_config(fields: Mapping[str, Any], directory: Path) -> PreTrainedConfig:
-    """The configuration of these fields, model_type among them. Raises CheckpointError where transformers refuses it.
+    """Return the configuration of these fields, model_type among them.
 
-    directory: whose config.json is named then. A quantization_config is left out: transformers would look for a
-    quantizer; and what says in which form outputs come, which callers here decide.
+    A quantization_config is left out, since transformers would look for a quantizer. So are fields that choose the form
+    of outputs, which callers here decide. Raises CheckpointError, naming the config.json of `directory`, where
+    transformers refuses the fields.
     """
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
@@ -28,13 +29,13 @@ def model_config(fields: Mapping[str, Any], directory: Path) -> PreTrainedConfig
     known = {key: value for key, value in fields.items() if key not in _LEFT_OUT}
     try:
         return AutoConfig.for_model(**known)
-    except Exception as error:  # whatever a field of the wrong type or out of range leads to
+    except Exception as error:  # a field of the wrong type or out of range leads to any exception
         reason = error.__cause__ or error if isinstance(error, StrictDataclassError) else error
         raise CheckpointError(f"{directory / 'config.json'}: transformers refuses it: {reason}") from error
 
 
 def empty_model(config: PreTrainedConfig, dtype: torch.dtype, directory: Path) -> Any:
-    """transformers' causal language model of this config, without weights, on the meta device, in evaluation mode.
+    """Build transformers' causal language model of this config without weights, on the meta device, in evaluation mode.
 
     Raises CheckpointError where it cannot be built, as for an activation function that does not exist.
     """
@@ -52,7 +53,7 @@ def empty_model(config: PreTrainedConfig, dtype: torch.dtype, directory: Path) -
 
 
 def generation_config(directory: Path) -> GenerationConfig | None:
-    """generation_config.json; None where there is none, and transformers derives one from the model's config.
+    """Read generation_config.json; None without one, where transformers derives it from the model's config.
 
     Raises CheckpointError for a file that transformers cannot read.
     """
@@ -66,5 +67,5 @@ def generation_config(directory: Path) -> GenerationConfig | None:
         return GenerationConfig.from_pretrained(directory, local_files_only=True)
     except Exception as error:  # as above
         raise CheckpointError(
-            f"{file}: transformers cannot read it ({error}); correct or remove it, generating works without"
+            f"{file}: transformers cannot read it ({error}); correct or remove it, generation works without it"
         ) from error

@@ -1,6 +1,6 @@
-"""From a float checkpoint to sparse int8 weights and static int8 activations. See docs/explanation/algorithm.md.
+"""Quantize a float checkpoint to sparse int8 weights and static int8 activations (docs/explanation/algorithm.md).
 
-`python -m tilepress.quantize` does it from the command line, in several processes under torchrun.
+`python -m tilepress.quantize` does it from the command line; under torchrun, in several processes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the passes over a model share."""
+"""State and steps that the two passes over a model share."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ SAMPLED_ROWS = 2048
 
 @dataclass(frozen=True)
 class Job:
-    """tokens int64 [samples, length]; sensitivity_tokens: those of them that the first pass reads.
+    """tokens: int64 [samples, length]. sensitivity_tokens: the part of `tokens` that the first pass reads.
 
-    states_memory: bytes of hidden states that are kept in memory between two layers. generator: of everything that is
-    drawn, in the order of the stages; on all ranks alike.
+    states_memory: bytes of hidden states that may stay in memory between two layers. generator: draws everything that
+    is random, in the order of the stages, alike on all ranks.
 
-    Of several ranks each has work of its own, with its share of the hidden states; all have the statistics of all
-    sequences, and the first one the results.
+    Each rank has its own work directory with its share of the hidden states. All ranks have the statistics of all
+    sequences; only the first one has the results.
     """
 
     source: TensorSource
@@ -45,28 +45,28 @@ class Job:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The stored type of floats."""
+        """The dtype in which floats are stored."""
         return getattr(torch, self.recipe.dtype)  # type: ignore[no-any-return]
 
     @property
     def shared(self) -> bool:
-        """A tied model keeps one table: the head's integers are its embedding too."""
+        """Whether head and embedding share one table of integers, as in a tied model."""
         return self.source.shape.tied and self.recipe.embeddings
 
     @property
     def own_embedding(self) -> bool:
-        """The embedding is quantized and is not the head's."""
+        """Whether the embedding is quantized to integers of its own."""
         return self.recipe.has_own_embedding(self.source.shape)
 
     @property
     def exact(self) -> bool:
-        """Bits and sizes have to come out; a loss is what it is."""
+        """Whether the result has to meet the target: bits or a size are met exactly, a loss only as predicted."""
         return self.recipe.loss is None
 
     def done(self, stage: str, visits: int = 1) -> dict[str, Any] | None:
-        """The record of a stage that is done, after which the generator is as it was then; None where it is to do.
+        """Return the record of a finished stage and restore the generator; None where the stage has still to be done.
 
-        A rank that ended earlier than others may have fewer stages: what not all have done all do again.
+        A rank that ended earlier than others may have fewer stages: all ranks redo a stage that one of them lacks.
         """
         record = self.work.record(stage)
         if not self.ranks.all(record is not None):
@@ -77,27 +77,30 @@ class Job:
         return record
 
     def finish(self, stage: str, record: dict[str, Any] | None = None, visits: int = 1) -> None:
-        """The stage is done; `record` is what `done` gives from now on."""
+        """Mark the stage as done; from now on `done` returns `record`."""
         state = bytes(self.generator.get_state().numpy()).hex()
         self.work.commit(stage, {**(record or {}), "seconds": self.clock.seconds(), "generator": state})
-        self.ranks.all(True)  # before any rank drops what the stage was made from
+        self.ranks.all(True)  # wait before any rank drops the inputs of the stage
         for _ in range(visits):
             self.clock.tick()
 
     def embedded(self, name: str, tokens: Tensor, held: Tensor | None) -> HiddenStates:
-        """What the first layer reads of tokens int64 [samples, length], written as `name` (and to `held`)."""
+        """Write the first layer's inputs for tokens int64 [samples, length] to the file `name` (and to `held`)."""
         parts = (self.decoder.embed(sequence) for sequence in tokens[:, None])
         return write_states(self.work, name, (*tokens.shape, self.decoder.hidden), parts, held)
 
     def fold(self, layer: nn.Module, statistics: dict[str, InputStatistics], where: str) -> FoldedLayer:
-        """The layer with column scales; its own tensors are used up."""
+        """Fold column scales into the layer; its tensors are changed in place."""
         heads = {"heads": self.source.shape.heads, "kv_heads": self.source.shape.kv_heads}
         mixed = mix_scales(statistics, self.recipe.damping, where, **heads)
         scales = {name: self.ranks.agreed(of_input) for name, of_input in mixed.items()}
         return fold(layer.state_dict(), statistics, scales, self.dtype, **heads)
 
     def fold_head(self, hidden: HiddenStates, sensitivity: Tensor) -> Head:
-        """hidden: what the final norm reads; sensitivity: of the logits, float32 [vocabulary]."""
+        """Fold column scales into the head.
+
+        hidden: inputs of the final norm. sensitivity: of the logits, float32 [vocabulary].
+        """
         before, after = self.ranks.others(len(hidden))
         rows = max(1, SAMPLED_ROWS // (before + len(hidden) + after))
         seen = head_statistics(self.decoder, hidden, hidden.shape[1], rows, self.generator, self.ranks)

@@ -1,4 +1,4 @@
-"""The way from a float checkpoint to a W8A8S directory, one float decoder layer in memory at a time."""
+"""Quantization of a float checkpoint to a W8A8S directory, with one float decoder layer in memory at a time."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ from tilepress.jobs.atomic_directory import refuse_existing
 from tilepress.machine.memory import Machine, machine_of
 from tilepress.models.layer_inputs import FINAL_NORM
 from tilepress.models.transformers_config import generation_config, model_config
+from tilepress.quantize.calibration.documents import default_documents
+from tilepress.quantize.calibration.records import read_documents
+from tilepress.quantize.calibration.sequences import token_sequences
 from tilepress.quantize.calibration.size import CalibrationSize
-from tilepress.quantize.calibration.text import default_documents, read_documents, token_sequences
 from tilepress.quantize.context import Job
 from tilepress.quantize.distillation.train import distil, refuse_one_sequence, sequences_used, training_order
 from tilepress.quantize.estimate.settle import settle
@@ -40,16 +42,16 @@ from tilepress.text import load_tokenizer
 
 
 class WorkOptions(TypedDict, total=False):
-    """What a quantization is given beside source, recipe and device; all may be left out.
+    """Optional arguments of a quantization.
 
-    calibration: a file for `read_documents`; without one, docstrings of Python's standard library.
-    max_memory: bytes that may be resident in each process, of which a layer and its Hessians need most; hidden states
-    between the layers are in memory where they fit beside that, and else in the work directory. None: where they fit a
-    quarter of the machine's memory. The bytes that are made do not depend on it, except that without distill_steps in
-    the recipe a model is not distilled that does not fit a quarter of it.
+    calibration: a file for `read_documents`; without one, the text of `default_documents`.
+    max_memory: bytes that may be resident in each process. A layer and its Hessians need most of them. Hidden states
+    are kept in memory where they fit beside these, else in the work directory. With None they are kept in memory where
+    they fit a quarter of the machine's. The output does not depend on max_memory, with one exception: where the recipe
+    leaves distill_steps open, a model that does not fit a quarter of max_memory is not distilled.
     restart: begin anew instead of resuming.
-    before_work: called when source, text and recipe are found to be usable; rehearsal: when all weights are, too. What
-    they raise ends the call.
+    before_work: called once source, text and recipe are known to be usable. rehearsal: called once all weights are
+    checked too. An exception from either ends the call.
     """
 
     calibration: Path | None
@@ -71,13 +73,16 @@ def quantize_checkpoint(
 ) -> QuantizationReport:
     """Quantize a float checkpoint into the W8A8S directory `out`, which appears whole or not at all.
 
-    What is done is kept in `work_directory(out)` until `out` is there: the same call goes on after the last finished
-    layer and ends in the same bytes, however it ended before.
+    Finished stages are kept in `work_directory(out)` until `out` is complete. After an interruption the same call
+    resumes behind the last finished layer and produces the same bytes. The same recipe, text and device give the same
+    bytes.
 
-    ranks: where several processes do it, each with a work directory of its own; the first one decides and writes, and
-    all return the report. The same recipe, text and device give the same bytes. options: see WorkOptions. Raises
-    QuantizationError, CheckpointError; UsageError where an embedding is to be quantized without the head that is tied
-    to it, other work on `out` is there or max_memory is too little.
+    device: a torch device such as "cpu" or "cuda:0". progress: called after each visit to a layer. ranks: the processes
+    that share the quantization, each with its own work directory; the first one decides and writes, and all return the
+    report. options: see WorkOptions.
+
+    Raises QuantizationError; CheckpointError; UsageError where a tied embedding is to be quantized without the head,
+    where work on `out` was begun with other inputs, or where max_memory is too little.
     """
     if recipe.embeddings and source.shape.tied and not recipe.head:
         raise UsageError(
@@ -127,10 +132,10 @@ def quantize_tokens(
     progress: Callable[[Progress], None] | None = None,
     ranks: Communicator = ALONE,
 ) -> QuantizationReport:
-    """What `quantize_checkpoint` does when everything is settled.
+    """Do the work of `quantize_checkpoint` once all choices are settled.
 
-    tokens int64 [samples, length], as many as there were of `size`; steps: of distillation; states_memory: bytes that
-    hidden states may take; kept: errors say where the unfinished work is.
+    tokens: int64 [samples, length], fewer than `size` asks for where the text is short. steps: of distillation.
+    states_memory: bytes that hidden states may take. kept: after an error keep the finished stages and say where.
     """
     sensitivity_tokens = tokens[: size.sensitivity_samples, : size.sensitivity_length].contiguous()
     settled = {
@@ -169,10 +174,12 @@ def quantize_tokens(
 def _settled(
     source: FloatCheckpoint, recipe: Recipe, calibration: Path | None, machine: Machine, max_memory: int | None
 ) -> tuple[CalibrationSize, Tensor, int]:
-    """What is chosen where the recipe leaves it open; the tokens int64 [samples, length]; the steps of distillation."""
+    """Return the size of the calibration, its tokens int64 [samples, length], and the steps of distillation."""
     tokenizer = load_tokenizer(source.path, model_config(source.config, source.path))
-    generation_config(source.path)  # it is copied: an engine would refuse the result for it
-    documents = default_documents(recipe.seed) if calibration is None else read_documents(calibration, tokenizer)
+    generation_config(source.path)  # it is copied to the result, and a broken one would make engines refuse that
+    documents = (
+        default_documents(recipe.seed, tokenizer) if calibration is None else read_documents(calibration, tokenizer)
+    )
     wanted = settle(source, recipe, machine, max_memory).size
     tokens = token_sequences(
         tokenizer,
@@ -194,9 +201,9 @@ def visits(source: FloatCheckpoint, recipe: Recipe) -> int:
 
 
 def _distilled(job: Job, share: HiddenStates, steps: int, report: QuantizationReport) -> CollectedModel | None:
-    """The whole quantized model in memory, its scales, gains and biases trained. `report` is completed.
+    """Return the whole quantized model, in memory, with trained scales, gains and biases. Completes `report`.
 
-    The first rank does it, to which the others hand what it asks for.
+    The first rank trains; the others send it the hidden states that it asks for, and return None.
     """
     samples = len(job.tokens)
     order = job.ranks.first(lambda: training_order(samples, steps, job.generator))
@@ -243,11 +250,11 @@ def quantize_under_torchrun(
     progress: Callable[[Progress], None] | None = None,
     **options: Unpack[WorkOptions],
 ) -> QuantizationReport:
-    """`quantize_checkpoint` on all processes, which read `source` each; the first reads the text and writes `out`.
+    """Run `quantize_checkpoint` on all processes of torchrun. Each reads `source`; the first writes `out`.
 
-    device: "cpu", where each process takes a fair share of its host's cores, or "cuda", a GPU a process. progress:
-    called on rank 0 only. Raises what `quantize_checkpoint` does, UsageError for another device, and JobError where
-    another process fails or is gone.
+    device: "cpu", where each process takes a fair share of its host's cores, or "cuda", where each takes its own GPU.
+    progress: called on rank 0 only. Raises the errors of `quantize_checkpoint`, UsageError for another device, and
+    JobError where another process fails or is gone.
     """
     if device not in BACKENDS:
         raise UsageError(f"--device {device}: under torchrun choose cpu or cuda, and each process takes its own GPU")
@@ -271,7 +278,7 @@ def _own_device(device: str, this: ProcessGroup) -> str:
     if this.local_rank >= torch.cuda.device_count():
         raise UsageError(
             f"{this.local_world} processes on this host, which has {torch.cuda.device_count()} GPUs; "
-            "start one a GPU with --nproc_per_node"
+            "start one process per GPU with --nproc_per_node"
         )
     torch.cuda.set_device(this.local_rank)
     return f"cuda:{this.local_rank}"

@@ -1,4 +1,4 @@
-"""How far the work is and how long it will take."""
+"""Progress of a quantization and an estimate of the time left."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Progress:
-    """`done` of `total`: visits to a layer, three to each, then steps of distillation. seconds_left: estimate."""
+    """done, total: visits, three to each layer and some to head and embedding, then steps of distillation.
+
+    seconds_left: estimate.
+    """
 
     done: int
     total: int
@@ -17,7 +20,7 @@ class Progress:
 
 
 class Clock:
-    """Tells the callback after each visit; what an earlier process did counts, at its own time."""
+    """Calls the callback after each visit. Visits of an earlier, interrupted process count, with the time they took."""
 
     def __init__(self, total: int, progress: Callable[[Progress], None] | None) -> None:
         self._total, self._progress = total, progress
@@ -25,7 +28,7 @@ class Clock:
         self._earlier = 0.0
 
     def seconds(self) -> float:
-        """Of all processes that worked on it, until their last finished stage."""
+        """Return the seconds spent so far; those of earlier processes count up to their last finished stage."""
         return self._earlier + time.monotonic() - self._started
 
     def tick(self) -> None:
@@ -33,7 +36,7 @@ class Clock:
         self._tell()
 
     def restored(self, visits: int, seconds: float) -> None:
-        """So many visits were made before, and `seconds` had gone by in all after them."""
+        """Count `visits` of an earlier process, after which `seconds` had gone by in all."""
         self._done += visits
         self._earlier = max(self._earlier, seconds)
         if visits:

@@ -15,7 +15,7 @@ from tilepress.checkpoint.tensors.stored_float import stored_float
 
 
 class Sink(Protocol):
-    """What takes the results in as they come; W8A8SWriter and CollectedModel are two."""
+    """A receiver of quantized tensors as they are made, such as W8A8SWriter and CollectedModel."""
 
     def add_float(self, name: str, tensor: Tensor) -> None: ...
     def add_linear(self, prefix: str, linear: QuantizedLinear) -> None: ...
@@ -24,9 +24,9 @@ class Sink(Protocol):
 
 @dataclass
 class CollectedModel:
-    """gains: of the norms, float32, by tensor name. linears: by prefix. Weights are int8: a byte for each.
+    """A Sink that keeps everything. gains: of the norms, float32, by tensor name. linears: by prefix.
 
-    activations: as in Recipe. shared: the head's integers are the embedding too.
+    Weights are int8, a byte each. activations: as in Recipe. shared: the head's integers are the embedding too.
     """
 
     activations: str
@@ -55,9 +55,10 @@ class CollectedModel:
 
 
 class StageResults:
-    """A Sink. tensors, types: by name; flushed: name -> count of the values that became zero in dtype.
+    """A Sink for the stored tensors of one stage. tensors, types: by name.
 
-    source: named in errors. dtype: "float16" or "bfloat16", the flavour.
+    flushed: name -> count of the values that became zero in dtype. source: named in errors. dtype: "float16" or
+    "bfloat16".
     """
 
     def __init__(self, source: Path, dtype: str) -> None:

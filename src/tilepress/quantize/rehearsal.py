@@ -1,4 +1,4 @@
-"""The whole quantization on a small cut-out of the model, so that what must fail fails before hours of work."""
+"""The whole quantization on a small cut-out of the model, so that an error shows before hours of computation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tilepress.quantize.layerwise.decoder import LayerwiseDecoder
 from tilepress.quantize.pipeline import quantize_tokens
 from tilepress.quantize.recipe.recipe import Recipe
 
-# One layer of so many channels and tokens takes a second or two on two cores; a layer of full width takes minutes.
+# One layer of this size takes a second or two on two cores; a layer of full width takes minutes.
 HIDDEN, INTERMEDIATE, VOCABULARY = 256, 512, 1024
 SAMPLES, LENGTH = 2, 32
 
@@ -33,11 +33,11 @@ _TOKEN_IDS = ("_token_id", "_token_ids", "_token_index")
 def rehearse(source: FloatCheckpoint, recipe: Recipe, device: torch.device) -> None:
     """Quantize one layer of a few channels of `source` into a scratch directory, which is removed again.
 
-    The path is that of `quantize_checkpoint`: statistics, gradients, factors, rounding, encoding, distillation if the
+    It takes the path of `quantize_checkpoint`: statistics, gradients, factors, rounding, encoding, distillation if the
     recipe has steps of it, writing and reading back. Where that fails, a model that is known to work is rehearsed too,
-    to tell what is at fault: if it fails as well, UsageError says what is missing or does not work on `device`; if not,
-    a TilepressWarning says that the cut-out failed, since the whole model may well go through. Raises CheckpointError
-    where transformers refuses the config of the whole model.
+    to tell what is at fault. If that model fails as well, UsageError says what does not work on `device`. If it does
+    not, a TilepressWarning says that the cut-out failed, since the whole model may well go through. Raises
+    CheckpointError where transformers refuses the config of the whole model.
     """
     LayerwiseDecoder(source, torch.device("cpu"))
     try:
@@ -63,13 +63,13 @@ def _quantize_cut_out(source: FloatCheckpoint, recipe: Recipe, device: torch.dev
     size = CalibrationSize(SAMPLES, LENGTH, SAMPLES, LENGTH, 1 << 30, ())
     tokens = torch.randint(cut.shape.vocab, (SAMPLES, LENGTH), generator=torch.Generator().manual_seed(0))
     with tempfile.TemporaryDirectory(prefix="tilepress-rehearsal-") as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of values too small for the stored type: the real run says it of all
+        warnings.simplefilter("ignore")  # about values too small for the stored type: the real run warns of them
         out = Path(folder) / "w8a8s"
         quantize_tokens(cut, out, short, size, tokens, steps, device=str(device), states_memory=size.memory, kept=False)
 
 
 def _works(recipe: Recipe, device: torch.device) -> bool:
-    """Whether a model that quantizes everywhere, of random weights, does so here."""
+    """Return whether a small model of random weights, which is known to work, can be quantized on this machine."""
     with tempfile.TemporaryDirectory(prefix="tilepress-rehearsal-") as folder:
         try:
             _quantize_cut_out(_control(Path(folder)), recipe, device)
@@ -101,9 +101,9 @@ def _control(folder: Path) -> FloatCheckpoint:
 
 
 class CutOut(FloatCheckpoint):
-    """The first channels of the first layer of a float checkpoint, as one of its own.
+    """The first channels of the first layer of a float checkpoint, as a checkpoint of its own.
 
-    It keeps the architecture, the width of a head and how many query heads share a kv head.
+    It keeps the architecture, the head_dim and the number of query heads that share a kv head.
     """
 
     def __init__(self, source: FloatCheckpoint) -> None:
@@ -113,7 +113,7 @@ class CutOut(FloatCheckpoint):
         self.shape = replace(
             whole,
             layers=1,
-            # Of Llama transformers asks for a multiple.
+            # transformers wants a multiple of the number of heads for Llama.
             hidden=min(whole.hidden, HIDDEN) // heads * heads or whole.hidden,
             intermediate=min(whole.intermediate, INTERMEDIATE),
             heads=heads,
@@ -126,22 +126,22 @@ class CutOut(FloatCheckpoint):
         self._names = list(self._sizes)
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
-        """As of FloatCheckpoint."""
+        """See FloatCheckpoint."""
         rows = range(self._sizes[name][0])[start:stop]
         part = self._source.read(name, rows.start, rows.stop)
         return part[(slice(None), *(slice(size) for size in self._sizes[name][1:]))]
 
     def stored(self, name: str) -> Stored:
-        """As of FloatCheckpoint."""
+        """See FloatCheckpoint."""
         return replace(self._source.stored(name), shape=self._sizes[name])
 
     def files(self) -> list[Path]:
-        """None: nobody goes on with a rehearsal."""
+        """Return no files: a rehearsal is never resumed."""
         return []
 
 
 def _config(whole: Mapping[str, Any], shape: ModelShape) -> dict[str, Any]:
-    """Of the cut-out. Token ids go: they may lie beyond its vocabulary, and nothing here asks for one."""
+    """Return the config of the cut-out, without token ids: they may lie beyond its vocabulary and are not needed."""
     config = {key: None if key.endswith(_TOKEN_IDS) else value for key, value in whole.items()}
     config |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
     config |= shape.to_config()

@@ -1,4 +1,4 @@
-"""What a quantization did, as plain data."""
+"""Reports of a quantization, as plain data."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tilepress.quantize.recipe.recipe import Recipe
 class LinearReport:
     """One quantized linear, or the embedding.
 
-    bits: what the codec takes a weight, in whole tiles. zeros: share of zero weights.
-    relative_error: squared error of the outputs on sampled calibration tokens, weights and activations quantized, as a
-    share of their squared norm; of the embedding, of its own values. clipped: share of the sampled input values outside
-    the static range, where they are clipped. overflows: share of the sampled tokens with a value outside. loss: what
-    this error adds to the loss, to second order, in nats a token.
+    bits: compressed bits per weight, counted in whole tiles. zeros: share of zero weights.
+    relative_error: squared error of the outputs on sampled calibration tokens with weights and activations quantized,
+    as a share of their squared norm; for the embedding, the error of its values. clipped: share of the sampled input
+    values that the static range clips. overflows: share of the sampled tokens with a value outside the range. loss:
+    predicted increase of the loss by this error, to second order, in nats per token.
     """
 
     name: str
@@ -32,9 +32,9 @@ class LinearReport:
 
 @dataclass(frozen=True)
 class DistillationReport:
-    """loss_before, loss_after: mean KL(float model || quantized model) in nats on calibration sequences held back.
+    """loss_before, loss_after: mean KL(float model || quantized model) in nats on held-back calibration sequences.
 
-    kept: whether the loss became lower; otherwise what was trained is dropped.
+    kept: whether the loss became lower; otherwise the trained values are dropped.
     """
 
     steps: int
@@ -45,10 +45,11 @@ class DistillationReport:
 
 @dataclass
 class QuantizationReport:
-    """All linears of a model, the embedding where it is quantized, what the calibration was, and the distillation.
+    """Report on all linears of a model, on the embedding where it is quantized, the calibration and the distillation.
 
-    samples sequences of sequence_length tokens; sensitivities from sensitivity_tokens of them. limits: what made these
-    fewer than 128 x 2048, of "context", "memory", "work", "text". curve: what other steps would have given.
+    The calibration had `samples` sequences of sequence_length tokens; sensitivities come from sensitivity_tokens of
+    them. limits: the reasons for fewer tokens than 128 x 2048, of "context", "memory", "work" (computation) and "text".
+    curve: bits, size and loss at other weight scales.
     """
 
     recipe: Recipe
@@ -67,17 +68,17 @@ class QuantizationReport:
 
     @property
     def loss(self) -> float:
-        """Sum of what each linear's error adds to the loss, nats a token: weights and activations."""
+        """Sum of `loss` over the linears, in nats per token: errors of weights and activations."""
         return sum(linear.loss for linear in self.linears)
 
     @property
     def bits(self) -> float:
-        """Bits a weight that the codec takes, over all linears."""
+        """Compressed bits per weight, over all linears."""
         return self._mean("bits")
 
     @property
     def zeros(self) -> float:
-        """Share of zero weights over all linears."""
+        """Share of zero weights, over all linears."""
         return self._mean("zeros")
 
     def _mean(self, attribute: str) -> float:

@@ -1,4 +1,4 @@
-"""The output directory, made of what the stages of the second pass hold."""
+"""The output directory, made from the stages of the second pass."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tilepress.quantize.recipe.recipe import Recipe
 from tilepress.quantize.report import QuantizationReport
 from tilepress.quantize.resume import WorkDirectory
 
-# Rows of a float tensor that are in memory while it is copied.
+# Rows of a float tensor that are copied at a time.
 ROWS = 8192
 
 
@@ -30,7 +30,9 @@ def write_result(
     stages: list[str],
     report: QuantizationReport,
 ) -> None:
-    """The W8A8S directory `out`: what was made, as `stages` of the work or as a distilled model, and the other floats.
+    """Write the W8A8S directory `out`: the quantized tensors, from `made`, and the tensors of `source` that stay float.
+
+    made: the work directory with `stages`, or a distilled model.
 
     Raises CheckpointError as W8A8SWriter does.
     """
@@ -53,7 +55,7 @@ def _rows(source: FloatCheckpoint, name: str) -> Iterator[Tensor]:
 
 
 def collected_model(work: WorkDirectory, stages: list[str], activations: str, *, shared: bool) -> CollectedModel:
-    """All that the stages hold, in memory. activations, shared: as of CollectedModel."""
+    """Load all that the stages hold into memory. activations, shared: as in CollectedModel."""
     model = CollectedModel(activations, shared)
     for stage in stages:
         types = (work.record(stage) or {})["types"]

@@ -1,4 +1,4 @@
-"""What a quantization has done so far, on disk, so that the same command goes on from there."""
+"""Finished stages of a quantization on disk, from which the same command resumes."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ _PARTIAL = ".partial"
 
 
 def work_directory(out: Path, rank: int = 0) -> Path:
-    """Where the work on `out` is kept, of each rank its own; that of the first has the results."""
+    """The directory for unfinished work on `out`; each rank has its own, and the first rank's has the results."""
     return out.absolute().parent / f".{out.name}.quant{f'-rank{rank}' if rank else ''}"
 
 
 class WorkDirectory:
-    """The stages that are done. A context manager: the directory goes when the block ends without an exception.
+    """The finished stages. A context manager: the directory is removed when the block ends without an exception.
 
-    A stage is a record, JSON; tensors are in safetensors files. Each file is written under another name, synced and
-    renamed, the record of a stage last: whenever the process ends, a stage is done or not. An exception leaves what is
-    done, which a TilepressError then says, and nothing where that is no stage.
+    A stage is a JSON record; its tensors are in safetensors files. Each file is written under another name, synced and
+    renamed, and the record of a stage comes last: a stage is either done or not, whenever the process ends. After an
+    exception finished stages are kept, and a TilepressError says where; without any the directory is removed.
 
-    fingerprint: what the work depends on. restart: begin anew. kept: False leaves nothing in any case. Raises
-    UsageError where the work that is there was begun with another fingerprint, CheckpointError where another process
-    holds it or it cannot be made.
+    fingerprint: everything that the results depend on. restart: begin anew. kept: False removes the directory in any
+    case. Raises UsageError where the directory was begun with another fingerprint, CheckpointError where another
+    process holds it or it cannot be made.
     """
 
     def __init__(self, path: Path, fingerprint: Mapping[str, Any], *, restart: bool = False, kept: bool = True) -> None:
@@ -73,29 +73,29 @@ class WorkDirectory:
     ) -> None:
         if kind is None or not self._kept or not has_stages(self.path):
             discard(self.path)
-        elif isinstance(error, QuantizationError):  # what the model and the options lead to, time and again
+        elif isinstance(error, QuantizationError):  # the same model and options would fail again
             error.args = (f"{error}; what is finished before it is in {self.path}: other options need --restart",)
         elif isinstance(error, TilepressError):
             error.args = (f"{error}; {kept_in(self.path)}",)
         self._lock.close()
 
     def require(self, nbytes: int) -> None:
-        """Raises CheckpointError where the disk has no room for a directory of so many bytes."""
+        """Raises CheckpointError where the disk has no room for a directory of `nbytes` bytes."""
         there = sum(file.stat().st_size for file in self.path.iterdir())
         free = shutil.disk_usage(self.path).free
         if nbytes > there + free:
             raise CheckpointError(
-                f"{self.path}: {nbytes / 1e9:.1f} GB needed for what is kept until the end and {free / 1e9:.1f} GB "
-                "free; free some space, write to another disk, or ask for fewer --samples"
+                f"{self.path}: {nbytes / 1e9:.1f} GB needed for the work directory and {free / 1e9:.1f} GB free; free "
+                "some space, write to another disk, or ask for fewer --samples"
             )
 
     def record(self, stage: str) -> dict[str, Any] | None:
-        """What `commit` was given, None where the stage is not done."""
+        """Return the record given to `commit`; None where the stage is not done."""
         file = self.path / f"{stage}.json"
         return read_object(file) if file.exists() else None
 
     def commit(self, stage: str, record: Mapping[str, Any]) -> None:
-        """The stage is done; its tensors, if any, are saved already. Raises CheckpointError where the disk is full."""
+        """Mark a stage as done, after its tensors were saved. Raises CheckpointError where the disk is full."""
         partial = self.path / f"{stage}.json{_PARTIAL}"
         with writing(partial, 1 << 20):
             write_object(partial, dict(record))
@@ -106,23 +106,23 @@ class WorkDirectory:
         return self.path / f"{name}.safetensors"
 
     def tensors(self, name: str) -> TensorFiles:
-        """What is in that file."""
+        """The tensors in the safetensors file of this name."""
         return TensorFiles(self.file(name))
 
     def save(self, name: str, tensors: Mapping[str, Tensor]) -> None:
-        """The file of this name, in place of one that may be there. Raises CheckpointError where the disk is full."""
+        """Write or replace the file of this name. Raises CheckpointError where the disk is full."""
         partial = self.path / f"{name}{_PARTIAL}"
         save_tensors({name: tensor.contiguous() for name, tensor in tensors.items()}, partial)
         self._place(partial, self.file(name).name)
 
     def stream(self, name: str, shape: Sequence[int], parts: Iterable[Tensor]) -> None:
-        """As `save`, of the one tensor `name`, float32, whose rows come in parts."""
+        """Like `save`, for the single float32 tensor `name`, whose rows come in `parts`."""
         partial = self.path / f"{name}{_PARTIAL}"
         stream_tensor(partial, name, shape, torch.float32, parts)
         self._place(partial, self.file(name).name)
 
     def drop(self, name: str) -> None:
-        """Remove the file of this name if it is there: no stage needs it any more."""
+        """Remove the file of this name, if it exists, once no stage needs it."""
         self.file(name).unlink(missing_ok=True)
 
     def _open(self) -> None:
@@ -137,8 +137,8 @@ class WorkDirectory:
             self.commit(FINGERPRINT, self._fingerprint)
         elif changed := differences(begun, self._fingerprint):
             raise UsageError(
-                f"{self.path}: holds work that was begun otherwise: {'; '.join(changed)}. Give what it was begun with, "
-                "or begin anew with --restart"
+                f"{self.path}: holds work that was begun with other inputs: {'; '.join(changed)}. Use the same "
+                "inputs, or begin anew with --restart"
             )
 
     def _place(self, partial: Path, name: str) -> None:
@@ -148,23 +148,23 @@ class WorkDirectory:
 
 
 def is_begun(out: Path) -> bool:
-    """Whether an unfinished quantization has left anything."""
+    """Return whether an unfinished quantization has left finished stages."""
     return has_stages(work_directory(out))
 
 
 def has_stages(path: Path) -> bool:
-    """Whether any stage is done in a work directory."""
+    """Return whether any stage is done in a work directory."""
     return any(file.stem != FINGERPRINT for file in path.glob("*.json"))
 
 
 def kept_progress(out: Path) -> str | None:
-    """One sentence where an unfinished quantization has left something; else None."""
+    """Return a sentence on the finished stages that an interrupted quantization of `out` has left; None without any."""
     path = work_directory(out)
     return kept_in(path) if has_stages(path) else None
 
 
 def remove_finished(out: Path, rank: int = 0) -> None:
-    """Remove the work on `out` where it ended just before this could be done: `out` is there, and FINISHED was said."""
+    """Remove the work directory of a finished `out`, where a process ended before it could do so itself."""
     path = work_directory(out, rank)
     if out.exists() and (path / f"{FINISHED}.json").exists():
         shutil.rmtree(path)
@@ -175,9 +175,9 @@ FINISHED = "finished"
 
 
 def fingerprint(source: FloatCheckpoint, recipe: Recipe, tokens: Tensor, settled: Mapping[str, Any]) -> dict[str, Any]:
-    """Values for JSON by what they are of. settled: what was chosen where the recipe leaves it open.
+    """Return everything that the results depend on, as values for JSON by name.
 
-    tokens: of the calibration, int64 [samples, length].
+    tokens: of the calibration, int64 [samples, length]. settled: the choices that the recipe leaves open.
     """
     return {
         "tilepress": tilepress.__version__,

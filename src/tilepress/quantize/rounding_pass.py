@@ -1,4 +1,4 @@
-"""The second pass over the layers: each is scaled, rounded and kept as it will be stored."""
+"""The second pass over the layers: each is scaled, rounded and saved as it will be stored."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from tilepress.quantize.sensitivity_pass import LOGITS, TABLE, sensitivity_stage
 from tilepress.quantize.statistics.input_statistics import StatisticsCollector
 from tilepress.quantize.transforms.folding import FoldedLayer
 
-# Share by which the head may miss its bits: rounding it again takes as long as some layers.
+# The relative error of the head's bits that is accepted: rounding it again takes as long as several layers.
 HEAD_TOLERANCE = 0.002
 
 Made = tuple[StageResults, list[LinearReport]]
 
 
 class RoundingPass:
-    """Each layer is a stage, then the head and the embedding where they are quantized. source: named in errors."""
+    """Rounds each layer, then head and embedding where they are quantized; each is a stage. source: named in errors."""
 
     def __init__(self, job: Job, budget: Budget, source: Path) -> None:
         self._job, self._budget, self._source = job, budget, source
 
     def run(self) -> HiddenStates:
-        """What the float model's final norm reads. The results are in the stages that `stages` names."""
+        """Return the inputs of the float model's final norm. The results are in the stages of `result_stages`."""
         job = self._job
         final = self._layers()
         if job.recipe.head and not self._is_done(HEAD):
@@ -52,15 +52,15 @@ class RoundingPass:
     def _layers(self) -> HiddenStates:
         job, layers = self._job, self._job.decoder.layers
         samples, length = job.tokens.shape
-        passes = Batches(samples, length, job.ranks)
-        tokens = job.tokens[passes.share]
+        batches = Batches(samples, length, job.ranks)
+        tokens = job.tokens[batches.share]
         shape = (*tokens.shape, job.decoder.hidden)
         held = room_for(shape, job.states_memory)
         first = next((i for i in range(layers) if not self._is_done(layer_stage(i))), layers)
         states = HiddenStates(job.work, _states(first)) if first else job.embedded(_states(0), tokens, held)
         arguments = job.decoder.layer_arguments(length)
         for index in range(first, layers):
-            folded, states = self._run(index, states, passes, arguments[index], held)
+            folded, states = self._run(index, states, batches, arguments[index], held)
             self._finish(layer_stage(index), *self._layer(index, folded))
             del folded
             job.work.drop(_states(index))
@@ -70,23 +70,23 @@ class RoundingPass:
         self,
         index: int,
         states: HiddenStates,
-        passes: Batches,
+        batches: Batches,
         arguments: Mapping[str, Any],
         held: Tensor | None,
     ) -> tuple[FoldedLayer, HiddenStates]:
-        """The folded layer, and what the next one reads. states: what this one reads, as of the float model."""
+        """Return the folded layer and the next layer's inputs. states: this layer's inputs in the float model."""
         job = self._job
-        rows = -(-SAMPLED_ROWS * passes.sequences // len(job.tokens))
+        rows = -(-SAMPLED_ROWS * batches.sequences // len(job.tokens))
         with job.decoder.layer(index) as layer:
             with StatisticsCollector(layer, rows, job.generator) as collector:
-                collector.skip(passes.before)
-                parts = (layer(part.to(job.decoder.device), **arguments) for part in states.parts(passes.sequences))
+                collector.skip(batches.before)
+                parts = (layer(part.to(job.decoder.device), **arguments) for part in states.parts(batches.sequences))
                 following = write_states(job.work, _states(index + 1), states.shape, parts, held)
-                collector.skip(passes.after)
+                collector.skip(batches.after)
             return job.fold(layer, collector.result(job.ranks), f"model.layers.{index}"), following
 
     def _layer(self, index: int, folded: FoldedLayer) -> Made:
-        """The layer is used up, group by group."""
+        """Quantize a layer. `folded` is emptied, group by group, to save memory."""
         job, where = self._job, f"model.layers.{index}"
         results = self._results()
         stored = job.work.tensors(sensitivity_stage(index))
@@ -117,7 +117,7 @@ class RoundingPass:
         return reports
 
     def _head(self, final: HiddenStates) -> Made:
-        """Twice where the first try takes more or fewer bits than it should: few groups come after it, or none."""
+        """Quantize the head, twice where the first result misses its bits: hardly any later group makes up for it."""
         job, ranks = self._job, self._job.ranks
         head = job.fold_head(final, self._stored(LOGITS, "sensitivity"))
         sample = head.sample(job.generator)
@@ -134,7 +134,7 @@ class RoundingPass:
         return results, [report]
 
     def _embedding(self) -> Made:
-        """On the first rank alone: nothing is fed back, so that it is soon done."""
+        """Quantize the embedding, on the first rank alone: without error feedback it is soon done."""
         job = self._job
         if not job.ranks.writes:
             return self._results(), []
@@ -148,7 +148,7 @@ class RoundingPass:
         return self._job.work.tensors(stage).read(name).to(self._job.decoder.device)
 
     def _spend(self, name: str, aimed: float, integers: list[Tensor]) -> None:
-        """Only bits and sizes have to come out, and the first rank sees to it."""
+        """Charge the bits taken to the budget, which the first rank keeps; a loss as target needs no correction."""
         if self._job.exact and self._job.ranks.writes:
             self._budget.spend(name, aimed, _taken(integers))
 
@@ -169,7 +169,7 @@ class RoundingPass:
 
 
 def result_stages(job: Job) -> list[str]:
-    """The stages whose tensors are the quantized model, in the order in which they are stored."""
+    """The stages whose tensors make up the quantized model, in the order in which they are stored."""
     layers = [layer_stage(index) for index in range(job.decoder.layers)]
     return layers + [HEAD] * job.recipe.head + [EMBEDDING] * job.own_embedding
 
@@ -179,11 +179,11 @@ def layer_stage(index: int) -> str:
 
 
 def _states(index: int) -> str:
-    """What layer `index` reads; behind the last one, what the final norm reads."""
+    """File name of the inputs of layer `index`; past the last layer, of the final norm."""
     return f"states-{index:05}"
 
 
 def _taken(integers: list[Tensor]) -> float:
-    """Bits a weight that the codec takes for linears that are fused."""
+    """Compressed bits per weight of linears that are fused."""
     matrix = integers[0] if len(integers) == 1 else torch.cat(integers)
     return 8 * codec.encode(matrix.numpy()).weight.nbytes / matrix.numel()

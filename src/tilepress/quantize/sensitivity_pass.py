@@ -1,4 +1,4 @@
-"""The first pass over the layers: where the loss is sensitive, and from that the bits of every group."""
+"""The first pass over the layers: the sensitivity of the loss, and from it the bits of every group."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TABLE = "table"
 
 @dataclass(frozen=True)
 class Allocation:
-    """What the first pass leaves for the second, beside the sensitivities that its stages hold."""
+    """Results of the first pass for the second, beside the sensitivities that its stages hold."""
 
     budget: Budget
     curve: tuple[CurvePoint, ...]
@@ -56,7 +56,7 @@ class SensitivityPass:
         return Allocation(budget, tuple(CurvePoint(**point) for point in record["curve"]))
 
     def _forward(self) -> HiddenStates | None:
-        """What the head reads; None where nothing has to read it any more."""
+        """Return the final norm's inputs; None where no later stage needs them."""
         job = self._job
         tokens = job.sensitivity_tokens[job.ranks.share(len(job.sensitivity_tokens))]
         shape = (*tokens.shape, job.decoder.hidden)
@@ -103,7 +103,7 @@ class SensitivityPass:
                 job.decoder, index, inputs, arguments[index], gradient, job.generator, job.ranks
             ) as seen:
                 tensors = self._tensors(seen)
-            del seen  # its Hessians take as much as the layer that is next
+            del seen  # its Hessians take as much memory as the next layer
             job.work.save(_gradient(index), {_gradient(index): gradient.cpu()})
             job.work.save(sensitivity_stage(index), tensors)
             job.finish(sensitivity_stage(index))
@@ -116,14 +116,14 @@ class SensitivityPass:
         return done
 
     def _forget(self, index: int) -> None:
-        """What the backward pass of this layer read or made and no other stage needs."""
+        """Drop the files of this layer's backward pass that no other stage needs."""
         self._job.work.drop(_inputs(index))
         self._job.work.drop(_gradient(index + 1))
         if index == 0:
             self._job.work.drop(_gradient(0))
 
     def _tensors(self, seen: LayerSensitivity) -> dict[str, Tensor]:
-        """G_o by linear, and the samples from which the weight_scale are fitted."""
+        """Return G_o by linear, and the samples from which the weight scales are fitted."""
         job = self._job
         where = f"model.layers.{seen.index}"
         tensors = {name: gradient.cpu() for name, gradient in seen.gradients.items()}
@@ -138,7 +138,7 @@ class SensitivityPass:
         return tensors
 
     def _sampled(self, name: str, sample: WeightSample) -> dict[str, Tensor]:
-        """Only the first rank reads the samples again."""
+        """Return the tensors of a sample, on the first rank only, which alone reads them again."""
         return sample_tensors(name, sample) if self._job.ranks.writes else {}
 
     def _allocate(self) -> dict[str, Any]:
@@ -169,10 +169,10 @@ def sensitivity_stage(index: int) -> str:
 
 
 def _inputs(index: int) -> str:
-    """What layer `index` reads; behind the last one, what the final norm reads."""
+    """File name of the inputs of layer `index`; past the last layer, of the final norm."""
     return f"inputs-{index:05}"
 
 
 def _gradient(index: int) -> str:
-    """The loss' gradient at `_inputs`."""
+    """File name of the loss' gradient at `_inputs(index)`."""
     return f"gradient-{index:05}"

@@ -1,4 +1,4 @@
-"""One pass over all weights before the work: what would end it hours later is found now."""
+"""A check of all weights before a quantization, for values that would end it hours later."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from tilepress.finite import is_finite
 from tilepress.quantize.estimate.stored_size import stays_float
 from tilepress.quantize.recipe.recipe import Recipe
 
-# Values that are in memory at a time.
+# Values in memory at a time.
 VALUES = 1 << 25
 
 
 def check_weights(source: FloatCheckpoint, recipe: Recipe) -> None:
-    """Raises QuantizationError, naming file and tensor, for values that are NaN or infinite, and for those of tensors
-    that stay float which the recipe's dtype cannot hold.
+    """Raises QuantizationError, naming file and tensor, for values that are NaN or infinite.
 
-    Reads everything once: 16 GB take some ten seconds beside the reading itself.
+    Also for values that the recipe's dtype cannot hold, in tensors that stay float. Reads everything once: 16 GB take
+    some ten seconds beside the reading itself.
     """
     stored_type: torch.dtype = getattr(torch, recipe.dtype)
     limit = torch.finfo(stored_type).max

@@ -1,4 +1,4 @@
-"""Text: which of it is prose, and how a model's tokenizer and chat template take it."""
+"""Text: recognition of prose, and a model's tokenizer and chat template."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prose: what counts as such in texts for calibration and evaluation, and a held-out text that needs no download."""
+"""Recognition of prose in texts for calibration and evaluation, and a held-out text that needs no download."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ PLAIN = 0.8
 
 
 def is_prose(paragraph: str) -> bool:
-    """Whether it has a dozen words or more, and most of them are plain ones, letters and punctuation."""
+    """Return whether a paragraph has 12 words or more, and at least 80 % of them are plain: letters and punctuation."""
     words = paragraph.split()
     plain = sum(word.strip(".,;:'\"()").isalpha() for word in words)
     return len(words) >= FEWEST_WORDS and plain >= PLAIN * len(words)
 
 
 def well_formed(text: str) -> str:
-    """`text` with U+FFFD in place of lone surrogates, as a cut emoji in JSON or a byte of no UTF-8 leaves them."""
+    """Replace lone surrogates, left by a cut emoji in JSON or a byte that is not UTF-8, with U+FFFD."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def held_out_english() -> str:
-    """Prose of Python's language reference, which comes with Python: about 200 thousand characters.
+    """Return prose of Python's language reference, which comes with Python: about 200 thousand characters.
 
-    Headings, code, grammar and tables are left out, and what several topics repeat is taken once. The same for one
+    Headings, code, grammar and tables are left out, and repeated paragraphs are taken once. The text depends on the
     version of Python: compare numbers of one version only. Calibration uses another text, the library's docstrings.
     """
     paragraphs: dict[str, None] = {}
@@ -36,7 +36,7 @@ def held_out_english() -> str:
 
 
 def _prose(block: str) -> str:
-    """The block as one line without markup; empty where it is not a paragraph of prose."""
+    """Return the block as one line without markup; empty where it is not a paragraph of prose."""
     lines = block.strip("\n").splitlines()
     if not lines or lines[0].startswith("   "):  # code, grammar and tables are indented
         return ""

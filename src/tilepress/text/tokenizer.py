@@ -1,4 +1,4 @@
-"""A model's tokenizer and chat template: loaded in one place, so that every command says the same of broken ones."""
+"""Loading of a model's tokenizer and chat template, so that every command reports broken ones alike."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _QUESTION = [{"role": "user", "content": "Hello"}]
 def load_tokenizer(
     directory: Path, config: PreTrainedConfig | None = None, *, trust_remote_code: bool = False
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model directory. Raises CheckpointError, naming the file, where it cannot be read or lacks.
+    """Load the tokenizer of a model directory. Raises CheckpointError, naming the file, where one is missing or broken.
 
-    config: the model's; transformers reads it again where it is None. The chat template is not looked at: see
+    config: the model's; where it is None, transformers reads it again. The chat template is not checked: see
     `check_chat_template`.
     """
-    # Without any of these transformers makes a tokenizer without a vocabulary, and does not say so.
+    # Without any of these files transformers silently makes a tokenizer without a vocabulary.
     found = [file for pattern in VOCABULARIES for file in sorted(directory.glob(pattern))]
     if not found:
         raise CheckpointError(f"{directory}: no tokenizer.json; copy the tokenizer's files from the original model")
@@ -41,16 +41,16 @@ def load_tokenizer(
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             directory, config=config, trust_remote_code=trust_remote_code, local_files_only=True
         )
-    except Exception as error:  # the library of tokenizers raises plain Exceptions, transformers what it meets
+    except Exception as error:  # the library of tokenizers raises plain Exceptions, transformers any
         raise CheckpointError(f"{found[0]}: {_reason(found[0], error)}") from error
     for name in ("bos_token", "eos_token", "unk_token", "pad_token"):
-        if getattr(tokenizer, name, None) == "":  # in the first Llama's files; to transformers it is a token to look up
+        if getattr(tokenizer, name, None) == "":  # as in the first Llama's files; transformers would look it up
             setattr(tokenizer, name, None)
     return tokenizer
 
 
 def start_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The token that every prompt begins with: the chat template's first, else the tokenizer's bos, else None.
+    """Return the token that begins every prompt: the chat template's first, else the tokenizer's bos, else None.
 
     Massive activations sit on it (Sun et al., "Massive Activations in Large Language Models", 2024); without it they
     move to words. Calibration and evaluation therefore begin their sequences as prompts begin. Raises CheckpointError
@@ -62,9 +62,9 @@ def start_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
 
 
 def check_chat_template(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens of a user's "Hello" in the model's chat template; of the plain word where there is no template.
+    """Return the tokens of a user's "Hello" in the model's chat template, or of the plain word without a template.
 
-    Raises CheckpointError for a template that is broken, refuses a user's message, or makes nothing of it.
+    Raises CheckpointError for a template that is broken, refuses a user's message, or gives no tokens for it.
     """
     if tokenizer.chat_template is None:
         return list(tokenizer("Hello")["input_ids"])
@@ -81,7 +81,7 @@ def check_chat_template(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def _reason(file: Path, error: Exception) -> str:
-    """Why a tokenizer cannot be read, and what to do; transformers' own words run over many lines."""
+    """Say in one line why a tokenizer cannot be read and what to do; transformers' own message has many lines."""
     text = " ".join(str(error).split())
     if file.name == "tokenizer.model" and any(word in text for word in ("sentencepiece", "tiktoken", "protobuf")):
         return (

@@ -1,4 +1,4 @@
-"""Giving back the memory that mapped files take: pages that were read count as the process's own until they are."""
+"""Giving back the memory of mapped files: pages that were read count as the process's own until they are released."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def release_pages(files: Iterable[Path]) -> None:
 
 
 def _mappings(names: set[bytes]) -> Iterator[tuple[int, int]]:
-    """Address and length of what is mapped from files of these names (proc_pid_maps(5))."""
+    """Yield address and length of each mapping of files of these names (proc_pid_maps(5))."""
     if not _MAPS.exists():
         return
     for line in _MAPS.read_bytes().splitlines():

@@ -34,7 +34,7 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class Stored:
-    """What the header of a file says of a tensor."""
+    """A tensor's entry in the header of a file."""
 
     file: Path
     dtype: torch.dtype
@@ -48,8 +48,8 @@ class Stored:
 class TensorFiles:
     """The tensors of `weights`, a .safetensors file or the .index.json of its shards.
 
-    Opening reads headers only. What the shards hold counts, as in transformers: an index may name tensors that no shard
-    holds, such as the head of a tied model. Raises CheckpointError for a file that is missing, truncated or no
+    Opening reads headers only. The shards count, not the index, as in transformers: an index may name tensors that no
+    shard holds, such as the head of a tied model. Raises CheckpointError for a file that is missing, truncated or no
     safetensors file, and for a tensor that two shards hold.
     """
 
@@ -92,7 +92,7 @@ class TensorFiles:
         return tensor
 
     def release(self) -> None:
-        """Give the memory of what was read of the files back: see `release_pages`."""
+        """Give back the memory of the pages that were read of the files: see `release_pages`."""
         release_pages(self._handles)
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
@@ -120,7 +120,7 @@ class TensorFiles:
         return tensor if stored.shape else tensor[0]
 
     def expect(self, name: str, shape: tuple[int, ...], dtypes: tuple[torch.dtype, ...]) -> None:
-        """Raises CheckpointError where the tensor is missing or has another shape or dtype."""
+        """Raise CheckpointError where the tensor is missing or has another shape or dtype."""
         stored = self.stored(name)
         if stored.shape != shape or stored.dtype not in dtypes:
             raise CheckpointError(
@@ -130,9 +130,9 @@ class TensorFiles:
 
 
 def find_weights(directory: Path, stem: str | None = None) -> Path | None:
-    """The directory's index of shards or its one safetensors file; None where it has none.
+    """Return the directory's index of shards or its one safetensors file; None where it has none.
 
-    stem: take only `<stem>.safetensors` and its index, and let other files lie. Raises CheckpointError for a choice.
+    stem: consider only `<stem>.safetensors` and its index. Raises CheckpointError where several files fit.
     """
     pattern = "*" if stem is None else stem
     for suffix in (".safetensors.index.json", ".safetensors"):
@@ -189,7 +189,7 @@ def _stored(file: Path, handle: Any, name: str) -> Stored:
 
 
 def data_offsets(file: Path) -> dict[str, int]:
-    """Tensor name -> bytes from the beginning of the file, for a file that safetensors has opened without complaint.
+    """Return tensor name -> offset in the file in bytes, for a file that safetensors has opened without complaint.
 
     The format: eight bytes of little-endian length, a JSON header of this length, then the data.
     """

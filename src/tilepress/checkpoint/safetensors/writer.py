@@ -1,9 +1,9 @@
-"""A safetensors file that is written tensor after tensor, of which it holds one at a time.
+"""A safetensors file that is written tensor after tensor, with one of them in memory at a time.
 
 The format (https://github.com/huggingface/safetensors#format) begins with a header that says where every tensor lies,
-and lets spaces follow it: room is left for the longest header that the tensors can have, and it is written last. Data
-may have no holes, so that only tensors of whole cache lines go where the file ends just then. The others, small ones,
-wait in a second file and follow at the end, widest type first: every tensor is aligned for its type, and one of whole
+and may be padded with spaces. The header is written last, into room for the longest one that the tensors can have. Data
+may have no holes, so only tensors of whole cache lines are appended to the file at once. The others, small ones, wait
+in a second file and follow at the end, widest type first. So every tensor is aligned for its type, and one of whole
 lines begins at a line.
 """
 
@@ -34,7 +34,7 @@ _CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
 class Written(NamedTuple):
-    """What the header says of a tensor, but for its place. dtype: in the format's spelling, such as "BF16"."""
+    """A tensor's entry in the header, without its offsets. dtype: in the format's spelling, such as "BF16"."""
 
     name: str
     dtype: str
@@ -50,16 +50,16 @@ class Written(NamedTuple):
 
     @property
     def waits(self) -> bool:
-        """Whether it follows at the end."""
+        """True for a small tensor, which follows at the end."""
         return self.nbytes % LINE != 0
 
 
 class StreamingFile:
     """A context manager under which `file` is written; only `finish` makes a safetensors file of it.
 
-    waiting: where small tensors wait; it is not part of the result. names: of all tensors that may come. written: those
-    that are in the two files already, in the order in which they were added; whatever follows them is cut off. Raises
-    CheckpointError where the files are too short for them.
+    waiting: the file in which small tensors wait; not part of the result. names: those of all tensors that may be
+    added. written: the tensors that are in the two files already, in the order in which they were added; bytes behind
+    them are cut off. Raises CheckpointError where the files are too short for these.
     """
 
     def __init__(self, file: Path, waiting: Path, names: Iterable[str], written: Iterable[Written] = ()) -> None:
@@ -87,7 +87,7 @@ class StreamingFile:
 
     @property
     def nbytes(self) -> int:
-        """Of all tensors written."""
+        """Bytes of all tensors written."""
         return sum(tensor.nbytes for tensor in self._written)
 
     def add(self, name: str, tensor: Tensor) -> Written:
@@ -100,17 +100,17 @@ class StreamingFile:
         return written
 
     def cut(self, count: int) -> None:
-        """Forget all tensors but the first `count`, and what was written of another."""
+        """Cut off all tensors but the first `count`, a partly written one included."""
         del self._written[count:]
         for file, end in ((self._file, self._end()), (self._waiting, self._waiting_end())):
             file.truncate(end)
             file.seek(end)
 
     def sync(self) -> None:
-        """Come back when everything written so far is on disk.
+        """Return when everything written so far is on disk.
 
-        Where that fails once, it fails from then on: the system forgets what it could not write, and the next call
-        would seem to succeed.
+        After one failure all later calls fail: the system drops what it could not write, so that the next call would
+        seem to succeed.
         """
         if self._lost is not None:
             raise self._lost
@@ -123,9 +123,9 @@ class StreamingFile:
         self.unsynced = 0
 
     def finish(self) -> None:
-        """Move what waits to its place and write the header; the file is whole and on disk then.
+        """Append the tensors that wait, and write the header; the file is then whole and on disk.
 
-        May be done again, and nothing may be added in between.
+        May be called again if nothing is added in between.
         """
         waiting = sorted((tensor for tensor in self._written if tensor.waits), key=lambda tensor: -tensor.itemsize)
         text = _header([*(tensor for tensor in self._written if not tensor.waits), *waiting])
@@ -160,7 +160,7 @@ class StreamingFile:
 
 
 def _header(placed: list[Written]) -> bytes:
-    """Of tensors that follow one another."""
+    """Return the header of tensors that follow one another."""
     header: dict[str, object] = {"__metadata__": _METADATA}
     at = 0
     for tensor in placed:
@@ -186,7 +186,7 @@ ALIGNMENT = 8
 
 
 def stream_tensor(file: Path, name: str, shape: Sequence[int], dtype: torch.dtype, parts: Iterable[Tensor]) -> None:
-    """`file` with the one tensor `name`, whose rows, of `dtype` on the CPU, are those of `parts` in their order.
+    """Write `file` with one tensor, `name`: the rows of `parts` in their order, of `dtype` and on the CPU.
 
     Raises CheckpointError where the disk is full.
     """

@@ -1,4 +1,4 @@
-"""What one tensor-parallel rank loads of a quantized model, whatever the directory was made for."""
+"""The shard of a quantized model that one tensor-parallel rank loads, whatever number the directory was made for."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tilepress.checkpoint.tensors.quantized_linear import pack_scales
 from tilepress.codec import Compressed
 from tilepress.models.architecture import HEAD, Architecture, ModelShape, fused_groups, group_of, norm_shapes
 
-# The last part of the names that tensors of a module have.
+# The last parts of the names of a module's tensors.
 _COMPRESSED = ("weight", "index", "info")
 _LINEAR = (*_COMPRESSED, "input_scale", "input_offset", "deq_scale", "quant_bias", "weight_sums")
 _TABLE = (*_COMPRESSED, "weight_scale")
@@ -34,7 +34,7 @@ class Entry(NamedTuple):
 
 
 class Source(Protocol):
-    """What a W8A8S and a W8A8SC directory have in common. shape.tied: neither head nor shared table is stored."""
+    """The interface that W8A8S and W8A8SC directories share. shape.tied: neither head nor shared table is stored."""
 
     path: Path
     architecture: Architecture
@@ -54,9 +54,9 @@ class Shard(ABC):
     They are read, cut and encoded when they are asked for, one module at a time. A module is a fused linear such as
     "model.layers.0.self_attn.query_key_value", the embedding, the head or a norm.
 
-    threads: of the codec, all cores if None. tiles: of the compressed weights that were asked for so far; encoded:
-    those of them that did not lie ready in the directory. Raises CheckpointError, with the sizes that work, where `tp`
-    does not divide the model, and ValueError where there is no such rank.
+    threads: threads of the codec, all cores if None. tiles: number of tiles of all weights asked for so far; encoded:
+    how many of them the directory did not hold ready. Raises CheckpointError, with the sizes that work, where `tp` does
+    not divide the model, and ValueError where there is no such rank.
     """
 
     def __init__(self, source: Source, rank: int, tp: int, threads: int | None) -> None:
@@ -77,7 +77,7 @@ class Shard(ABC):
         return [*fused_groups(source.shape), *tables, *norm_shapes(source.architecture, source.shape)]
 
     def is_quantized(self, module: str) -> bool:
-        """Whether its weight is compressed."""
+        """Return True if the module's weight is compressed."""
         return module in self._quantized
 
     def tensors(self, wanted: Callable[[str], bool] = lambda module: True) -> Iterator[tuple[str, Tensor]]:
@@ -107,12 +107,12 @@ class Shard(ABC):
         return [*_compressed(module, linear.weight), *plain]
 
     def possible_names(self, module: str) -> list[str]:
-        """The names of its tensors, and those that it need not have."""
+        """Return the names of the module's tensors, optional ones included."""
         quantized = _TABLE if module == EMBEDDING else _LINEAR
         return [f"{module}.{leaf}" for leaf in (quantized if module in self._quantized else _FLOAT)]
 
     def plain_bytes(self, module: str) -> int:
-        """Of its weight as integers or 16-bit floats, before it is compressed; 0 of a norm, which is small."""
+        """Return the bytes of the module's weight, int8 or 16-bit, uncompressed; 0 for a norm, which is small."""
         try:
             group = HEAD if module == EMBEDDING else group_of(module)[1]
         except KeyError:
@@ -121,11 +121,11 @@ class Shard(ABC):
         return n * k if module in self._quantized else 2 * n * k
 
     def release(self) -> None:
-        """Give the memory of what was read of the directory's files back: see `release_pages`."""
+        """Give back the memory of the pages that were read of the directory's files: see `release_pages`."""
         self._source.release()
 
     def compressed_embedding(self) -> CompressedEmbedding:
-        """The rank's rows of a quantized embedding, or of the table that it shares with the head."""
+        """Return the rank's rows of a quantized embedding, or of the table that it shares with the head."""
         if self._source.shares_table:
             return CompressedEmbedding.of_head(self.compressed_linear(HEAD.name))
         return self._own_embedding()
@@ -134,8 +134,8 @@ class Shard(ABC):
     def compressed_linear(self, prefix: str) -> CompressedLinear:
         """The rank's share of a quantized fused linear or head.
 
-        Raises BitstreamError where compressed bytes are damaged (what moves as bytes is checked where it is used), and
-        CheckpointError where the parts of a directory disagree.
+        Raises BitstreamError where compressed bytes are damaged (tiles that move as bytes are checked where they are
+        used), and CheckpointError where the parts of a directory disagree.
         """
 
     @abstractmethod

@@ -74,14 +74,14 @@ class ShardOfW8A8S(Shard):
         return compressed
 
     def _share(self, matrices: list[Tensor], group: FusedLinears) -> Tensor:
-        """The rank's rows or columns of the members' matrices [n, k], fused."""
+        """Return the rank's rows or columns of the members' matrices [n, k], fused."""
         if group.axis == "rows":
             return self._rows(matrices, group)
         start, stop = columns(self._plain.shape, group, self.tp, self.rank)
         return matrices[0][:, start:stop]
 
     def _rows(self, tensors: list[Tensor], group: FusedLinears) -> Tensor:
-        """What belongs to the rank's rows, of tensors with a row for each output channel; of a column split all."""
+        """Return the rank's rows of tensors with a row for each output channel; all rows in a column split."""
         if group.axis == "columns":
             return tensors[0]
         spans = [member_rows(self._plain.shape, member, self.tp, self.rank) for member in group.members]
@@ -89,6 +89,6 @@ class ShardOfW8A8S(Shard):
         return shares[0] if len(shares) == 1 else torch.cat(shares)
 
     def _bias(self, tensors: list[Tensor], group: FusedLinears) -> Tensor:
-        """The same of what the ranks' results are added up with: of a column split only rank 0 carries it."""
+        """Return the rank's part of a bias: in a column split, whose results are added up, only rank 0 carries it."""
         bias = self._rows(tensors, group)
         return torch.zeros_like(bias) if group.axis == "columns" and self.rank > 0 else bias

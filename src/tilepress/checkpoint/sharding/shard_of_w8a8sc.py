@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class ShardOfW8A8SC(Shard):
-    """See Shard. What one part holds as a whole is not copied, but mapped from its file."""
+    """See Shard. A tensor that one part holds whole is mapped from its file, not copied."""
 
     def __init__(self, source: W8A8SCCheckpoint, rank: int, tp: int, threads: int | None) -> None:
         super().__init__(source, rank, tp, threads)
@@ -87,7 +87,7 @@ class ShardOfW8A8SC(Shard):
     def _column_sums(
         self, prefix: str, shares: list[CompressedLinear], needed: list[Span], weight: Compressed
     ) -> Tensor:
-        """int32 [n]: the sums over the rows of `weight`. Those of whole parts are added, others counted anew."""
+        """Return int32 [n], the sums over the rows of `weight`: those of whole parts added up, else computed anew."""
         if any((start, stop) != (0, shares[part].weight.k) for part, start, stop in needed):
             with naming_damage(self._path, prefix):
                 return row_sums(torch.from_numpy(codec.decode(weight, threads=self.threads)))
@@ -95,7 +95,7 @@ class ShardOfW8A8SC(Shard):
         return torch.stack([own for own in sums if own is not None]).sum(dim=0, dtype=torch.int32)
 
     def _check_scales(self, prefix: str, group: FusedLinears, shares: list[CompressedLinear]) -> None:
-        """What the parts have in common has to agree, and of a column split only that of rank 0 may carry a bias."""
+        """Check that the parts agree on what they share, and that in a column split only rank 0's has a bias."""
         first, name = shares[0], self._parts[0].path.name
         for part, share in zip(self._parts[1:], shares[1:], strict=True):
             odd = None
@@ -110,6 +110,6 @@ class ShardOfW8A8SC(Shard):
 
 
 def _joined(shares: list[Tensor], needed: list[Span], axis: int = 0) -> Tensor:
-    """What `needed` takes of the parts' tensors; a view where it is of one part."""
+    """Join the spans `needed` of the parts' tensors; a view where there is one span."""
     taken = [shares[part].narrow(axis, start, stop - start) for part, start, stop in needed]
     return taken[0] if len(taken) == 1 else torch.cat(taken, axis)

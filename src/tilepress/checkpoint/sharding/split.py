@@ -1,4 +1,4 @@
-"""Which rows and columns of each tensor belong to which tensor-parallel rank.
+"""The split of each tensor's rows or columns among tensor-parallel ranks.
 
 Attention is split by whole heads, the MLP by intermediate channels, embedding and head by rows of the vocabulary, as
 vLLM splits them: rounded up to a multiple of 64, so that the last rank may have fewer. Where there are more ranks than
@@ -14,12 +14,12 @@ from tilepress.errors import CheckpointError
 from tilepress.models.architecture import HEAD, FusedLinears, ModelShape
 
 _KV = ("self_attn.k_proj", "self_attn.v_proj")
-# Rows that vLLM pads the vocabulary to, before it splits it among ranks.
+# vLLM pads the vocabulary to a multiple of this many rows before it splits it among ranks.
 VOCABULARY_UNIT = 64
 
 
 class Span(NamedTuple):
-    """Rows or columns [start, stop) of what rank `rank` holds of a fused group."""
+    """Rows or columns [start, stop) of the part that rank `rank` holds of a fused group."""
 
     rank: int
     start: int
@@ -27,7 +27,7 @@ class Span(NamedTuple):
 
 
 def check_tp(shape: ModelShape, tp: int, path: Path) -> None:
-    """Raises CheckpointError, with the sizes that work, where `tp` does not divide the model."""
+    """Raise CheckpointError, with the sizes that work, where `tp` does not divide the model."""
     if not _fits(shape, tp):
         works = ", ".join(map(str, fitting_sizes(shape)))
         raise CheckpointError(
@@ -42,7 +42,7 @@ def fitting_sizes(shape: ModelShape) -> list[int]:
 
 
 def member_rows(shape: ModelShape, member: str, tp: int, rank: int) -> tuple[int, int]:
-    """First row and the one after the last that a rank holds of a row-split linear such as "self_attn.k_proj"."""
+    """Return rows [start, stop) that a rank holds of a row-split linear such as "self_attn.k_proj"."""
     rows = shape.linear(member)[0]
     owners, each = _owners(shape, member, tp), _rows_each(shape, member, tp)
     owner = rank * owners // tp
@@ -50,13 +50,13 @@ def member_rows(shape: ModelShape, member: str, tp: int, rank: int) -> tuple[int
 
 
 def columns(shape: ModelShape, group: FusedLinears, tp: int, rank: int) -> tuple[int, int]:
-    """The same for the columns of a column-split group."""
+    """Return columns [start, stop) that a rank holds of a column-split group."""
     k = shape.group(group)[1]
     return rank * k // tp, (rank + 1) * k // tp
 
 
 def part_shape(shape: ModelShape, group: FusedLinears, tp: int, rank: int) -> tuple[int, int]:
-    """[n, k] of a fused group in the part of a rank; only the head's differ."""
+    """Return [n, k] of a fused group in the part of a rank; only the head's differs between ranks."""
     n, k = shape.group(group)
     if group.axis == "columns":
         return n, k // tp
@@ -67,9 +67,9 @@ def part_shape(shape: ModelShape, group: FusedLinears, tp: int, rank: int) -> tu
 def held_rows(
     shape: ModelShape, group: FusedLinears, member: str, tp: int, rows: tuple[int, int], near: int = 0
 ) -> list[Span]:
-    """Where parts made for `tp` ranks hold rows [first, last) of `member`, in order, as rows of their fused matrices.
+    """Return the spans, in order, of parts made for `tp` ranks that hold rows [first, last) of `member`, when fused.
 
-    near: of the ranks that hold a copy of the same kv head the nearest to this one is taken.
+    near: a rank; where several ranks hold a copy of the same kv head, the nearest to this one is taken.
     """
     above = 0
     for before in group.members[: group.members.index(member)]:
@@ -84,9 +84,9 @@ def held_rows(
 
 
 def spans(shape: ModelShape, group: FusedLinears, held: int, *, rank: int, tp: int) -> list[Span]:
-    """Rows or columns of a fused group in parts made for `held` ranks that, put together, are those of a rank of `tp`.
+    """Return the spans of parts made for `held` ranks that, put together, are what rank `rank` of `tp` holds.
 
-    Those that follow one another in one part are one span, so that a part made for `tp` ranks is taken as a whole.
+    Spans that follow one another in one part are joined, so that a part made for `tp` ranks is one whole span.
     """
     if group.axis == "columns":
         each = shape.group(group)[1] // held
@@ -119,7 +119,7 @@ def _owners(shape: ModelShape, member: str, tp: int) -> int:
 
 
 def _rows_each(shape: ModelShape, member: str, tp: int) -> int:
-    """Rows of each of them; of the vocabulary the last may have fewer."""
+    """Rows of each of these ranges; the vocabulary's last range may have fewer."""
     rows = shape.linear(member)[0]
     if member == HEAD.name:
         return -(-padded_vocabulary(shape) // tp)

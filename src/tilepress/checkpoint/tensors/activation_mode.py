@@ -1,4 +1,4 @@
-"""What becomes of a token that leaves the static range of a linear's input: what a directory was made for."""
+"""The activation modes: what becomes of a token that overflows the static range of a linear's input."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BLOCK = 1 << 20  # weights
 
 
 def mode_of(description: Description) -> str:
-    """One of MODES. Directories that do not say it, the vendor's among them, are static: such tokens are clamped.
+    """Return one of MODES. A directory without one, such as the vendor's, is static: it clamps tokens that overflow.
 
     Raises CheckpointError for any other value.
     """
@@ -29,14 +29,14 @@ def mode_of(description: Description) -> str:
 
 
 def is_dynamic(mode: str, kind: str) -> bool:
-    """Whether tokens that overflow the range of a linear of type `kind` get a dynamic scale and offset."""
+    """Return True if tokens that overflow the range of a linear of type `kind` get a dynamic scale and offset."""
     return mode == OVERFLOW or kind == W8A8S_DYNAMIC
 
 
 def row_sums(weight: Tensor) -> Tensor:
-    """int32 [n], the sums over the rows of an int8 weight [n, k]: what the offset of such a token is multiplied by."""
-    # torch widens what it sums: of a head of 152 thousand tokens at once that would be 3 GB. Sums that are allocated
-    # between the blocks would keep the C library from using their memory again.
+    """Return int32 [n], the sums over the rows of an int8 weight [n, k], which dynamic offsets are multiplied by."""
+    # In blocks: torch widens what it sums, which for a head of 152 thousand tokens would take 3 GB. One tensor for all
+    # sums: sums allocated between the blocks would keep the C library from reusing the memory of the blocks.
     sums = torch.empty(len(weight), dtype=torch.int32)
     rows = max(1, _BLOCK // weight.shape[1])
     for block, out in zip(torch.split(weight, rows), torch.split(sums, rows), strict=True):

@@ -19,8 +19,7 @@ class CompressedLinear:
     """A fused linear [n, k]; scales as in QuantizedLinear.
 
     weight: rows in the order q, k, v or gate, up; deq_scale float32 [n]; quant_bias int32 [n]. weight_sums: int32 [n],
-    the sums over the weight's rows, where tokens that leave the static range get a scale of their own; None where they
-    are clamped.
+    the sums over the weight's rows, where tokens that overflow get a dynamic scale; None where they are clamped.
     """
 
     weight: Compressed
@@ -38,7 +37,7 @@ class CompressedLinear:
 
 @contextmanager
 def naming_damage(path: Path, prefix: str) -> Iterator[None]:
-    """Around work on the bytes of the linear `prefix` in `path`: a BitstreamError names both."""
+    """Context for reading the bytes of the linear `prefix` in `path`: a BitstreamError names both."""
     try:
         yield
     except BitstreamError as error:

@@ -26,7 +26,7 @@ class QuantizedEmbedding:
     weight_scale: Tensor
 
     def tensors(self) -> dict[str, Tensor]:
-        """By the names that those of a table of its own are stored under."""
+        """Return both tensors by the names that they are stored under."""
         return {f"{EMBEDDING}.weight": self.weight, f"{EMBEDDING}.weight_scale": self.weight_scale}
 
     @classmethod
@@ -57,7 +57,7 @@ class CompressedEmbedding:
 
 
 def shares_table(shape: ModelShape, description: Description, stored: TensorFiles) -> bool:
-    """Whether the embedding is the table of the quantized head: the model is tied and has no table but that one.
+    """Return True if the embedding is the quantized head's table: the model is tied and stores no other table.
 
     stored: the files of the directory or of the part.
     """
@@ -67,7 +67,7 @@ def shares_table(shape: ModelShape, description: Description, stored: TensorFile
 
 
 def check_weight_scale(weight_scale: Tensor) -> Tensor:
-    """`weight_scale` itself. Raises CheckpointError for a value that cannot be a scale; the caller adds the file."""
+    """Return `weight_scale`. Raises CheckpointError for a value that cannot be a scale; the caller adds the file."""
     bad = ~torch.isfinite(weight_scale) | (weight_scale < 0)
     if bool(bad.any()):
         token = int(bad.nonzero()[0])
@@ -79,7 +79,7 @@ def check_weight_scale(weight_scale: Tensor) -> Tensor:
 
 
 def tied_to_integers(path: object) -> CheckpointError:
-    """What is wrong with a model whose embedding is quantized and that stores no head."""
+    """Return the error for a model whose embedding is quantized and that stores no head."""
     return CheckpointError(
         f"{path}: {EMBEDDING}.weight is int8 and lm_head.weight is missing; a quantized embedding is no head, "
         "quantize the model again with --embeddings --head"

@@ -18,7 +18,7 @@ _SCALE_TYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 class Scaled(Protocol):
-    """What a quantized linear and a compressed one have in common."""
+    """The scales and biases of a quantized or a compressed linear."""
 
     @property
     def input_scale(self) -> float: ...
@@ -52,7 +52,7 @@ class QuantizedLinear:
 
 
 def round_input_scale(scale: float, dtype: str, name: str) -> float:
-    """`scale` as dtype ("float16" or "bfloat16") holds it: the value that deq_scale has to be computed with.
+    """Return `scale` as dtype ("float16" or "bfloat16") holds it: deq_scale has to be computed with this value.
 
     Raises CheckpointError, naming the tensor, where the rounded value is zero, subnormal, infinite, negative or NaN.
     """
@@ -100,9 +100,9 @@ def pack_scales(prefix: str, linear: Scaled, dtype: str, *, wide_scale: bool = F
 
 
 def unpack(prefix: str, stored: Mapping[str, Tensor]) -> QuantizedLinear:
-    """The linear whose five tensors, by the names in PARAMETERS, are `stored`.
+    """Return the linear that is `stored` as five tensors, by the names in PARAMETERS.
 
-    Read are both flavours, and input_scale and input_offset as float32, as some tools leave them. Raises
+    Both flavours are read, and input_scale and input_offset also as float32, as some tools write them. Raises
     CheckpointError naming tensor and value; the caller adds the file.
     """
     weight = stored["weight"]
@@ -141,7 +141,7 @@ def unpack_input_offset(prefix: str, tensor: Tensor) -> int:
 
 
 def unpack_deq_scale(prefix: str, tensor: Tensor) -> Tensor:
-    """float32 [n] from int64 (the float32's 32 bits, widened) or from float32 itself."""
+    """Return float32 [n] from int64 (the float32's 32 bits, widened) or from float32 itself."""
     if tensor.dtype == torch.int64:
         if bool(((tensor < 0) | (tensor > 0x7FFFFFFF)).any()):
             raise CheckpointError(

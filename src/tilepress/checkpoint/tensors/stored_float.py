@@ -1,4 +1,4 @@
-"""Floats in the type that a directory stores them in."""
+"""Conversion of float tensors to the type that a directory stores."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 from tilepress.errors import CheckpointError
 from tilepress.finite import is_finite
 
-# Checked at a time, so that an embedding table needs no second one for what the checks find.
+# Rows checked at a time: for a whole embedding table the results of the checks would be as large as the table.
 ROWS = 8192
 
 
 def stored_float(name: str, tensor: Tensor, dtype: str, source: Path) -> tuple[Tensor, int]:
-    """`tensor` on the CPU in dtype ("float16" or "bfloat16"), and how many of its values became zero.
+    """Return `tensor` on the CPU in dtype ("float16" or "bfloat16"), and how many of its values became zero.
 
     Raises CheckpointError, naming `source` and the tensor, for a value that is not finite or that dtype cannot hold.
     """

@@ -8,7 +8,7 @@ from tilepress.checkpoint.description import FLOAT, W8A8S, W8A8S_DYNAMIC, W8A8SC
 from tilepress.checkpoint.safetensors.reader import TensorFiles
 
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-# The types in which what belongs to a quantized linear is read, its weight aside.
+# The dtypes in which the tensors of a quantized linear, its weight aside, are read.
 SCALE_DTYPES = {
     "input_scale": FLOAT_DTYPES,
     "input_offset": (torch.int8, *FLOAT_DTYPES),
@@ -19,10 +19,10 @@ SCALE_DTYPES = {
 
 
 class TensorTable:
-    """types: name -> type in the description of every tensor that was checked, in this order.
+    """types: name -> type in the description, of every tensor checked so far, in order.
 
-    The methods raise CheckpointError for a tensor that is missing, that the description does not have or calls another
-    type, and for another shape or dtype.
+    The methods check and add tensors. They raise CheckpointError for a tensor that is missing, that the description
+    lacks or calls another type, and for another shape or dtype.
     """
 
     def __init__(self, files: TensorFiles, description: Description) -> None:
@@ -47,14 +47,14 @@ class TensorTable:
         self._add(f"{prefix}.weight", size, (torch.int8,), kind)
 
     def add_scales(self, prefix: str, n: int, kind: str, *, sums: bool = False) -> None:
-        """Scales, offset and quant_bias of a quantized linear of n rows; sums: and its weight_sums."""
+        """Scales, offset and quant_bias of a quantized linear of n rows; sums: its weight_sums too."""
         for name, dtypes in SCALE_DTYPES.items():
             if name != "weight_sums" or sums:
                 size = (1,) if name.startswith("input") else (n,)
                 self._add(f"{prefix}.{name}", size, dtypes, kind)
 
     def add_weight_scale(self, prefix: str, n: int) -> None:
-        """Of a quantized embedding of n rows."""
+        """The weight_scale of a quantized embedding of n rows."""
         self._add(f"{prefix}.weight_scale", (n,), (torch.float32,), W8A8S)
 
     def _add(self, name: str, size: tuple[int, ...], dtypes: tuple[torch.dtype, ...], kind: str) -> None:

@@ -18,13 +18,12 @@ if TYPE_CHECKING:
 class CompressedLinear(nn.Module):
     """y = (x_q @ weight.T + quant_bias) * deq_scale with x_q = clamp(round(x / input_scale) + input_offset, -128, 127).
 
-    Where the directory was made for it, a token that the clamp would change gets a scale and an offset of its own
-    instead: see `tilepress.kernels.linear`.
+    Given weight_sums, a token that overflows gets a dynamic scale and offset instead: see `tilepress.kernels.linear`.
 
     Buffers: weight int8 [bytes], index int8 [8 * tiles], info int64 [5], input_scale float32 [1],
-    input_offset int32 [1], deq_scale float32 [n], quant_bias int32 [n], and for tokens with a scale of their own
-    weight_sums int32 [n]. `forward` takes float32, bfloat16 or float16 [..., k] and gives [..., n] of the same dtype;
-    accumulation is int32.
+    input_offset int32 [1], deq_scale float32 [n], quant_bias int32 [n], and weight_sums int32 [n] where the directory
+    has it. `forward` takes float32, bfloat16 or float16 [..., k] and gives [..., n] of the same dtype; accumulation is
+    int32.
     """
 
     weight: Tensor
@@ -71,7 +70,7 @@ class FusedLinear(CompressedLinear):
     """
 
     def __init__(self, stored: StoredLinear, sizes: Sequence[int], names: Sequence[str]) -> None:
-        """sizes: rows of each member, in order of the stored rows; names: what they are called in messages and repr."""
+        """sizes: rows of each member, in order of the stored rows; names: what messages call them."""
         super().__init__(stored)
         self._sizes = list(sizes)
         self._names = list(names)

@@ -26,8 +26,8 @@ from tilepress.text import well_formed
 
 Message = Mapping[str, Any]
 
-# Settings that an answer does not depend on: one text is asked for, and the cache is ours, which holds what any other
-# would. The first may be given as arguments all the same; the others, like those, may stand in generation_config.json.
+# DEFAULTS win over generation_config.json, arguments over both, FIXED over all: answers do not depend on FIXED. OURS
+# may not be given: each with what to use instead.
 DEFAULTS: dict[str, Any] = {"num_return_sequences": 1, "cache_implementation": None}
 OURS = {
     "streamer": "on_text is called with each piece of text",
@@ -48,11 +48,11 @@ FIXED: dict[str, Any] = {
 class Generation:
     """What was generated and how fast.
 
-    tokens: the new ones, with the end token where the model gave one. prompt_tokens: of the whole prompt; of these,
-    cached_tokens were known from an earlier turn or prompt and not computed again. first_token_seconds: from the call
-    to the first token. tokens_per_second: of the tokens after the first; None where there are none. Of the drafted
-    tokens, in prompt lookup, the accepted ones are in the answer. tool_calls: those in the text, where tools were
-    given; tool_errors: a message for each that cannot be read.
+    tokens: the new tokens, with the end token where the model gave one. prompt_tokens: number of tokens of the whole
+    prompt; cached_tokens: those of them that were known from an earlier turn or prompt. first_token_seconds: from the
+    call to the first token. tokens_per_second: of the tokens after the first; None where there are none. drafted:
+    tokens drafted by prompt lookup; accepted: those of them that are in the answer. tool_calls: those in the text,
+    where tools were given; tool_errors: a message for each call that cannot be read.
     """
 
     text: str
@@ -103,14 +103,14 @@ def generate(
     """Answer `prompt` through the model's chat template; a model without one continues it as it stands.
 
     on_text: called with each piece of text as soon as it is final. template_variables: for the chat template, such as
-    {"enable_thinking": False}. tools: that the model may call, as `tool_schemas` takes them. cache: the same one for
-    several prompts, which compute their common beginning once. prompt_lookup_num_tokens: tokens drafted at a time from
-    earlier text that ended alike, which changes the speed and no token; 0 for none. sampling: for transformers'
-    `generate`, such as do_sample=True, temperature=0.7; what is not given comes from the model's
+    {"enable_thinking": False}. tools: tools that the model may call, as `tool_schemas` takes them. cache: given to
+    several prompts, it makes them compute their common beginning once. prompt_lookup_num_tokens: tokens drafted at a
+    time from earlier text that ended alike, which changes the speed and no token; 0 for none. sampling: options of
+    transformers' `generate`, such as do_sample=True, temperature=0.7; what is not given comes from the model's
     generation_config.json.
 
     Raises UsageError for an empty prompt, for one that fills the model's context, for one that the template refuses,
-    for tools that are none, and for drafts with beams.
+    for invalid tools, and for drafts with beams.
     """
     schemas = None if tools is None else tool_schemas(tools)
     if schemas is not None:
@@ -135,10 +135,10 @@ def generate(
 
 
 def with_tool_calls(answer: Generation, tokenizer: PreTrainedTokenizerBase) -> tuple[Generation, str]:
-    """The answer with the calls in it, and its text without them.
+    """Return the answer with its tool calls, and its text without them.
 
-    Where the tokenizer calls the marks of a call special, the answer's text lacks them: the calls are read from the
-    tokens, with these marks and no other special token.
+    The answer's text lacks the marks of a call where they are special tokens. So calls are read from the tokens,
+    decoded with these marks and no other special token.
     """
     marks = {tokenizer.convert_tokens_to_ids(mark) for mark in MARKS}
     hidden = set(tokenizer.all_special_ids) - marks
@@ -153,7 +153,7 @@ def render(
     variables: Mapping[str, Any] | None = None,
     tools: Sequence[Any] | None = None,
 ) -> list[int]:
-    """The tokens of a conversation, up to where the assistant begins to answer."""
+    """Return the tokens of a conversation, up to where the assistant begins to answer."""
     try:
         rendered = tokenizer.apply_chat_template(
             [dict(message) for message in messages],
@@ -184,9 +184,9 @@ def complete(
     prompt_lookup_num_tokens: int = 0,
     **sampling: Any,
 ) -> Generation:
-    """Continue `tokens`; arguments and errors as of `generate`. Where it raises, an interrupt included, cache is empty.
+    """Continue `tokens`; arguments and errors as of `generate`.
 
-    A refusal leaves it as it was.
+    A refused call leaves `cache` as it was. A call that fails later or is interrupted leaves it empty.
     """
     context, vocabulary = model.config.max_position_embeddings, model.config.vocab_size
     if not tokens:
@@ -267,7 +267,7 @@ def complete(
 
 
 def _options(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What transformers' `generate` is called with, beside the tokens. Raises UsageError for what is ours to give."""
+    """Return the options to call transformers' `generate` with. Raises UsageError for those in OURS."""
     for name, instead in OURS.items():
         if given.get(name) is not None:
             raise UsageError(f"{name} cannot be given; {instead}")
@@ -293,7 +293,7 @@ def _pad_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> in
 
 
 def _streams(settings: GenerationConfig) -> bool:
-    """Whether tokens are final as they come: not those of beams."""
+    """Return True if tokens are final as they come, which those of beams are not."""
     return settings.num_beams in (None, 1)
 
 
@@ -315,7 +315,7 @@ class _Stream(TextStreamer):
         self.next_tokens_are_prompt = False
 
     def whole(self, tokens: Sequence[int]) -> None:
-        """All of an answer whose tokens did not come one by one."""
+        """Take a whole answer, whose tokens did not come one by one."""
         self.first = self.last = time.perf_counter()
         if self.on_text is not None:
             self.on_text(str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)))

@@ -39,7 +39,7 @@ def load(
     max_model_len: int | None = None,
     trust_remote_code: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A model ready to generate, and its tokenizer, from a float, W8A8S or W8A8SC directory or a hub id.
+    """Return a model ready to generate, and its tokenizer, from a float, W8A8S or W8A8SC directory or a hub id.
 
     device: cpu, cuda[:i] or npu[:i]; quantized models run on cpu and cuda. dtype: of activations and float tensors,
     one of DTYPES or its name; by default float32 on the cpu and what the directory stores elsewhere. A W8A8S model is
@@ -68,11 +68,11 @@ def load_model(
     trust_remote_code: bool,
     template_needed: bool,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """`load`. template_needed: a chat template that does not take a user's message is refused too, before weights."""
+    """Load as `load` does. template_needed: refuse a chat template that does not take a user's message."""
     target = resolve_device(device)
     compute = _resolve_dtype(dtype)
     checkpoint = open_checkpoint(path)
-    # What is small and may be broken is read before gigabytes are.
+    # Small files that may be broken are read before gigabytes of weights.
     config = None if trust_remote_code else model_config(checkpoint.config, checkpoint.path)
     tokenizer = load_tokenizer(checkpoint.path, config, trust_remote_code=trust_remote_code)
     if template_needed:
@@ -95,13 +95,13 @@ def load_model(
             model = to_cuda(model, target)
     if stored_settings is not None:
         model.generation_config = stored_settings
-    # From this length on it warns, once.
+    # The tokenizer warns, once, of texts longer than this.
     tokenizer.model_max_length = max(tokenizer.model_max_length, model.config.max_position_embeddings)
     return model, tokenizer
 
 
 def _float_model(checkpoint: FloatCheckpoint, dtype: Any, max_model_len: int | None, trust_remote_code: bool) -> Any:
-    """transformers' model of a float directory, which `checkpoint` has found to be whole."""
+    """Return transformers' model of a float directory, which `checkpoint` has found to be whole."""
     source: Any = {"trust_remote_code": trust_remote_code, "local_files_only": True}
     try:
         config: PreTrainedConfig = (
@@ -139,10 +139,10 @@ BYTES = ("weight", "index", "info")
 
 
 def to_cuda(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
-    """`model`, moved; a table that head and embedding share stays one.
+    """Move `model` to the device. A table that head and embedding share stays one.
 
-    Kernels on the device cannot report damage: BitstreamError, with the layer's name, for what the header of any tile
-    tells is raised before.
+    Kernels on the device cannot report damage. So all tile headers are checked before, and BitstreamError names the
+    layer.
     """
     for name, module in model.named_modules():
         if isinstance(module, CompressedLinear | CompressedEmbedding):
@@ -172,19 +172,19 @@ def _same_bytes(embedding: nn.Module | None, head: nn.Module | None) -> bool:
     )
 
 
-# Resident on Linux with Python 3.11, torch 2.13 and transformers 5.19, before any tensor.
+# Bytes resident on Linux with Python 3.11, torch 2.13 and transformers 5.19, before any tensor.
 PROCESS = 360_000_000
-# Bytes of a value: of keys and values, and of tables as they are stored.
+# Bytes of a number in keys and values, and in stored tables.
 FLOAT, STORED = 4, 2
-# Tokens of the cache that are counted: a long question and its answer.
+# Tokens that the cache is counted with: a long question and its answer.
 TOKENS = 4096
 
 
 def plan_run(shape: ModelShape, weight_file: int, *, head: bool, embeddings: bool) -> Requirements:
-    """Peak memory of `run` on a W8A8SC directory of one part with weights of `weight_file` bytes.
+    """Return the peak memory of `run` on a W8A8SC directory of one part with weights of `weight_file` bytes.
 
-    They are mapped, and all are read but the embedding, of which rows are, and there are keys and values of TOKENS
-    tokens. head, embeddings: whether these are integers; a tied head that is not is the embedding.
+    Weights are mapped, and all are read, but only some rows of the embedding. Keys and values of TOKENS tokens are
+    added. head, embeddings: True where these are integers; a tied float head is the embedding.
     """
     cache = 2 * FLOAT * TOKENS * shape.layers * shape.kv_heads * shape.head_dim
     needed = PROCESS + weight_file - _looked_up(shape, weight_file, head=head, embeddings=embeddings) + cache
@@ -193,7 +193,7 @@ def plan_run(shape: ModelShape, weight_file: int, *, head: bool, embeddings: boo
 
 
 def _looked_up(shape: ModelShape, weight_file: int, *, head: bool, embeddings: bool) -> int:
-    """Bytes of the embedding where it is not the head too."""
+    """Return the bytes of the embedding, 0 where it is the head too."""
     table = shape.vocab * shape.hidden
     if shape.tied and head == embeddings:
         return 0

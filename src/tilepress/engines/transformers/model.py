@@ -22,7 +22,7 @@ from tilepress.models.transformers_config import empty_model, model_config
 
 QuantizedCheckpoint = W8A8SCheckpoint | W8A8SCCheckpoint
 
-# What such directories add to config.json; from it transformers would look for a quantizer that it does not have.
+# Keys that quantized directories add to config.json; transformers would look for a quantizer that it does not have.
 ADDED_KEYS = ("quantize", "quantization_config")
 TABLES = (f"{EMBEDDING}.weight", "lm_head.weight")
 
@@ -30,8 +30,9 @@ TABLES = (f"{EMBEDDING}.weight", "lm_head.weight")
 def build_quantized_model(
     checkpoint: QuantizedCheckpoint, dtype: torch.dtype, max_model_len: int | None = None
 ) -> PreTrainedModel:
-    """The model on the CPU, in evaluation mode. dtype: of activations and of the tensors that are stored as floats.
-    max_model_len: see `extend_context`.
+    """Return the model on the CPU, in evaluation mode.
+
+    dtype: of activations and of the tensors that are stored as floats. max_model_len: see `extend_context`.
 
     Linears are compressed where the directory is not (W8A8S), and taken as they are where it is. Raises CheckpointError
     for a tensor that is missing, that the model has no place for, or that has another shape.
@@ -45,7 +46,7 @@ def build_quantized_model(
         if prefix == HEAD.name and checkpoint.shares_table:
             model.model.embed_tokens = CompressedEmbedding(StoredTable.of_head(stored), dtype)
         if isinstance(checkpoint, W8A8SCheckpoint):
-            checkpoint.release()  # of its integers nothing is needed any more
+            checkpoint.release()  # its integers are not needed any more
     if checkpoint.is_quantized(EMBEDDING):
         model.model.embed_tokens = CompressedEmbedding(checkpoint.compressed_embedding(), dtype)
     _place_floats(model, checkpoint, dtype)
@@ -113,7 +114,7 @@ def _place_floats(model: Any, checkpoint: QuantizedCheckpoint, dtype: torch.dtyp
 
 
 def _converted(checkpoint: QuantizedCheckpoint, name: str, dtype: torch.dtype) -> Tensor:
-    """The stored tensor in dtype; embedding and head are left in 16 bits where dtype is wider."""
+    """Return the stored tensor in dtype; embedding and head stay in 16 bits where dtype is wider."""
     stored = checkpoint.float_tensor(name)
     if name in TABLES and stored.itemsize < dtype.itemsize:
         return stored

@@ -29,7 +29,7 @@ def register() -> None:
 
 
 class TilepressConfig(QuantizationConfig):
-    """Which layers are compressed. config.json does not say: the loader opens the directory and sets `shard`."""
+    """Tells which layers are compressed. config.json does not say: the loader opens the directory and sets `shard`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class TilepressConfig(QuantizationConfig):
         return []
 
     def get_quant_method(self, layer: nn.Module, prefix: str) -> QuantizeMethodBase | None:
-        """The method of a linear, head or embedding; None for other layers, such as attention, which vLLM knows.
+        """Return the method of a linear, head or embedding; None for other layers, such as attention, which vLLM knows.
 
         Raises UsageError where another loader than ours builds the model.
         """
@@ -76,10 +76,10 @@ _STORED, _VLLM = "self_attn.query_key_value", "self_attn.qkv_proj"
 
 
 def vllm_name(name: str) -> str:
-    """The name in the model of "model.layers.0.self_attn.query_key_value.weight", a part's; all others are the same."""
+    """Return vLLM's name for a stored name: query_key_value is its qkv_proj; all other names are the same."""
     return name.replace(_STORED, _VLLM)
 
 
 def stored_name(name: str) -> str:
-    """The other way round."""
+    """Return the stored name for vLLM's name."""
     return name.replace(_VLLM, _STORED)

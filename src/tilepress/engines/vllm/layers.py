@@ -14,9 +14,9 @@ import tilepress.kernels  # noqa: F401 (registers torch.ops.tilepress)
 
 
 class CompressedLinearMethod(LinearMethodBase):
-    """y = torch.ops.tilepress.linear(x, ...): tiles are decoded while they are multiplied with.
+    """y = torch.ops.tilepress.linear(x, ...): tiles are decoded during the multiplication.
 
-    Parameters of the layer, with n and k those of the rank: weight int8 [bytes], index int8 [8 * tiles],
+    Parameters of the layer, with the rank's n and k: weight int8 [bytes], index int8 [8 * tiles],
     info int64 [5], input_scale float32 [1], input_offset int32 [1], deq_scale float32 [n], quant_bias int32 [n],
     and weight_sums int32 [n], or [0] for a linear whose tokens are clamped. They are empty until `place` fills them.
     A bias is in quant_bias.
@@ -52,7 +52,7 @@ class CompressedLinearMethod(LinearMethodBase):
 
 
 class CompressedHeadMethod(CompressedLinearMethod):
-    """The same for the head, whose rows vLLM pads to a multiple of 64: logits of rows that are not there are 0."""
+    """The method of the head, whose rows vLLM pads to a multiple of 64: logits of padding rows are 0."""
 
     def apply(self, layer: Any, x: Tensor, bias: Tensor | None = None) -> Tensor:
         logits = super().apply(layer, x, bias)
@@ -60,12 +60,12 @@ class CompressedHeadMethod(CompressedLinearMethod):
         return logits if missing == 0 else nn.functional.pad(logits, (0, missing))
 
     def tie_weights(self, layer: nn.Module, embed_tokens: nn.Module) -> nn.Module:
-        """Nothing: `place` gives both the same memory."""
+        """Do nothing: `place` gives both the same memory."""
         return layer
 
 
 class CompressedEmbeddingMethod(QuantizeMethodBase):
-    """Of a token's row only the strip of 16 rows that holds it is decoded.
+    """The method of the embedding: only the strip of 16 rows that holds a token's row is decoded.
 
     Parameters of the layer: weight int8 [bytes], index int8 [8 * tiles], info int64 [5] and weight_scale
     float32 [rows of the rank], empty until `place` fills them.
@@ -97,9 +97,9 @@ class CompressedEmbeddingMethod(QuantizeMethodBase):
 
 
 def register_compressed(layer: Any, shape: tuple[int, int], operands: Mapping[str, torch.dtype]) -> None:
-    """A compressed weight's parameters, and `operands` by their types, empty until their `data` is replaced.
+    """Register a compressed weight's parameters, and `operands` by their types, empty until `data` is replaced.
 
-    shape: of the rank's weight, [n, k].
+    shape: [n, k] of the rank's weight.
     """
     layer.compressed_shape = shape
     code = {"weight": torch.int8, "index": torch.int8, "info": torch.int64}

@@ -1,4 +1,4 @@
-"""How vLLM loads a tilepress directory: from the shares of its ranks, not from one list of whole tensors."""
+"""vLLM's loader of tilepress directories: each rank loads its shard instead of a list of whole tensors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 def register() -> None:
     """Stand in for vLLM's loader of --load-format auto, the default, so that no flag is needed."""
     theirs = logging.getLogger("vllm.model_executor.model_loader")
-    theirs.disabled = True  # it would warn at each start, for models that are none of ours too
+    theirs.disabled = True  # it would warn at each start, for all models
     try:
         register_model_loader("auto")(TilepressLoader)
     finally:

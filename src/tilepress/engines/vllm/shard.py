@@ -1,4 +1,4 @@
-"""What one tensor-parallel rank of vLLM loads of a quantized directory. It needs no vLLM."""
+"""The shard of a quantized directory that one tensor-parallel rank of vLLM loads. This file needs no vLLM."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tilepress.errors import CheckpointError
 
 @dataclass(frozen=True)
 class ModelShard:
-    """shard: its tensors. path: the directory. tied: the head is the embedding, float or quantized.
+    """A rank's shard. shard: its tensors. path: the directory. tied: the head is the embedding, float or quantized.
 
-    shares_table: it is, and quantized.
+    shares_table: the head is the embedding, and quantized.
     """
 
     shard: Shard
@@ -23,7 +23,7 @@ class ModelShard:
 
 
 def open_shard(path: str | Path, *, tp: int, rank: int, revision: str | None = None) -> ModelShard:
-    """The share of rank `rank` of `tp` in the W8A8S or W8A8SC directory, or hub id and its revision, `path`.
+    """Return the shard of rank `rank` of `tp` from the W8A8S or W8A8SC directory, or hub id and its revision, `path`.
 
     Raises CheckpointError for any other directory, and where `tp` does not divide the model.
     """

@@ -1,4 +1,4 @@
-"""Putting every tensor of a rank's share into the model that vLLM has built, and checking that none is left out."""
+"""Loading every tensor of a rank's shard into the model that vLLM has built, with a check that none is left out."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tilepress.models.architecture import HEAD
 
 
 def place(model: nn.Module, share: ModelShard) -> None:
-    """Assign every tensor of `share` but those of layers that another pipeline stage has.
+    """Assign every tensor of `share`, except those of layers that another pipeline stage has.
 
     On the CPU compressed bytes stay where they are, in the mapped file. Raises CheckpointError for a tensor that is
     missing, that the model has no place for, or that has another shape; UsageError for values that the model's type
@@ -50,24 +50,24 @@ class _WeightLoader:
         self.missing = {name for name, _ in model.named_parameters()}
 
     def is_here(self, prefix: str) -> bool:
-        """Whether this pipeline stage has the layer of `prefix`."""
+        """Return True if this pipeline stage has the layer of `prefix`."""
         names = vllm_name(prefix).split(".")
         above = (".".join(names[:count]) for count in range(1, len(names) + 1))
         return not any(isinstance(self._modules.get(name), PPMissingLayer) for name in above)
 
     def linear(self, prefix: str) -> None:
-        """Fill a compressed linear, and the embedding with it where that has the same table."""
+        """Fill a compressed linear, and the embedding too where it has the same table."""
         stored = self._shard.shard.compressed_linear(prefix)
         name = vllm_name(prefix)
         layer = self._compressed(prefix, stored.weight.shape)
-        layer.bias = None  # where vLLM has made room for one: it is in quant_bias
+        layer.bias = None  # vLLM may have made one: ours is in quant_bias
         self._assign(name, layer, linear_operands(stored))
         self.missing -= {f"{name}.weight_sums", f"{name}.bias"}
         if prefix == HEAD.name and self._shard.shares_table:
             self.embedding(CompressedEmbedding.of_head(stored), table=layer)
 
     def embedding(self, stored: CompressedEmbedding, table: nn.Module | None = None) -> None:
-        """Fill the embedding; with the tensors of the layer `table` where that has the same bytes on the device."""
+        """Fill the embedding. table: the layer that has the same bytes on the device, if any."""
         layer, operands = self._compressed(EMBEDDING, stored.weight.shape), embedding_operands(stored)
         if table is not None:
             operands |= {leaf: table.get_parameter(leaf).data for leaf in ("weight", "index", "info")}
@@ -94,7 +94,7 @@ class _WeightLoader:
             self._model.set_submodule(owner, BiasedNorm(layer, tensor.to(like.device)))
 
     def _compressed(self, prefix: str, shape: tuple[int, int]) -> Any:
-        """The layer for a compressed weight that is stored with this shape."""
+        """Return the layer for a compressed weight that is stored with this shape."""
         layer: Any = self._modules.get(vllm_name(prefix))
         if not hasattr(layer, "compressed_shape"):
             raise self._no_place(f"{prefix}.weight")
@@ -112,7 +112,7 @@ class _WeightLoader:
             self.missing.discard(f"{name}.{leaf}")
 
     def _padded(self, layer: Any, name: str, table: Tensor) -> Tensor:
-        """The rank's rows of a table, with zeros behind them where vLLM rounds their number up."""
+        """Return the rank's rows of a table, followed by zeros where vLLM rounds their number up."""
         self._check_rows(layer, name, table.shape[0])
         padding = layer.num_embeddings_per_partition - table.shape[0]
         return table if padding == 0 else nn.functional.pad(table, (0, 0, 0, padding))

@@ -1,4 +1,4 @@
-"""Activations to int8, by the static scale or, for tokens that overflow, by one of their own."""
+"""Quantizing activations to int8, by the static scale or, for tokens that overflow, by a dynamic one."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ COLUMNS = 128
 
 @dataclass(frozen=True)
 class Quantized:
-    """values: int8 [rows, width], of which the first rows are the tokens and columns from k on are 0.
+    """values: int8 [rows, width]; the first rows are the tokens, and columns from k on are 0.
 
-    ratio: float32 [tokens], a token's own scale over the static one; 0 where it is quantized by that. offset: int32
+    ratio: float32 [tokens], a token's dynamic scale over the static one; 0 where it has the static one. offset: int32
     [tokens].
     """
 
@@ -30,14 +30,14 @@ class Quantized:
 
 @triton.jit
 def _round_half_even(value):
-    """Of a float32; what is beyond 1024 becomes 1024."""
+    """Round a float32, ties to even; a magnitude beyond 1024 becomes 1024."""
     near = tl.minimum(tl.maximum(value, -1024.0), 1024.0)
     return (near + 12582912.0) - 12582912.0  # 1.5 * 2**23, from where on floats are whole numbers
 
 
 @triton.jit
 def _range(x, k, BLOCK: tl.constexpr):
-    """(least, greatest) of a token's k activations and 0; not-a-number does not count."""
+    """Return (least, greatest) of a token's k activations and 0; not-a-number does not count."""
     low, high = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
     for begin in range(0, k, BLOCK):
         column = begin + tl.arange(0, BLOCK)
@@ -49,7 +49,7 @@ def _range(x, k, BLOCK: tl.constexpr):
 
 @triton.jit
 def _own_scale(low, high, scale, offset):
-    """(scale, offset, ratio) that a token with this range is quantized by."""
+    """Return (scale, offset, ratio) that a token with this range is quantized by."""
     leaves = (_round_half_even(tl.div_rn(high, scale)) + offset > 127.0) | (
         _round_half_even(tl.div_rn(low, scale)) + offset < -128.0
     )
@@ -103,9 +103,9 @@ def _quantize(
 def quantize(
     x: Tensor, input_scale: Tensor, input_offset: Tensor, *, dynamic: bool, rows: int, zeroed: Tensor
 ) -> Quantized:
-    """As `tilepress.kernels.linear` defines it, for x [tokens, k], contiguous. The result has `rows` rows.
+    """Quantize x [tokens, k], contiguous, as `tilepress.kernels.linear` defines it. The result has `rows` rows.
 
-    zeroed: int32, contiguous; becomes all 0, which saves the products that come next a launch.
+    zeroed: int32, contiguous; it is set to 0, which saves the next product a launch.
     """
     tokens, k = x.shape
     width = -(-k // COLUMNS) * COLUMNS

@@ -1,4 +1,4 @@
-"""Tiles to plain int8."""
+"""Decoding tiles to plain int8."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LARGEST_TILE = tl.constexpr(64)  # fractals
 def _decode_tiles(
     weight, weight_bytes, index, tiles, info, n, k, scratch, out, damaged, first_row, rows, width
 ):  # fmt: skip
-    """Tile after tile of those that hold rows first_row to first_row + rows - 1 into `out` [rows, width]."""
+    """Decode the tiles that hold rows first_row to first_row + rows - 1 into `out` [rows, width]."""
     tiling_n, tiling_k, n1, k1, k_index = read_info(info, n, k, tiles)
     if k_index == 0:
         for strip in range(tl.program_id(0), (n + 15) // 16, tl.num_programs(0)):
@@ -58,11 +58,11 @@ def _decode_tiles(
 
 
 def decode_rows(matrix: Matrix, out: Tensor, damaged: Tensor, scratch: Tensor, first_row: int) -> None:
-    """Rows first_row, first_row + 1, ... of the matrix into out, int8 [rows, width].
+    """Decode rows first_row, first_row + 1, ... of the matrix into out, int8 [rows, width].
 
-    width: a multiple of 32, at least k; columns from k on are 0 where they belong to a tile, and else left as they are.
-    damaged: int32 [rows of fractals]; entries become 1 where a tile is damaged, and what `out` then holds of their 16
-    rows has no meaning; others are left as they are. scratch: of `scratch_memory`.
+    width: a multiple of 32, at least k; columns from k on become 0 where they belong to a tile, and else stay as they
+    are. damaged: int32 [rows of fractals]; entries become 1 where a tile is damaged, and `out` is undefined in their 16
+    rows; other entries stay as they are. scratch: from `scratch_memory`.
     """
     _decode_tiles[(scratch.numel() // SCRATCH_BYTES.value,)](
         matrix.weight,
@@ -84,13 +84,13 @@ def decode_rows(matrix: Matrix, out: Tensor, damaged: Tensor, scratch: Tensor, f
 
 
 def scratch_memory(matrix: Matrix) -> Tensor:
-    """uint8, 64 KiB for each program that will decode the matrix."""
+    """Return uint8 memory, 64 KiB for each program that will decode the matrix."""
     count = programs(matrix.index.device, matrix.index.numel())
     return torch.empty(count * SCRATCH_BYTES.value, dtype=torch.uint8, device=matrix.index.device)
 
 
 def decode(matrix: Matrix) -> Tensor:
-    """The int8 matrix [n, k]. Waits for the device. Raises BitstreamError that names the first damaged rows."""
+    """Return the int8 matrix [n, k]. Waits for the device. Raises BitstreamError that names the first damaged rows."""
     device = matrix.index.device
     out = torch.empty((matrix.n, -(-matrix.k // 32) * 32), dtype=torch.int8, device=device)
     damaged = torch.zeros(matrix.fractal_rows, dtype=torch.int32, device=device)

@@ -12,7 +12,7 @@ from tilepress.kernels.triton.rows import look_up
 
 
 def embed(ids: Tensor, weight: Tensor, index: Tensor, info: Tensor, weight_scale: Tensor, hidden: int) -> Tensor:
-    """As `tilepress.kernels.embed`, but an id that is none and damaged bytes give rows of not-a-number.
+    """Look ids up as `tilepress.kernels.embed`, but invalid ids and damaged bytes give rows of not-a-number.
 
     Raises ValueError for tensors of another dtype, shape or layout.
     """

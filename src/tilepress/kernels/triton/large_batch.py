@@ -15,14 +15,14 @@ from tilepress.kernels.triton.machine import shared_memory
 from tilepress.kernels.triton.operands import Operands
 from tilepress.kernels.triton.output import narrow, scale_sums
 
-# All the int8 weights that exist at once. An H100 has 50 MB of second-level cache, an A100 40.
+# Bytes of int8 weights that exist at once. An H100 has 50 MB of second-level cache, an A100 40.
 PANEL_BYTES = 32 << 20
 BLOCK_ROWS = 128
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """A program multiplies tokens x BLOCK_ROWS rows, so many columns at a step, with `stages` steps in flight."""
+    """A program multiplies `tokens` tokens by BLOCK_ROWS rows, `columns` at a step, with `stages` steps in flight."""
 
     tokens: int
     columns: int
@@ -31,7 +31,7 @@ class Blocks:
 
 
 def choose_blocks(tokens: int, shared_bytes: int) -> Blocks:
-    """For so many tokens, on a device whose programs may have so many bytes of shared memory."""
+    """Return the blocks for `tokens` tokens on a device whose programs have up to `shared_bytes` of shared memory."""
     block = min(128, max(16, triton.next_power_of_2(tokens)))
     warps = 8 if block == 128 else 4
     for columns, stages in ((128, 4), (128, 3), (64, 3)):
@@ -62,7 +62,7 @@ def _multiply_panel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """y of TOKENS tokens x ROWS rows. Blocks reach beyond tokens and rows, not beyond the memory of both."""
+    """Compute y of TOKENS tokens x ROWS rows. Blocks reach beyond tokens and rows, not beyond the memory of both."""
     token = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     step = tl.arange(0, COLUMNS)
@@ -85,7 +85,7 @@ def _multiply_panel(
 
 
 def multiply(x: Tensor, operands: Operands, y: Tensor) -> None:
-    """y [tokens, n] of x [tokens, k]."""
+    """Compute y [tokens, n] from x [tokens, k]."""
     tokens, n = y.shape
     blocks = choose_blocks(tokens, shared_memory(x.device))
     damaged = torch.empty(operands.matrix.fractal_rows, dtype=torch.int32, device=x.device)

@@ -24,7 +24,7 @@ def linear(
     quant_bias: Tensor,
     weight_sums: Tensor,
 ) -> Tensor:
-    """As `tilepress.kernels.linear`, with the same bits, but for damage: y is then not-a-number in the rows concerned.
+    """Compute `tilepress.kernels.linear` with the same bits, but y is not-a-number in damaged rows.
 
     The host never waits for the device, and nothing depends on what tensors hold: CUDA graphs can record it. Raises
     ValueError for tensors of another dtype, shape or layout.

@@ -15,7 +15,7 @@ ALIGNMENT = 16
 
 @dataclass(frozen=True)
 class Matrix:
-    """weight: uint8 [bytes], index: int64 [tiles], info: int64 [5], on one device; n and k: what info has to say."""
+    """weight: uint8 [bytes], index: int64 [tiles], info: int64 [5], on one device; n and k, which info has to give."""
 
     weight: Tensor
     index: Tensor
@@ -29,7 +29,7 @@ class Matrix:
 
 
 def check_matrix(weight: Tensor, index: Tensor, info: Tensor, n: int, k: int) -> Matrix:
-    """Raises ValueError for tensors of another dtype, length or layout. Their content is left to the kernels."""
+    """Return the matrix. Raises ValueError for another dtype, length or layout; the kernels check the contents."""
     require("weight", weight, torch.int8, weight.numel())
     require("index", index, torch.int8, index.numel() // 8 * 8)
     require("info", info, torch.int64, 5)

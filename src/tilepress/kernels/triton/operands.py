@@ -1,4 +1,4 @@
-"""What a product takes beside the activations, checked."""
+"""The operands of a product beside the activations, checked."""
 
 from __future__ import annotations
 
@@ -34,5 +34,5 @@ class Operands:
 
     @property
     def dynamic(self) -> bool:
-        """Whether tokens that overflow are quantized by a scale of their own."""
+        """True where tokens that overflow get a dynamic scale."""
         return self.weight_sums.numel() > 0

@@ -8,7 +8,7 @@ import triton.language as tl
 
 @triton.jit
 def narrow(value, type: tl.constexpr):
-    """A float32 rounded to nearest even in `type`, float32, bfloat16 or float16.
+    """Return a float32 rounded to nearest even in `type`, float32, bfloat16 or float16.
 
     Bfloat16 by hand: Triton's interpreter cuts the bits off.
     """
@@ -25,10 +25,10 @@ def narrow(value, type: tl.constexpr):
 def scale_sums(
     sums, token, row, n, ratio, offset, input_offset, deq_scale, quant_bias, weight_sums, there, OWN: tl.constexpr
 ):
-    """y in float32 as `tilepress.kernels.linear` defines it; launches need enable_fp_fusion=False.
+    """Return y in float32 as `tilepress.kernels.linear` defines it; launches need enable_fp_fusion=False.
 
-    sums: int32; token and row broadcast to its shape, and `there` says which of both exist. The pointers are the
-    operator's operands, and a token's ratio and offset as in Quantized. weight_sums is read where OWN is set.
+    sums: int32; token and row broadcast to its shape. there: which of the tokens exist. The pointers are the operator's
+    operands, and ratio and offset as in Quantized. weight_sums is read where OWN is set.
     """
     present = row < n
     scale = tl.load(deq_scale + row, mask=present, other=0.0)

@@ -10,10 +10,10 @@ EACH_BYTE = tl.constexpr(0x01010101)
 
 @triton.jit
 def unpack(block, width, word, wanted, V: tl.constexpr):
-    """The codes 4 word to 4 word + 3 of a block of 8 V, as the bytes of a uint32; 0 where not wanted.
+    """Return codes 4 word to 4 word + 3 of a block of 8 V, as the bytes of a uint32; 0 where not wanted.
 
-    block: uint32 pointers to where the word's block begins. width: 0 to 7, a scalar that differs from tile to tile: the
-    three planes are all asked for, and loads of those that are not there are switched off.
+    block: uint32 pointers to where the word's block begins. width: 0 to 7, a scalar that differs from tile to tile:
+    there is a load for each of three planes, which is masked off where the plane does not exist.
     """
     lanes: tl.constexpr = V // 4
     vector, lane = word // lanes, word % lanes
@@ -34,5 +34,5 @@ def escapes(codes, width):
 
 @triton.jit
 def count(flags):
-    """How many of a word's bytes are 1 and not 0, as int32."""
+    """Return how many of a word's bytes, each 0 or 1, are 1, as int32."""
     return ((flags * EACH_BYTE) >> 24).to(tl.int32)

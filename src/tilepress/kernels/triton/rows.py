@@ -1,4 +1,4 @@
-"""Rows of a compressed table."""
+"""Looking up rows of a compressed table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FRACTALS_A_TILE = 8
 
 @triton.jit
 def _look_up(ids, count, weight, weight_bytes, index, tiles, info, n, k, weight_scale, scratch, out):
-    """out [count, k]. A piece of work is one token's part of one tile, of which one strip is decoded."""
+    """Fill out [count, k]. A piece is one token's part of one tile, of which one strip is decoded."""
     tiling_n, tiling_k, n1, k1, k_index = read_info(info, n, k, tiles)
     own = scratch + tl.program_id(0) * SCRATCH_BYTES
     word = tl.arange(0, FRACTAL_WORDS)[None, :]
@@ -64,7 +64,7 @@ def _look_up(ids, count, weight, weight_bytes, index, tiles, info, n, k, weight_
 
 
 def look_up(ids: Tensor, matrix: Matrix, weight_scale: Tensor) -> Tensor:
-    """float32 [count, k] of ids int64 [count], contiguous. An id that is none, or damaged bytes, give not-a-number."""
+    """Return float32 [count, k] of ids int64 [count], contiguous. Invalid ids or damaged bytes give not-a-number."""
     device = matrix.index.device
     rows = torch.empty((ids.numel(), matrix.k), dtype=torch.float32, device=device)
     work = ids.numel() * triton.cdiv(matrix.k, 32 * FRACTALS_A_TILE)

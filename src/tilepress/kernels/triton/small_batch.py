@@ -15,13 +15,13 @@ from tilepress.kernels.triton.output import narrow, scale_sums
 from tilepress.kernels.triton.strips import STRIPS, first_ranks, read_pair, wrong_ranks
 from tilepress.kernels.triton.tile import SCRATCH_BYTES, open_tile, read_info
 
-# The fewest columns that int8 tensor cores multiply by, and so what fewer tokens cost as well.
+# Int8 tensor cores multiply by at least so many columns: fewer tokens cost as much.
 MOST_TOKENS = 16
 
 
 @triton.jit
 def _to_matrix(words):
-    """uint32 [8, 128], fractals as read_pair gives them, to int8 [128, 32]: one below the other."""
+    """Turn uint32 [8, 128], fractals as read_pair returns them, into int8 [128, 32], one below the other."""
     even = tl.join((words & 0xFF).to(tl.uint8), ((words >> 16) & 0xFF).to(tl.uint8))
     odd = tl.join(((words >> 8) & 0xFF).to(tl.uint8), (words >> 24).to(tl.uint8))
     by_group = tl.join(even, odd).reshape(8, 8, 16, 4)
@@ -54,7 +54,7 @@ def _multiply_tiles(
     OWN: tl.constexpr,
     TOKENS: tl.constexpr,
 ):
-    """Tile after tile into `sums`; whoever adds the last one of a row of tiles turns its sums into outputs.
+    """Add tile after tile to `sums`; the program that adds the last tile of a row of tiles writes its outputs.
 
     Sums of integers do not depend on the order. sums: int32 [tokens, n]; arrived, damaged: int32, an entry for each
     row of tiles; all of them 0.
@@ -112,7 +112,7 @@ def _multiply_tiles(
 
 
 def multiply(x: Tensor, operands: Operands, y: Tensor) -> None:
-    """y [tokens, n] of x [tokens, k], of at most MOST_TOKENS tokens."""
+    """Compute y [tokens, n] from x [tokens, k], of at most MOST_TOKENS tokens."""
     tokens, n = y.shape
     strips = -(-n // 16)
     zeroed = torch.empty(tokens * n + 2 * strips, dtype=torch.int32, device=x.device)

@@ -1,4 +1,4 @@
-"""Level 0 of eight strips of a tile at a time, two fractals of each: a fractal is a warp's work."""
+"""Decoding level 0 of a tile: eight strips at a time, two fractals of each, and a warp for a fractal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FRACTAL_WORDS = tl.constexpr(128)
 
 @triton.jit
 def first_ranks(sync, strip, present, escaping):
-    """Where in level 1 the escapes of each strip begin. strip: int32 [8]; present: which of them the tile has."""
+    """Return where in level 1 each strip's escapes begin. strip: int32 [8]; present: which of them the tile has."""
     at = sync + 2 * (strip - 1)
     wanted = present & (strip > 0) & escaping
     return tl.load(at, mask=wanted, other=0).to(tl.int32) | tl.load(at + 1, mask=wanted, other=0).to(tl.int32) << 8
@@ -22,7 +22,7 @@ def first_ranks(sync, strip, present, escaping):
 
 @triton.jit
 def _codes(start, width, fractal, wanted):
-    """The codes, or for a width of 8 the symbols, of one fractal of each strip. fractal: int32 [8, 1], its number."""
+    """Return codes, or symbols for a width of 8, of one fractal of each strip. fractal: int32 [8, 1], its number."""
     word = tl.arange(0, FRACTAL_WORDS)[None, :]
     words = start.to(tl.pointer_type(tl.uint32))
     if width == 8:
@@ -34,7 +34,7 @@ def _codes(start, width, fractal, wanted):
 
 @triton.jit
 def _known(codes, width, table, is_run, first, flags):
-    """The symbols whose flag is 1, from their codes."""
+    """Return the symbols whose flag is 1, from their codes."""
     if width == 8:
         symbols = codes
     elif is_run:
@@ -46,12 +46,12 @@ def _known(codes, width, table, is_run, first, flags):
 
 @triton.jit
 def read_pair(start, width, table, is_run, first, escaping, below, symbols, strip, present, column, fractals, rank):
-    """The symbols of fractals `column` and `column + 1` of eight strips, and the ranks behind them.
+    """Read fractals `column` and `column + 1` of eight strips. Return their symbols, and the ranks after them.
 
     Returns (uint32 [8, 128], uint32 [8, 128], int32 [8]). A fractal's 128 words are its 8 groups of 16 rows, the bytes
-    of a word four neighbouring columns; fractals that are not there are 0. strip: int32 [8], present: which of them
-    the tile has. rank: int32 [8], how many of level 1's `symbols` symbols, which are at `below`, the columns before
-    have taken; the rest as open_tile returns it.
+    of a word four neighbouring columns; missing fractals are 0. strip: int32 [8], present: which of them
+    the tile has. below: pointer to level 1's `symbols` symbols; rank: int32 [8], how many of them the columns before
+    have taken. The rest is as open_tile returns it.
     """
     here = present[:, None]
     there = here & (column + 1 < fractals)
@@ -61,7 +61,7 @@ def read_pair(start, width, table, is_run, first, escaping, below, symbols, stri
     if escaping:
         flags_a, flags_b = escapes(codes_a, width) & all_a, escapes(codes_b, width) & all_b
         counts_a, counts_b = count(flags_a), count(flags_b)
-        # Up to 512 in a fractal: the ranks of both in one sum, in 16 bits each.
+        # A fractal has up to 512 escapes: one sum gives the ranks of both fractals, in 16 bits each.
         counts = counts_a | counts_b << 16
         before = tl.cumsum(counts, axis=1) - counts
         total = tl.sum(counts, axis=1)
@@ -80,7 +80,7 @@ def read_pair(start, width, table, is_run, first, escaping, below, symbols, stri
 
 @triton.jit
 def wrong_ranks(sync, strip, present, escaping, rank):
-    """How many of the strips did not have as many escapes as the sync table says. rank: behind their last fractal."""
+    """Return how many strips do not have as many escapes as the sync table says. rank: after their last fractal."""
     at = sync + 2 * strip
     wanted = present & escaping
     said = tl.load(at, mask=wanted, other=0).to(tl.int32) | tl.load(at + 1, mask=wanted, other=0).to(tl.int32) << 8

@@ -12,7 +12,7 @@ SIGNS = tl.constexpr(0x80808080)
 
 @triton.jit
 def look_up(codes, table, flags):
-    """table[code] for each byte whose flag is 1, and 0 for the others. table: uint8 pointer."""
+    """Return table[code] for each byte whose flag is 1, and 0 for the others. table: uint8 pointer."""
     symbols = tl.zeros_like(codes)
     for byte in tl.static_range(4):
         code = (codes >> (8 * byte)) & 255
@@ -23,9 +23,9 @@ def look_up(codes, table, flags):
 
 @triton.jit
 def take(symbols, flags, rank, below, count):
-    """symbols, where each byte whose flag is 1, and which is 0, becomes the next one of `below` from rank on.
+    """Return symbols; each byte whose flag is 1, itself 0, is replaced by the next one of `below` from rank on.
 
-    below: uint8 pointer, at a multiple of 4, to `count` symbols of the next level; no word behind them is read.
+    below: uint8 pointer, at a multiple of 4, to `count` symbols of the next level; no word after them is read.
     """
     words = below.to(tl.pointer_type(tl.uint32))
     at = rank >> 2
@@ -41,7 +41,7 @@ def take(symbols, flags, rank, below, count):
 
 @triton.jit
 def first_of_run(table, size):
-    """(whether each of the table's `size` values, 1 to 128, is one more than the one before, the first + 128)."""
+    """Return (whether each of the table's `size` values, 1 to 128, is one more than the one before, first + 128)."""
     entry = tl.arange(0, 128)
     values = tl.load(table + entry, mask=entry < size, other=0).to(tl.int8, bitcast=True).to(tl.int32)
     first = tl.load(table, mask=size > 0, other=0).to(tl.int8, bitcast=True).to(tl.int32)
@@ -51,7 +51,7 @@ def first_of_run(table, size):
 
 @triton.jit
 def add_first(codes, first, flags):
-    """first - 128 + code for each byte whose flag is 1: what a table that is a run gives. 0 for the others.
+    """Return first - 128 + code, which a table that is a run gives, for each byte whose flag is 1; 0 for the others.
 
     With 128 added no byte passes 255, so that bytes are added as one word.
     """

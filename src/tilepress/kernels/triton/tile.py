@@ -1,4 +1,4 @@
-"""A tile's index entry and header, and its levels behind the first, decoded into scratch memory."""
+"""Opening a tile: its index entry and header are read, its levels after the first decoded to scratch memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import triton.language as tl
 from tilepress.kernels.triton.planes import EACH_BYTE, count, escapes, unpack
 from tilepress.kernels.triton.symbols import first_of_run, look_up, take
 
-# Levels are decoded last one first, each from the symbols of the one behind it, which take up to a whole tile's bytes:
+# Levels are decoded last one first, each with the symbols of the one after it, which take up to a whole tile's bytes:
 # two buffers take turns.
 SCRATCH_BYTES = tl.constexpr(2 * 32768)
 LEVEL_WORDS = tl.constexpr(256)
@@ -16,10 +16,10 @@ LEVEL_WORDS = tl.constexpr(256)
 
 @triton.jit
 def read_info(info, n, k, tiles):
-    """(tiling_n, tiling_k, n1, k1, k_index) of the five numbers in `info`, int64 pointer.
+    """Return (tiling_n, tiling_k, n1, k1, k_index) from the five numbers in `info`, int64 pointer.
 
-    n1, k1: fractals of the matrix, downwards and across. k_index: tiles across; 0 where info is damaged, or says
-    anything else than that the matrix is n x k and has so many tiles.
+    n1, k1: fractals of the matrix, downwards and across. k_index: tiles across; 0 where info is damaged, or gives
+    another matrix than n x k or another number of tiles than `tiles`.
     """
     tiling_k, tiling_n = tl.load(info), tl.load(info + 1)
     sound = (tl.load(info + 4) == 0x54500001) & (tl.load(info + 2) == k) & (tl.load(info + 3) == n)
@@ -52,7 +52,7 @@ def _load_u16(start, at, wanted):
 
 @triton.jit
 def _read_level(codes, table, width, terminal, symbols, below, below_count, out):
-    """Decodes the `symbols` symbols of a level behind the first into `out`. Returns how many escapes it has.
+    """Decode the `symbols` symbols of a level after the first into `out`. Return how many escapes it has.
 
     codes, table: uint8 pointers. below: the next level's symbols, below_count of them.
     """
@@ -83,14 +83,14 @@ def _read_level(codes, table, width, terminal, symbols, below, below_count, out)
 
 @triton.jit
 def open_tile(weight, weight_bytes, index, tile, strips, fractals, scratch):
-    """Reads the header of tile number `tile`, and decodes its levels behind the first into `scratch`.
+    """Read the header of tile number `tile`, and decode its levels after the first into `scratch`.
 
     weight: uint8 pointer to weight_bytes bytes. index: int64 pointer. strips, fractals: of the tile, downwards and
-    across. scratch: uint8 pointer to SCRATCH_BYTES of this program's own, which may not be in use any more: a barrier
-    is needed between two tiles.
+    across. scratch: uint8 pointer to SCRATCH_BYTES of this program's own, no longer in use: a barrier is needed between
+    two tiles.
 
     Returns (start, width, table, is_run, first, escaping, sync, symbols, sound):
-    start: uint8 pointer to the codes of level 0, of `width` bits. table: the one of level 0. is_run, first: see
+    start: uint8 pointer to the codes of level 0, of `width` bits. table: that of level 0. is_run, first: see
     first_of_run. escaping: whether level 0 has an escape. sync: uint8 pointer to its sync table. symbols: how many
     level 1 has, the first of them at `scratch`. sound: 0 where something is damaged; nothing of the tile may then be
     read.
@@ -99,7 +99,7 @@ def open_tile(weight, weight_bytes, index, tile, strips, fractals, scratch):
     nibble0, nibble1 = (entry >> 48 & 15).to(tl.int32), (entry >> 52 & 15).to(tl.int32)
     nibble2, nibble3 = (entry >> 56 & 15).to(tl.int32), (entry >> 60 & 15).to(tl.int32)
     levels = (nibble0 > 0).to(tl.int32) + (nibble1 > 0) + (nibble2 > 0) + (nibble3 > 0)
-    # All bits of the nibbles that are no last level's: escape levels are 1 to 7 wide, their nibbles 2 to 8.
+    # All levels but the last have an escape: they are 1 to 7 bits wide, and their nibbles 2 to 8.
     sound = (nibble0 > 0) & (nibble0 <= 9) & (nibble1 <= 9) & (nibble2 <= 9) & (nibble3 <= 9)
     sound = sound & ((levels < 2) | ((nibble0 >= 2) & (nibble0 <= 8) & (nibble1 > 0)))
     sound = sound & ((levels < 3) | ((nibble1 >= 2) & (nibble1 <= 8) & (nibble2 > 0)))

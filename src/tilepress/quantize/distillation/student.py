@@ -21,11 +21,11 @@ from tilepress.quantize.transforms.activation_ranges import ActivationRange
 
 
 class StudentLinear(nn.Module):
-    """y = fq(x) @ q.T * deq_scale / input_scale * exp(s) + bias; trained are s [n] and, where there is one, the bias.
+    """y = fq(x) @ q.T * deq_scale / input_scale * exp(s) + bias, with trained s [n] and, where there is one, bias.
 
-    fq: the int8 round trip of the activations, with the gradient of a clamp to the range (straight-through, Bengio et
-    al. 2013), or of nothing where tokens that overflow it have dynamic scales. The bias is b + rms(b) · shift, so that
-    one learning rate suits scales, gains and biases.
+    fq: the int8 round trip of the activations. Its gradient is that of a clamp to the range (straight-through, Bengio
+    et al. 2013), or the identity where tokens that overflow the range have dynamic scales. The bias is
+    b + rms(b) · shift, so that one learning rate suits scales, gains and biases.
     """
 
     def __init__(self, linear: QuantizedLinear, dynamic: bool, biased: bool, device: torch.device) -> None:
@@ -47,7 +47,7 @@ class StudentLinear(nn.Module):
         return y if self.shift is None else y + self._moved_bias(self.shift)
 
     def packed(self, where: str) -> QuantizedLinear:
-        """With the trained scales and bias. QuantizationError as in `pack`."""
+        """Return the linear with the trained scales and bias. Raises QuantizationError as `pack` does."""
         steps = (self._scale * self.log_scale.exp()).detach().cpu()
         bias = None if self.shift is None else self._moved_bias(self.shift).detach().cpu()
         new = pack(self._linear.weight, steps, self._range, bias, where)
@@ -65,7 +65,7 @@ class StudentLinear(nn.Module):
 
 
 class StudentNorm(nn.Module):
-    """RMSNorm with gain · exp(g), where g is trained: like a scale, a gain changes by a share of itself."""
+    """RMSNorm with gain · exp(g), where g is trained: gains, like scales, change by a share of themselves."""
 
     def __init__(self, gain: Tensor, eps: float) -> None:
         super().__init__()
@@ -80,10 +80,10 @@ class StudentNorm(nn.Module):
 
 
 class Student(nn.Module):
-    """The model that `collected` is, on the decoder's device.
+    """The model in `collected`, on the decoder's device.
 
-    Memory holds a byte for each quantized weight, a head that is not quantized in float32, and of the activations the
-    layers' inputs: a layer is run again where its gradients are needed (Chen et al. 2016).
+    Memory holds a byte for each quantized weight, a head that is not quantized in float32, and the layers' inputs: a
+    layer is run again where its gradients are needed (Chen et al. 2016).
     """
 
     def __init__(self, decoder: LayerwiseDecoder, collected: CollectedModel) -> None:
@@ -107,25 +107,25 @@ class Student(nn.Module):
         for name, module in modules.items():
             if name.startswith("model.layers."):
                 self._layers.set_submodule(name.removeprefix("model.layers."), module)
-        if collected.shared:  # what the embedding reads is not trained
+        if collected.shared:  # scales that the embedding uses too are not trained
             self._linears[HEAD].log_scale.requires_grad_(False)
         self._norm, self._head = modules[FINAL_NORM.name], modules.get(HEAD)
         if self._head is None:
             self._head_weight = decoder.head_weight(0, decoder.vocabulary)
 
     def states(self, embedded: Tensor) -> Tensor:
-        """What the head reads, float32 [samples, length, hidden], for what `embed` gives, of that shape."""
+        """Return the head's inputs, float32 [samples, length, hidden], for the output of `embed`, of that shape."""
         hidden = embedded
         for layer, arguments in zip(self._layers, self._decoder.layer_arguments(embedded.shape[1]), strict=True):
             hidden = checkpoint(layer, hidden, use_reentrant=False, **arguments)
         return cast(Tensor, self._norm(hidden))
 
     def logits(self, states: Tensor) -> Tensor:
-        """[..., vocabulary] of states [..., hidden]."""
+        """Return logits [..., vocabulary] for states [..., hidden]."""
         return states @ self._head_weight.T if self._head is None else cast(Tensor, self._head(states))
 
     def collected(self, dtype: torch.dtype) -> CollectedModel:
-        """The model with what was trained, gains rounded to `dtype`; integers are shared, not copied."""
+        """Return the trained model, gains rounded to `dtype`; integers are shared, not copied."""
         return CollectedModel(
             self._collected.activations,
             self._collected.shared,
@@ -136,7 +136,7 @@ class Student(nn.Module):
 
 
 def embed(decoder: LayerwiseDecoder, collected: CollectedModel, tokens: Tensor) -> Tensor:
-    """float32 [samples, length, hidden] on the decoder's device, for token ids int64 [samples, length] on the CPU."""
+    """Embed token ids int64 [samples, length] on the CPU: float32 [samples, length, hidden] on the decoder's device."""
     table = QuantizedEmbedding.of_head(collected.linears[HEAD]) if collected.shared else collected.embedding
     if table is None:
         return decoder.embed(tokens)

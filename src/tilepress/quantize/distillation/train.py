@@ -1,4 +1,4 @@
-"""Training a quantized model's scales, gains and biases to predict what the float model predicts."""
+"""Training of a quantized model's scales, gains and biases on the float model's predictions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tilepress.quantize.layerwise.hidden_states import FinalStates
 from tilepress.quantize.quantized_model import CollectedModel
 from tilepress.quantize.report import DistillationReport
 
-# Of log scales, log gains and biases in units of their root mean square.
+# For log scales, log gains and biases in units of their root mean square.
 LEARNING_RATE = 2e-3
 WARM_UP = 0.1
 HELD_BACK = 8
@@ -31,14 +31,14 @@ def distil(
     dtype: torch.dtype,
     tick: Callable[[], None],
 ) -> tuple[CollectedModel, DistillationReport]:
-    """Steps of Adam, a sequence each, on KL(float model || quantized model) over the whole vocabulary.
+    """Train with Adam, one sequence per step, on KL(float model || quantized model) over the whole vocabulary.
 
-    tokens int64 [samples, length]; final: the float model's last hidden states of them; order: of `training_order`;
-    dtype: stored type of the gains; tick: called after each step. An eighth of the sequences is held back; where the
+    tokens: int64 [samples, length]. final: the float model's last hidden states for them. order: from `training_order`.
+    dtype: stored type of the gains. tick: called after each step. An eighth of the sequences is held back; where the
     loss on these is not lower in the end, `collected` is returned as it was.
 
-    One rank does it all, with a sequence from the others where `sequences_used` has them: each step needs the one
-    before it, and a step is one sequence.
+    One rank trains alone, since each step needs the one before it and is a single sequence. The other ranks send it
+    their sequences in the order of `sequences_used`.
     """
     steps, spared = len(order), held_back(len(tokens))
     teacher, embedded = decoder.head(), embed(decoder, collected, tokens)
@@ -66,7 +66,7 @@ def distil(
 
 
 def refuse_one_sequence(tokens: Tensor) -> None:
-    """Raises QuantizationError for tokens [1, length]."""
+    """Raises QuantizationError where `tokens` [samples, length] is a single sequence."""
     if len(tokens) < 2:
         raise QuantizationError(
             "the calibration text fills only one sequence, and distillation needs one more to check itself on; "
@@ -75,7 +75,7 @@ def refuse_one_sequence(tokens: Tensor) -> None:
 
 
 def training_order(samples: int, steps: int, generator: torch.Generator) -> list[int]:
-    """The sequence of each step: all that are not held back, shuffled, then again."""
+    """The index of each step's sequence: all that are not held back in random order, then again in another."""
     spared, order, left = held_back(samples), [], list[int]()
     for _ in range(steps):
         left = left or torch.randperm(samples - spared, generator=generator).add(spared).tolist()
@@ -84,18 +84,18 @@ def training_order(samples: int, steps: int, generator: torch.Generator) -> list
 
 
 def sequences_used(samples: int, order: Sequence[int]) -> list[int]:
-    """All sequences that `distil` asks for, one after the other: those held back are the first and the last."""
+    """All sequences that `distil` reads, in order: the held-back ones come first and again last."""
     checked = range(held_back(samples))
     return [*checked, *order, *checked]
 
 
 def held_back(samples: int) -> int:
-    """How many of the sequences, the first ones, the result is checked on instead of being trained on."""
+    """The number of sequences, the first ones, that check the result and are not trained on."""
     return max(1, samples // HELD_BACK)
 
 
 def learning_rate(step: int, steps: int) -> float:
-    """The share of the full rate at `step` of `steps`: a linear warm-up, then a cosine to 0."""
+    """The share of the full learning rate at `step` of `steps`: a linear warm-up, then a cosine to 0."""
     warm_up = max(1, round(WARM_UP * steps))
     if step < warm_up:
         return (step + 1) / warm_up
@@ -103,9 +103,9 @@ def learning_rate(step: int, steps: int) -> float:
 
 
 def _loss(student: Student, teacher: Callable[[Tensor], Tensor], embedded: Tensor, final: Tensor) -> float:
-    """Mean KL in nats over the positions, and with gradients enabled its gradients too, added to the parameters'.
+    """Return the mean KL in nats over the positions; with gradients enabled, add its gradients to the parameters'.
 
-    Logits and their gradients are there for some positions at a time: those of a whole sequence would be the largest
+    Logits and their gradients are computed for some positions at a time: those of a whole sequence would be the largest
     tensors by far.
     """
     states = student.states(embedded).flatten(0, 1)

@@ -1,1 +1,1 @@
-"""What a quantization will need: memory, disk, time, size."""
+"""Estimates of what a quantization needs: memory, disk, time, size."""

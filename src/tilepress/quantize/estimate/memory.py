@@ -1,4 +1,4 @@
-"""How much memory a quantization takes on the CPU, from the model's shape."""
+"""Memory that a quantization takes on the CPU, from the model's shape."""
 
 from __future__ import annotations
 
@@ -15,21 +15,24 @@ from tilepress.quantize.recipe.recipe import Recipe
 from tilepress.quantize.rounding.gptq import ROWS as ROUNDED_ROWS
 
 FLOAT = 4
-# Interpreter, torch, transformers, and what the allocator keeps, measured.
+# Interpreter, torch, transformers and memory that the allocator keeps, measured.
 PROGRAM = 750 << 20
 
 
 def peak_memory(shape: ModelShape, recipe: Recipe, size: CalibrationSize) -> int:
-    """Bytes resident at most, hidden states included where size.memory holds them.
+    """Peak of the resident bytes, including hidden states where size.memory holds them.
 
-    recipe.distill_steps: those that will be done, 0 where it is None.
+    recipe.distill_steps: those that will be done; None counts as 0.
     """
-    passes = working_memory(shape, recipe, size) + held_states(shape, size)
-    return max(passes, PROGRAM + student_memory(shape, recipe, size))
+    layerwise = working_memory(shape, recipe, size) + held_states(shape, size)
+    return max(layerwise, PROGRAM + student_memory(shape, recipe, size))
 
 
 def bounded(size: CalibrationSize, shape: ModelShape, recipe: Recipe, max_memory: int) -> CalibrationSize:
-    """`size` with what of `max_memory` bytes is left for hidden states. Raises UsageError where nothing can be."""
+    """Return `size` with the share of `max_memory` bytes that is left for hidden states.
+
+    Raises UsageError where max_memory does not hold the rest.
+    """
     working = working_memory(shape, recipe, size)
     if working > max_memory:
         raise UsageError(
@@ -40,13 +43,13 @@ def bounded(size: CalibrationSize, shape: ModelShape, recipe: Recipe, max_memory
 
 
 def held_states(shape: ModelShape, size: CalibrationSize) -> int:
-    """Bytes of hidden states that are in memory between two layers."""
+    """Bytes of the hidden states that stay in memory between two layers."""
     states = FLOAT * size.samples * size.length * shape.hidden
     return states if states <= size.memory else 0
 
 
 def working_memory(shape: ModelShape, recipe: Recipe, size: CalibrationSize) -> int:
-    """Bytes of the stage that takes most, without the hidden states between two layers."""
+    """Bytes of the largest stage, without the hidden states between two layers."""
     stages = [_running(shape, size), _scaling(shape), *(_rounding(shape, feed) for feed in FEEDS), _logits(shape, size)]
     if recipe.head or recipe.embeddings:
         stages.append(_table(shape))
@@ -66,10 +69,10 @@ def _scaling(shape: ModelShape) -> int:
 
 
 def _rounding(shape: ModelShape, feed: Feed) -> int:
-    """What is left of the layer and its statistics when a group's turn comes, its factor and its feedback;
-    the integers of this group and those before it, and the rows whose error is measured once more in float32.
+    """Bytes while a group is rounded: the rest of the layer and its statistics, the group's factor and feedback.
 
-    Linears that are fused are there twice for a moment, before there is any feedback.
+    Also the integers of this group and those before it, and a float32 copy of the rows whose error is measured. While
+    linears are fused they are in memory twice, before there is any feedback.
     """
     number = FEEDS.index(feed)
     left, rounded = FEEDS[number:], _layer(shape, FEEDS[: number + 1]) // FLOAT
@@ -80,7 +83,7 @@ def _rounding(shape: ModelShape, feed: Feed) -> int:
 
 
 def _logits(shape: ModelShape, size: CalibrationSize) -> int:
-    """Logits and probabilities of some positions, rows of the head as they are stored and in float32."""
+    """Logits and probabilities of some positions, and rows of the head both as stored and in float32."""
     gradient = FLOAT * size.sensitivity_samples * size.sensitivity_length * shape.hidden
     return 2 * FLOAT * POSITIONS * shape.vocab + (FLOAT + 2) * HEAD_ROWS * shape.hidden + gradient
 
@@ -105,11 +108,11 @@ def _hessians(shape: ModelShape, feeds: tuple[Feed, ...]) -> int:
 
 
 def student_memory(shape: ModelShape, recipe: Recipe, size: CalibrationSize) -> int:
-    """Bytes beside the program's own; 0 where recipe.distill_steps is 0 or None.
+    """Bytes of the distillation, without the program's own; 0 where recipe.distill_steps is 0 or None.
 
-    Throughout there are all weights as bytes, the head in float32 for the teacher, and another for the student where it
-    is not quantized; the embeddings and last hidden states of all sequences; the inputs of all layers for one sequence.
-    Beside these one layer at work, or the distributions of some positions.
+    All the time memory holds all weights as bytes, the head in float32 for the teacher, and another for the student
+    where it is not quantized; the embeddings and last hidden states of all sequences; the inputs of all layers for one
+    sequence. Beside these there is one running layer, or the distributions of some positions.
     """
     if not recipe.distill_steps:
         return 0

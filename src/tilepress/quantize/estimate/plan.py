@@ -1,4 +1,4 @@
-"""What a quantization will need of this machine, from the headers of the model alone."""
+"""Estimate of what a quantization needs of this machine, from the headers of the model alone."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from tilepress.quantize.resume import work_directory
 READINGS = 3
 # Each input is factored for its column scales and for the rounding, in both passes; the last factor is inverted.
 FACTORS = 4
-# The head is mostly rounded a second time, so that its bits come out.
+# The head is mostly rounded a second time, to meet its bits.
 HEAD_ROUNDINGS = 2
-# Of the search for the bits of each group, for each of its rows: as long as so many operations of a product. Measured:
+# Floating-point operations of a product that take as long as the search for the bits of one row of a group. Measured:
 # 73 s for 339 thousand rows on two cores that multiply at 140 GFLOP/s.
 SEARCH_WORK = 3e7
 
-# What makes a quantization smaller, in the order in which it is tried: those that cost least quality first.
+# Options that make a quantization smaller, in the order in which they are tried: those that cost least quality first.
 _SMALLER: tuple[tuple[str, Callable[[Recipe], Recipe]], ...] = (
     ("--distill-steps 0", lambda recipe: replace(recipe, distill_steps=0)),
     (f"--sequence-length {SHORTEST}", lambda recipe: replace(recipe, sequence_length=SHORTEST)),
@@ -41,11 +41,16 @@ _SMALLER: tuple[tuple[str, Callable[[Recipe], Recipe]], ...] = (
 
 
 def plan_quantization(
-    source: FloatCheckpoint, recipe: Recipe, out: Path, device: torch.device, max_memory: int | None, pace: Throughput
+    source: FloatCheckpoint,
+    recipe: Recipe,
+    out: Path,
+    device: torch.device,
+    max_memory: int | None,
+    throughput: Throughput,
 ) -> Requirements:
-    """Peak memory, disk, time and size of `quantize_checkpoint` with these arguments. Reads no weight.
+    """Estimate peak memory, disk, time and size of `quantize_checkpoint` with these arguments. Reads no weight.
 
-    Raises UsageError where max_memory is too little.
+    max_memory: bytes, or None. throughput: from `measure_throughput`. Raises UsageError where max_memory is too little.
     """
     choice = settle(source, recipe, machine_of(device), max_memory)
     settled, size = replace(recipe, distill_steps=choice.distill_steps), choice.size
@@ -58,10 +63,12 @@ def plan_quantization(
     choose = "write to another disk with --save-path"
     work = work_size(source.shape, settled, size)
     kept = sum(file.stat().st_size for file in work_directory(out).glob("*"))  # of a run that was cut short
+    computing = estimated_seconds(source.shape, settled, size, throughput)
+    seconds = computing + (READINGS * stored + work + floats) / DISK_SPEED
     return Requirements(
         work="quant",
         memory=Memory(peak, available, _remedy(source, recipe, device, available)),
-        # Of the work the integers become the output's, by links; what stays float is the output's alone.
+        # Integers are linked from the work directory into the output; tensors that stay float are in the output alone.
         disks=(
             disk(
                 "the work and the W8A8S directory",
@@ -70,13 +77,13 @@ def plan_quantization(
                 f"{choose}, or use fewer --samples",
             ),
         ),
-        seconds=estimated_seconds(source.shape, settled, size, pace) + (READINGS * stored + work + floats) / DISK_SPEED,
+        seconds=seconds,
         output=output,
     )
 
 
 def _available(device: torch.device) -> int:
-    """Bytes on the host, or the device where it has fewer: float layers are there, results pass through here."""
+    """Available bytes of host or device, whichever has fewer: the device has float layers, the host the results."""
     if device.type == "cpu":
         return available_bytes()
     free, _ = getattr(torch, device.type).mem_get_info(device)
@@ -84,7 +91,7 @@ def _available(device: torch.device) -> int:
 
 
 def _remedy(source: FloatCheckpoint, recipe: Recipe, device: torch.device, available: int) -> str:
-    """The options that make it fit, or how much memory the smallest quantization of the model takes."""
+    """Return options that make the quantization fit, or the memory that the smallest one takes."""
 
     def peak(smaller: Recipe) -> int:
         choice = settle(source, smaller, machine_of(device), None)
@@ -105,8 +112,8 @@ def _remedy(source: FloatCheckpoint, recipe: Recipe, device: torch.device, avail
     return " ".join(["use", *options, f"--max-memory {available // 10**7 / 100:.2f}GB"])
 
 
-def estimated_seconds(shape: ModelShape, recipe: Recipe, size: CalibrationSize, pace: Throughput) -> float:
-    """Of the whole quantization; recipe.distill_steps is what will be done. Reading and writing are left out."""
+def estimated_seconds(shape: ModelShape, recipe: Recipe, size: CalibrationSize, throughput: Throughput) -> float:
+    """Seconds of the whole quantization without reading and writing. recipe.distill_steps: those that will be done."""
     products = size.samples * size.length * statistics_work(shape, size.length)
     sensitivity_tokens = size.sensitivity_samples * size.sensitivity_length
     products += sensitivity_tokens * sensitivity_work(shape, size.sensitivity_length)
@@ -124,4 +131,4 @@ def estimated_seconds(shape: ModelShape, recipe: Recipe, size: CalibrationSize, 
         rounding += HEAD_ROUNDINGS * rounding_work(shape.vocab, shape.hidden)
     if recipe.has_own_embedding(shape):
         products += SEARCH_WORK * shape.vocab
-    return products / pace.product + factors / pace.factor + rounding / pace.rounding
+    return products / throughput.product + factors / throughput.factor + rounding / throughput.rounding

@@ -1,4 +1,4 @@
-"""What is chosen where the recipe leaves it open: decided here, for `plan` and for the work alike."""
+"""Choices that the recipe leaves open, made here for the plan and the quantization alike."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tilepress.quantize.estimate.memory import bounded
 from tilepress.quantize.recipe.recipe import Recipe
 
 STEPS = 45
-# Fewer are hardly more than the warm-up.
+# Fewer steps are hardly more than the warm-up.
 FEWEST_STEPS = 16
 
 
 @dataclass(frozen=True)
 class Settled:
-    """size: of the calibration. distill_steps: steps of distillation that will be done."""
+    """size: of the calibration. distill_steps: the steps of distillation that will be done."""
 
     size: CalibrationSize
     distill_steps: int
@@ -33,10 +33,10 @@ def settle(
     max_memory: int | None,
     found: tuple[int, int] | None = None,
 ) -> Settled:
-    """The size of the calibration and the steps of distillation.
+    """Settle the size of the calibration and the steps of distillation.
 
-    found: how many sequences of how many tokens the calibration text fills. Before it is read nobody knows, and None
-    takes it to fill all that are asked for: with a short text there will be fewer steps, or none. Raises UsageError
+    found: the number of sequences that the calibration text fills, and their length in tokens. None, before the text is
+    read, assumes that it fills all that are asked for; a short text leads to fewer steps, or none. Raises UsageError
     where max_memory is too little.
     """
     size = calibration_size(recipe, source.shape, int(source.config["max_position_embeddings"]), machine)
@@ -48,10 +48,11 @@ def settle(
 
 
 def distillation_steps(recipe: Recipe, shape: ModelShape, samples: int, length: int, machine: Machine) -> int:
-    """What the recipe asks for; where it leaves that open, 45 or what is feasible, 0 where that is little.
+    """The steps that the recipe asks for; where it leaves them open, 45 or as many as feasible, 0 for fewer than 16.
 
-    samples sequences of length tokens, of which none is used twice. The work is bounded by that of the statistics, and
-    the student, a byte a weight and the float head, has to fit the share of the memory that hidden states may take.
+    Each step takes one of the `samples` sequences of `length` tokens, none twice. The floating-point operations have to
+    stay within WORK_A_CORE per core. The student, a byte per weight and the float head, has to fit the share of the
+    memory that hidden states may take.
     """
     if recipe.distill_steps is not None:
         return recipe.distill_steps

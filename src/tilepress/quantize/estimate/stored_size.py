@@ -1,4 +1,4 @@
-"""Bytes of the weight files of what is made: the W8A8S and the W8A8SC directory (docs/reference/formats.md)."""
+"""Bytes of the weight files of a W8A8S and a W8A8SC directory (docs/reference/formats.md)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FLOAT = 4
 
 
 def fixed_size(source: TensorSource, recipe: Recipe) -> int:
-    """What `bits` of an allocation do not count: floats, scales, index, info and the file's header."""
+    """Bytes that the `bits` of an allocation do not count: floats, scales, index, info and the file's header."""
     shape = source.shape
     quantized = {prefix: size for prefix, size in fused_groups(shape).items() if prefix != HEAD.name}
     if recipe.head:
@@ -40,7 +40,7 @@ def fixed_size(source: TensorSource, recipe: Recipe) -> int:
 
 
 def w8a8sc_size(source: TensorSource, recipe: Recipe) -> int:
-    """Of the W8A8SC directory in one part; what the recipe's `loss` leads to is taken for the default's bits."""
+    """Bytes of the weights of the W8A8SC directory in one part. A recipe with a `loss` is taken for DEFAULT_BITS."""
     if recipe.size is not None:
         return recipe.size
     bits = DEFAULT_BITS if recipe.bits is None else recipe.bits
@@ -48,7 +48,7 @@ def w8a8sc_size(source: TensorSource, recipe: Recipe) -> int:
 
 
 def w8a8s_size(source: TensorSource, recipe: Recipe) -> int:
-    """Of the W8A8S directory: a byte for each quantized weight, and its scales."""
+    """Bytes of the weights of the W8A8S directory: a byte for each quantized weight, its scales, and the floats."""
     shape = source.shape
     linears = linear_shapes(shape) | ({HEAD.name: shape.linear(HEAD.name)} if recipe.head else {})
     total = sum(
@@ -61,7 +61,7 @@ def w8a8s_size(source: TensorSource, recipe: Recipe) -> int:
 
 
 def floats_size(source: TensorSource, recipe: Recipe) -> int:
-    """Of the tensors that stay float, in either directory."""
+    """Bytes of the tensors that stay float, in either directory."""
     return sum(
         2 * math.prod(source.stored(name).shape) + len(name) + HEADER_ENTRY
         for name in source.names()
@@ -70,13 +70,13 @@ def floats_size(source: TensorSource, recipe: Recipe) -> int:
 
 
 def quantized_weights(shape: ModelShape, recipe: Recipe) -> int:
-    """How many weights become integers: those of the layers' linears, and of head and embedding as the recipe says."""
+    """The number of weights that become integers: those of the layers' linears, and of head and embedding if chosen."""
     tables = recipe.head + recipe.has_own_embedding(shape)
     return sum(n * k for n, k in linear_shapes(shape).values()) + tables * shape.vocab * shape.hidden
 
 
 def stays_float(name: str, recipe: Recipe) -> bool:
-    """Whether a tensor of the source is stored as floats; the bias of a quantized linear is in its quant_bias."""
+    """Return whether a tensor of the source stays float; the bias of a quantized linear is in its quant_bias."""
     prefix = name.rpartition(".")[0]
     if prefix == HEAD.name:
         return not recipe.head
@@ -95,10 +95,10 @@ def _tables(n: int, k: int) -> int:
 
 
 def work_size(shape: ModelShape, recipe: Recipe, size: CalibrationSize) -> int:
-    """Bytes in the work directory at most, what the output takes from it by links included.
+    """Peak of the bytes in the work directory, including files that the output takes from it by links.
 
-    Beside the integers: what each layer reads in the first pass, or later what is read between two layers of the
-    second, and of each linear its sensitivities and sampled columns.
+    Beside the integers it holds the inputs of each layer in the first pass, later the inputs of two layers in the
+    second, and the sensitivities and sampled columns of each linear.
     """
     hidden = FLOAT * shape.hidden
     first = size.sensitivity_samples * size.sensitivity_length * hidden * (shape.layers + 2)

@@ -1,4 +1,4 @@
-"""How fast this machine does what quantization mostly does, from a second of it."""
+"""Throughput of this machine for the main operations of a quantization, measured in about a second."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ REPEATS = 2
 
 @dataclass(frozen=True)
 class Throughput:
-    """Floating-point operations a second: product: of a product of float32 matrices. factor: of a Cholesky factor and
-    its inverse. rounding: of rounding with error feedback, n · k² of a weight [n, k].
+    """Floating-point operations per second.
+
+    product: of a product of float32 matrices. factor: of a Cholesky factor and its inverse. rounding: of rounding with
+    error feedback, which takes n · k² for a weight [n, k].
     """
 
     product: float
@@ -31,7 +33,7 @@ class Throughput:
 
 
 def measure_throughput(device: torch.device) -> Throughput:
-    """Measured now: other work on the machine makes it less."""
+    """Measure the throughput of `device` now; other programs on the machine make it less."""
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(2 * COLUMNS, COLUMNS, generator=generator).to(device)
     hessian = inputs.T @ inputs / len(inputs)
@@ -42,7 +44,7 @@ def measure_throughput(device: torch.device) -> Throughput:
     lengths = torch.full((LARGEST + 1,), 4.0, device=device)
     product = _fastest(lambda: inputs.T @ inputs)
     factoring = _fastest(lambda: inverse_of_upper(torch.linalg.cholesky(hessian).T))
-    rounding = _fastest(lambda: round_weights(weight, steps, factor, lengths))  # the first makes the feedback
+    rounding = _fastest(lambda: round_weights(weight, steps, factor, lengths))  # the first run computes the feedback
     return Throughput(
         product=2.0 * len(inputs) * COLUMNS**2 / product,
         factor=(cholesky_work(COLUMNS) + inverse_work(COLUMNS)) / factoring,
@@ -51,17 +53,17 @@ def measure_throughput(device: torch.device) -> Throughput:
 
 
 def cholesky_work(columns: int) -> float:
-    """Operations of a Cholesky factor."""
+    """Floating-point operations of a Cholesky factor."""
     return columns**3 / 3
 
 
 def inverse_work(columns: int) -> float:
-    """Operations of the inverse of a triangular matrix."""
+    """Floating-point operations of the inverse of a triangular matrix."""
     return columns**3 / 3
 
 
 def rounding_work(rows: int, columns: int) -> float:
-    """Operations of spreading the error of each column over those behind it."""
+    """Floating-point operations of spreading the error of each column over the columns after it."""
     return float(rows) * columns**2
 
 

@@ -18,14 +18,14 @@ from tilepress.finite import is_finite
 from tilepress.models.layer_inputs import FINAL_NORM
 from tilepress.models.transformers_config import empty_model, model_config
 
-# Logits are made of so many positions at a time: 512 of a vocabulary of 152 thousand take 311 MB, softmaxes as much.
+# Logits are computed for this many positions at a time: with 152 thousand tokens they take 311 MB, softmaxes as much.
 POSITIONS = 512
-# Rows of the head that are there at a time: 168 MB of 5120 columns.
+# Rows of the head in memory at a time: 168 MB with 5120 columns.
 HEAD_ROWS = 8192
 
 
 class TensorSource(Protocol):
-    """Where float tensors come from; FloatCheckpoint is one. path: of the directory, named in errors."""
+    """A source of float tensors, such as FloatCheckpoint. path: of the directory, named in errors."""
 
     @property
     def path(self) -> Path: ...
@@ -59,7 +59,7 @@ class LayerwiseDecoder:
         self.eps = float(model.config.rms_norm_eps)
 
     def load(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
-        """One tensor, or rows [start, stop) of it, in float32 on the device. QuantizationError if it is not finite."""
+        """Load a tensor or its rows [start, stop), float32 on the device. QuantizationError if it is not finite."""
         stored = self._source.read(name, start, stop).to(self.device)
         tensor = stored.to(torch.float32)
         if not is_finite(stored):
@@ -78,7 +78,7 @@ class LayerwiseDecoder:
         return copy.deepcopy(cast(nn.Module, self._model.model.layers[index]))
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """Hidden states [samples, length, hidden] of token ids [samples, length] (int64, on the CPU).
+        """Return hidden states [samples, length, hidden] of token ids [samples, length] (int64, on the CPU).
 
         Only the rows of these tokens are read.
         """
@@ -99,7 +99,7 @@ class LayerwiseDecoder:
             layer.to("meta")
 
     def layer_arguments(self, length: int) -> list[dict[str, Any]]:
-        """The keyword arguments each layer gets for sequences of `length` tokens; they broadcast over samples."""
+        """The keyword arguments of each layer for sequences of `length` tokens; they broadcast over samples."""
         recorded: list[dict[str, Any]] = []
         inner = self._model.model
         original, rotary, norm = inner.layers, inner.rotary_emb, inner.norm
@@ -113,7 +113,7 @@ class LayerwiseDecoder:
         return recorded
 
     def norm(self) -> Callable[[Tensor], Tensor]:
-        """The final norm: hidden states [..., hidden] to what the head reads."""
+        """Return the final norm, from hidden states [..., hidden] to the head's inputs."""
         gain = self.load(FINAL_NORM.gain)
         return lambda hidden: nn.functional.rms_norm(hidden, hidden.shape[-1:], gain, self.eps)
 
@@ -123,20 +123,20 @@ class LayerwiseDecoder:
         return self.load("model.embed_tokens.weight" if tied else "lm_head.weight", start, stop)
 
     def head_blocks(self) -> Iterator[tuple[slice, Tensor]]:
-        """Rows of the head and which they are, HEAD_ROWS at a time."""
+        """Yield the rows of the head and their slice, HEAD_ROWS at a time."""
         for start in range(0, self.vocabulary, HEAD_ROWS):
             stop = min(start + HEAD_ROWS, self.vocabulary)
             yield slice(start, stop), self.head_weight(start, stop)
 
     def logits(self, normed: Tensor) -> Tensor:
-        """float32 [positions, vocabulary] of what the head reads [positions, hidden], some rows of it at a time."""
+        """Return logits float32 [positions, vocabulary] for inputs of the head [positions, hidden]."""
         logits = torch.empty(len(normed), self.vocabulary, device=normed.device)
         for rows, block in self.head_blocks():
             torch.mm(normed, block.T, out=logits[:, rows])
         return logits
 
     def head(self) -> Callable[[Tensor], Tensor]:
-        """The final norm and the output head, held in memory: states [..., hidden] to logits [..., vocabulary]."""
+        """Return norm and head, held in memory, as a function from states [..., hidden] to logits [..., vocabulary]."""
         norm, weight = self.norm(), self.head_weight(0, self.vocabulary)
         return lambda hidden: norm(hidden) @ weight.T
 

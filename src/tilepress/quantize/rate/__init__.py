@@ -1,1 +1,1 @@
-"""Bits: what the codec takes, how a decision weighs them, and where they go."""
+"""Bits: their cost in the codec, their weight in a rounding decision, and their allocation."""

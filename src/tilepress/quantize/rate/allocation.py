@@ -1,4 +1,4 @@
-"""The common factor of the weight scales for the bits, bytes or loss that were asked for; and what others give."""
+"""The common factor of the weight scales that meets a target of bits, bytes or loss, and the curve around it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LEAST_BITS, MOST_BITS = 1.0, 7.5
 TOLERANCE = 0.003
 ATTEMPTS = 40
 
-# The curve goes by steps of half a bit at high rate, as far as these bits.
+# The curve covers these bits per weight, in steps of half a bit at a high rate.
 CURVE_BITS = (2.0, 6.0)
 CURVE_FACTOR = 2.0**0.5
 LONGEST = 16
@@ -27,19 +27,19 @@ LONGEST = 16
 def fit_target(samples: Sequence[WeightSample], recipe: Recipe, fixed: int) -> float:
     """The common factor at which `samples` meet the recipe's bits, size or loss.
 
-    fixed: bytes that no factor changes. QuantizationError for what is out of reach, with what is in reach.
+    fixed: bytes that no factor changes. Raises QuantizationError for a target out of reach, with what is in reach.
     """
     if recipe.size is not None:
         return fit_step_factor(samples, _bits_of_size(samples, recipe, recipe.size, fixed))
     if recipe.loss is not None:
         return _fit_loss(samples, recipe.loss)
-    if recipe.bits is None:  # a model of many zeros may hold less: then everything that it holds
+    if recipe.bits is None:  # a model of many zeros may hold fewer bits: then it gets all that it can use
         return closest_step_factor(samples, DEFAULT_BITS)[0]
     return fit_step_factor(samples, recipe.bits)
 
 
 def stored_bytes(samples: Sequence[WeightSample], bits: float, fixed: int) -> int:
-    """Bytes of the weight files of the W8A8SC directory at `bits` a weight."""
+    """Bytes of the weight files of the W8A8SC directory at `bits` per weight."""
     return fixed + round(bits * _weights(samples) / 8)
 
 
@@ -53,13 +53,13 @@ def point(samples: Sequence[WeightSample], step_factor: float, fixed: int) -> Cu
 
 
 def loss_curve(samples: Sequence[WeightSample], step_factor: float, fixed: int) -> tuple[CurvePoint, ...]:
-    """The point of `factor` and those around it from 2 to 6 bits, most bits first."""
+    """The point of `step_factor` and those around it from 2 to 6 bits, most bits first."""
     points = [point(samples, step_factor, fixed)]
     for _ in range(LONGEST):
         if points[0].bits >= CURVE_BITS[1]:
             break
         points.insert(0, point(samples, points[0].step_factor / CURVE_FACTOR, fixed))
-        if points[0].bits - points[1].bits < TOLERANCE:  # rows at their least step take no more bits
+        if points[0].bits - points[1].bits < TOLERANCE:  # rows at their least scale take no more bits
             break
     for _ in range(LONGEST):
         if points[-1].bits <= CURVE_BITS[0]:
@@ -89,7 +89,7 @@ def _bits_of_size(samples: Sequence[WeightSample], recipe: Recipe, size: int, fi
 
 
 def _fit_loss(samples: Sequence[WeightSample], loss: float) -> float:
-    """By bisection of the factor's logarithm: the predicted loss rises with the weight scales."""
+    """Find the factor by bisection of its logarithm: the predicted loss rises with the weight scales."""
 
     def predicted(step_factor: float) -> float:
         return sum(predicted_loss(sample, step_factor) for sample in samples)
@@ -122,9 +122,9 @@ def _size(nbytes: float) -> str:
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """step_factor: common factor of the weight scales. bits: a weight. size: bytes of the W8A8SC weight files.
+    """step_factor: common factor of the weight scales. bits: per weight. size: bytes of the W8A8SC weight files.
 
-    loss: predicted increase of the loss by rounding weights, in nats a token.
+    loss: predicted increase of the loss by rounding weights, in nats per token.
     """
 
     step_factor: float
@@ -134,16 +134,17 @@ class CurvePoint:
 
 
 def predicted_loss(sample: WeightSample, step_factor: float) -> float:
-    """½ Σ_o G_o Δ_o² Σ_j c_j E[(w_oj / Δ_o - q_oj)²], in nats a token, at a common factor of the weight scales.
+    """½ Σ_o G_o Δ_o² Σ_j c_j E[(w_oj / Δ_o - q_oj)²], in nats per token, at a common factor of the weight scales.
 
-    The second-order increase of the loss under the diagonal of the Fisher information, errors of different channels and
-    tokens taken for independent; error feedback is in c. The mean over j is over the sampled columns.
+    This is the second-order increase of the loss under the diagonal of the Fisher information. Errors of different
+    channels and tokens are taken to be independent; c accounts for error feedback. The sum over j is estimated from the
+    sampled columns.
     """
     return loss_at_lengths(sample, step_factor, sample.rate_at(step_factor)[1])
 
 
 def loss_at_lengths(sample: WeightSample, step_factor: float, lengths: Tensor) -> float:
-    """`predicted_loss` where the code lengths of that factor, of `sample.rate_at`, are known."""
+    """`predicted_loss` where the code lengths at that factor are known from `sample.rate_at`."""
     weight_scale = sample.weight_scales(step_factor)
     values = sample.columns / weight_scale
     integers = decide(values, lengths, sample.rate)

@@ -1,19 +1,20 @@
-"""The bits of each group of linears, and what is left of them for a size that has to come out."""
+"""The bits of each group of linears, corrected on the way so that the whole model meets its size."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-# A group's code is taken to be at most so many times longer, or shorter, than planned: some per cent are usual. Of a
-# group that is planned next to nothing, as one of a layer that does nothing, a tile's header alone is many times that.
+# A group's code is taken to be at most this many times longer, or shorter, than planned: some per cent are usual. A
+# group that needs next to no bits, as in a layer that does nothing, is an exception: a tile's header alone exceeds its
+# plan many times.
 LONGER = 1.25
 
 
 class Budget:
-    """bits a weight and weights of each group. exact: correct later groups for what earlier ones took.
+    """bits: per weight, by group. weights: their number, by group. exact: later groups make up for earlier ones.
 
-    A group's code comes out some per cent longer or shorter than planned. The groups that are left share what is left,
-    at the ratio of spent to planned so far.
+    A group's code comes out some per cent longer or shorter than planned. The remaining groups share the remaining
+    bits, corrected by the ratio of spent to planned bits so far.
     """
 
     def __init__(self, bits: Mapping[str, float], weights: Mapping[str, int], *, exact: bool) -> None:
@@ -22,21 +23,21 @@ class Budget:
         self._spent = self._planned = 0.0
 
     def bits(self, name: str) -> float:
-        """Bits a weight to aim at for the group that is next."""
+        """Bits per weight to aim at for the next group, `name`."""
         if not self._exact or self._planned == 0.0:
             return self._bits[name]
         longer = min(max(self._spent / self._planned, 1.0 / LONGER), LONGER)
         return self._bits[name] * self._left / (self._planned_left * longer)
 
     def state(self) -> list[float]:
-        """What `restore` takes, after groups that were spent before."""
+        """Return the state for `restore`."""
         return [self._left, self._planned_left, self._spent, self._planned]
 
     def restore(self, state: Sequence[float]) -> None:
         self._left, self._planned_left, self._spent, self._planned = state
 
     def spend(self, name: str, aimed: float, taken: float) -> None:
-        """aimed: what `bits` said. taken: bits a weight that the group's code takes, in the plan's unit."""
+        """Charge a finished group. aimed: the result of `bits`. taken: bits per weight of the group's code."""
         weights = self._weights[name]
         self._planned_left -= self._bits[name] * weights
         self._left -= taken * weights

@@ -17,12 +17,12 @@ RATE_WEIGHT = 2.0 * math.log(2.0) / 12.0
 
 
 def decide(values: Tensor, lengths: Tensor, weight: Tensor | float) -> Tensor:
-    """Round `values` (in units of the step) to the integers of least (v - q)² + weight · lengths[|q|].
+    """Round `values` (in units of the weight scale) to the integers of least (v - q)² + weight · lengths[|q|].
 
-    Candidates are a, a - 1, a - 2 and 0, with the sign of v, where a = round(|v|), at most 127; the first of those that
-    cost the same. Zero is the sparsifying one: the importance test of the optimal brain surgeon against the bits saved.
-    Shapes: values [..., n], weight broadcastable to it, lengths float32 [128], or [ceil(n / 128), 128] where each 128
-    of the n rows have a table of their own. Result like values, integral floats.
+    Candidates are a, a - 1, a - 2 and 0, with the sign of v, where a = round(|v|), at most 127; the first one wins a
+    tie. Zero makes the weights sparse: the importance test of the optimal brain surgeon against the bits saved.
+    Shapes: values [..., n]; weight broadcastable to it; lengths float32 [128], or [ceil(n / 128), 128] with a table for
+    each 128 of the n rows. Returns integral floats of the shape of values.
     """
     tables = lengths.flatten()
     row = torch.arange(values.shape[-1], device=values.device)

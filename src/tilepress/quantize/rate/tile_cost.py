@@ -1,4 +1,4 @@
-"""What the codec pays for quantized integers: bits a weight and the length of each code, for one row of tiles."""
+"""The codec's cost of quantized integers: bits per weight and the length of each code, for one row of tiles."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from tilepress.codec import TILE_COLUMNS, TILE_ROWS
 from tilepress.quantize.rate.rounding_rule import LARGEST
 
 TILE_SYMBOLS = TILE_ROWS * TILE_COLUMNS
-# What rounding up to 16 bytes in the header and to 64 behind the tile adds on average, in bits.
+# Average padding in bits, from rounding up to 16 bytes in the header and to 64 behind the tile.
 _PADDING = 8 * (8 + 32)
-# Rows that are counted at a time: a place of eight bytes is made for each integer.
+# Rows that are counted at a time: counting takes eight bytes for each integer.
 COUNTED_ROWS = 8 * TILE_ROWS
 _TERMINAL_WIDTHS = range(9)
 
 
 def strip_counts(integers: Tensor) -> Tensor:
-    """How often each |q| from 0 to 127 occurs in each 128 rows of integers [n, k]; int64 [ceil(n / 128), 128]."""
+    """Count each |q| from 0 to 127 in each 128 rows of integers [n, k]; int64 [ceil(n / 128), 128]."""
     return torch.cat([_strip_counts(rows) for rows in torch.split(integers, COUNTED_ROWS)])
 
 
@@ -33,34 +33,34 @@ def _strip_counts(integers: Tensor) -> Tensor:
 
 
 def coded_bits(integers: Tensor) -> float:
-    """Bits a weight that the codec takes for integers [n, k], counted as whole tiles."""
+    """Compressed bits per weight of integers [n, k], counted as whole tiles."""
     return mean_bits(tile_rate(strip_counts(integers))[0], len(integers))
 
 
 def share_of_zeros(integers: Tensor) -> float:
-    """Of integers [n, k]. Comparing them with zero would take a byte for each, and adding those up eight."""
+    """Share of zeros in integers [n, k]. Comparing with zero would take a byte for each, and adding those up eight."""
     return 1.0 - int(torch.count_nonzero(integers)) / integers.numel()
 
 
 def mean_bits(bits: Tensor, rows: int) -> float:
-    """The mean over `rows` rows of the bits float32 [ceil(rows / 128)] of their rows of tiles."""
+    """The mean over `rows` rows. bits: per weight, of each row of tiles, float32 [ceil(rows / 128)]."""
     share = torch.full_like(bits, TILE_ROWS)
     share[-1] = rows - TILE_ROWS * (len(bits) - 1)
     return float(bits @ share) / rows
 
 
 def tile_rate(counts: Tensor) -> tuple[Tensor, Tensor]:
-    """What a tile costs whose magnitudes are shared out like `counts`, float or int [g, 128], with fair signs.
+    """Return the cost of a tile whose magnitudes are distributed like `counts`, float or int [g, 128], with fair signs.
 
-    Returns bits a weight float32 [g] and the length of each magnitude's code float32 [g, 128]. A code of level l is as
-    long as the widths of levels 0 … l together. The widths are the cheapest for each row of counts, found among all
-    that docs/reference/bitstream.md allows, as the encoder finds them.
+    That is bits per weight, float32 [g], and the length of each magnitude's code, float32 [g, 128]. A code of level l
+    is as long as the widths of levels 0 … l together. The widths are the cheapest for each row of counts among all that
+    docs/reference/bitstream.md allows; the encoder chooses the same.
     """
     shares = counts.double().cpu()
     shares = shares / shares.sum(dim=1, keepdim=True) * TILE_SYMBOLS
     symbols = torch.cat([shares[:, :1], (shares[:, 1:] / 2).repeat_interleave(2, dim=1)], dim=1)
     ranked, order = symbols.sort(dim=1, descending=True, stable=True)
-    # left[m]: symbols that are not among the m most frequent values.
+    # left[m]: number of symbols that are not among the m most frequent values.
     left = ranked.flip(1).cumsum(1).flip(1)
     left = torch.cat([left, torch.zeros_like(left[:, :1])], dim=1).clamp(min=0)
     distinct = (ranked > 0).sum(dim=1)
@@ -81,10 +81,10 @@ def tile_rate(counts: Tensor) -> tuple[Tensor, Tensor]:
 
 @functools.cache
 def _structures() -> tuple[Tensor, Tensor, Tensor]:
-    """Every choice of widths.
+    """Return every choice of widths: widths, firsts, fixed.
 
-    widths float64 [s, 4], 0 in front of shorter ones; firsts int64 [s, 4]: how many values the levels before hold;
-    fixed float64 [s]: bits of header, tables and padding.
+    widths: float64 [s, 4], with zeros in front of shorter choices. firsts: int64 [s, 4], the number of values in the
+    levels before. fixed: float64 [s], bits of header, tables and padding.
     """
     widths, firsts, fixed = [], [], []
     for escapes in itertools.chain.from_iterable(itertools.product(range(1, 8), repeat=r) for r in range(4)):

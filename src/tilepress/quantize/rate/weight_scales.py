@@ -1,4 +1,4 @@
-"""Where the bits go: the step of every output channel, for a size of the whole model."""
+"""Allocation of the bits: a weight scale for every output channel that meets a size of the whole model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tilepress.quantize.rate.rounding_rule import LARGEST, RATE_WEIGHT, decide
 from tilepress.quantize.rate.tile_cost import mean_bits, strip_counts, tile_rate
 from tilepress.quantize.statistics.hessian import HessianFactor
 
-# A channel that the loss hardly depends on still keeps this share of the mean sensitivity of its linear.
+# This share of the linear's mean sensitivity is added to every channel's, for channels that hardly affect the loss.
 SENSITIVITY_FLOOR = 0.02
 SAMPLED_COLUMNS = 32
 TOLERANCE = 0.003
@@ -31,11 +31,11 @@ _WEIGHTS = "weights"
 
 @dataclass(frozen=True)
 class WeightSample:
-    """Some columns of the linears that read one input: enough to foretell their size at any step.
+    """Some columns of the linears that read one input: enough to predict their size at any common factor.
 
     columns: float32 [m, n], transposed. rate: float32 [m, 1], weight of the bits in `decide`. relative: float32 [n],
-    weight scales but for the common factor. least: float32 [n], max |w| / 127 of each row. weights: n · k.
-    sensitivity: float32 [n], G_o · mean c, and cost: float32 [m, 1], c_j / mean c: what an error costs.
+    weight scales without the common factor. least: float32 [n], max |w| / 127 of each row. weights: n · k.
+    sensitivity: float32 [n], G_o · mean c. cost: float32 [m, 1], c_j / mean c. Their product is the cost of an error.
     """
 
     columns: Tensor
@@ -47,7 +47,7 @@ class WeightSample:
     cost: Tensor
 
     def weight_scales(self, step_factor: float) -> Tensor:
-        """Δ [n] for a common factor."""
+        """Return Δ, float32 [n], for a common factor."""
         return torch.maximum(step_factor * self.relative, self.least)
 
     def spread(self) -> Tensor:
@@ -55,9 +55,9 @@ class WeightSample:
         return self.columns.square().mean(dim=0).sqrt()
 
     def rate_at(self, step_factor: float) -> tuple[float, Tensor]:
-        """What the codec pays for the sampled integers, rounded without error feedback at a common factor.
+        """Return the codec's cost of the sampled integers, rounded without error feedback at a common factor.
 
-        Returns bits a weight, and the lengths of the codes float32 [g, 128] for each row of tiles. The first lengths
+        That is bits per weight, and the lengths of the codes float32 [g, 128] for each row of tiles. The first lengths
         are those of plain rounding; two rounds settle them.
         """
         values = self.columns / self.weight_scales(step_factor)
@@ -68,20 +68,20 @@ class WeightSample:
 
 
 def sample_tensors(name: str, sample: WeightSample) -> dict[str, Tensor]:
-    """What `StoredSamples` reads, by tensor name."""
+    """Return the tensors that `StoredSamples` reads, by name."""
     tensors = {f"{name}.sample.{part}": getattr(sample, part).cpu().contiguous() for part in _TENSORS}
     return tensors | {f"{name}.sample.{_WEIGHTS}": torch.tensor([sample.weights])}
 
 
 class StoredSamples(Sequence[WeightSample]):
-    """WeightSamples, each read when it is asked for. names: of those that were added, in this order."""
+    """WeightSamples, each read when it is asked for. names: of the added samples, in order."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
         self._files: list[TensorFiles] = []
 
     def add(self, name: str, stored: TensorFiles) -> None:
-        """The sample of this name in `stored`."""
+        """Add the sample of this name in `stored`."""
         self.names.append(name)
         self._files.append(stored)
 
@@ -101,10 +101,10 @@ class StoredSamples(Sequence[WeightSample]):
 
 
 def relative_scales(sensitivity: Tensor, factor: HessianFactor) -> Tensor:
-    """Weight scales but for the common factor, float32 [n]: 1 / sqrt((G_o + 0.02 mean G) · mean c).
+    """Return weight scales without the common factor, float32 [n]: 1 / sqrt((G_o + 0.02 mean G) · mean c).
 
-    An error of channel o costs G_o Δ_o² mean(c) / 12 of the loss, where G_o = E[(dloss/dy_o)²], the diagonal of the
-    Fisher information; at the best allocation of bits all channels cost the same (reverse water-filling).
+    Rounding channel o adds G_o Δ_o² mean(c) / 12 to the loss, where G_o = E[(dloss/dy_o)²] is the diagonal of the
+    Fisher information. At the best allocation of bits all channels add the same (reverse water-filling).
     """
     floored = sensitivity + SENSITIVITY_FLOOR * sensitivity.mean()
     return (floored * factor.cost.mean()).clamp(min=torch.finfo(torch.float32).tiny).rsqrt()
@@ -119,7 +119,7 @@ def sample_weights(
 ) -> WeightSample:
     """Draw columns of a weight float32 [n, k], given as blocks of its rows, with a CPU generator.
 
-    relative: of `relative_scales`; sensitivity: G_o without any floor. Both float32 [n].
+    relative: from `relative_scales`. sensitivity: G_o without any floor. Both float32 [n].
     """
     k = len(factor.order)
     picked = torch.randperm(k, generator=generator)[:SAMPLED_COLUMNS].to(factor.order.device)
@@ -130,7 +130,7 @@ def sample_weights(
 
 
 def drawn_columns(blocks: Iterable[Tensor], picked: Tensor) -> tuple[Tensor, Tensor]:
-    """The columns `picked` of a weight [n, k], in blocks of its rows, as [m, n]; and the least weight scales [n]."""
+    """Return columns `picked` of a weight [n, k], given in blocks of rows, as [m, n], and least weight scales [n]."""
     columns, largest = [], []
     for block in blocks:
         columns.append(block[:, picked].T)
@@ -139,34 +139,34 @@ def drawn_columns(blocks: Iterable[Tensor], picked: Tensor) -> tuple[Tensor, Ten
 
 
 def foretell_bits(samples: Sequence[WeightSample], step_factor: float) -> float:
-    """Expected bits a weight over all samples' linears at a common factor."""
+    """Expected bits per weight over all samples' linears at a common factor."""
     return mean_of_weights(samples, [sample.rate_at(step_factor)[0] for sample in samples])
 
 
 def mean_of_weights(samples: Sequence[WeightSample], bits: Sequence[float]) -> float:
-    """Bits a weight over all samples' linears, from those of each."""
+    """Bits per weight over all samples' linears. bits: per weight, of each sample."""
     total = sum(sample.weights * taken for sample, taken in zip(samples, bits, strict=True))
     return total / sum(sample.weights for sample in samples)
 
 
 def fit_step_factor(samples: Sequence[WeightSample], bits: float) -> float:
-    """The common factor at which `samples` take `bits` bits a weight: to 0.003 bits, or the closest that is found.
+    """The common factor at which `samples` take `bits` bits per weight, to 0.003 bits or as close as can be found.
 
-    QuantizationError if the weights hold less information than that, or more at their coarsest.
+    Raises QuantizationError where that is more than 0.1 bits off, with the bits that can be met.
     """
     step_factor, surplus = closest_step_factor(samples, bits)
     if abs(surplus) > OUT_OF_REACH:
         closest = f"{bits:g} bits a weight cannot be met, the closest found is {bits + surplus:.2f}: "
         if surplus < 0:
             raise QuantizationError(
-                f"{closest}int8 with one step a channel holds no more than that for this model; ask for fewer bits"
+                f"{closest}int8 with a scale per channel holds no more than that for this model; ask for fewer bits"
             )
         raise QuantizationError(f"{closest}the codec takes no less than that for this model; ask for more bits")
     return step_factor
 
 
 def closest_step_factor(samples: Sequence[WeightSample], bits: float) -> tuple[float, float]:
-    """The factor closest to `bits`, and by how many bits it misses."""
+    """The factor whose size is closest to `bits` per weight, and its surplus in bits."""
     step_factor, surplus = _walk_to(samples, bits)
     if abs(surplus) <= OUT_OF_REACH:
         return step_factor, surplus
@@ -184,22 +184,22 @@ def closest_step_factor(samples: Sequence[WeightSample], bits: float) -> tuple[f
 
 
 def refit_step_factor(sample: WeightSample, bits: float) -> float:
-    """The factor that keeps linears at their share of the bits under other statistics than it was allocated with.
+    """The factor that keeps linears at their allocated bits under the statistics of more tokens.
 
-    Columns look cheaper from fewer tokens: a factor found on 4 thousand tokens gave 4.22 bits instead of 4.0 with the
+    With fewer tokens columns look cheaper: a factor found on 4 thousand tokens gave 4.22 bits instead of 4.0 with the
     statistics of 33 thousand.
     """
     return _walk_to([sample], bits)[0]
 
 
 def _walk_to(samples: Sequence[WeightSample], bits: float) -> tuple[float, float]:
-    """The factor closest to `bits`, and by how many bits it misses.
+    """The factor whose size is closest to `bits` per weight, and its surplus in bits.
 
-    Twice the step saves a bit at high rate and less at low: going from too many or too few bits by the difference
-    approaches the target without overshooting it.
+    Doubling the scale saves one bit at a high rate and less at a low one. So a factor of 2^surplus approaches the
+    target without overshooting it.
     """
     ratios = torch.cat([sample.spread() / sample.relative for sample in samples])
-    used = ratios[ratios > 0]  # rows of zeros have no step of their own
+    used = ratios[ratios > 0]  # rows of zeros have no scale of their own
     step_factor = float(used.median()) / 4.0 if len(used) else 1.0
     closest, surplus_there = step_factor, float("inf")
     for _ in range(ATTEMPTS):

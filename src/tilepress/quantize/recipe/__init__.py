@@ -1,1 +1,1 @@
-"""What the user may choose about a quantization, and the recipes that come with tilepress."""
+"""The settings of a quantization, and the recipes that come with tilepress."""

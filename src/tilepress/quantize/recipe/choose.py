@@ -1,4 +1,4 @@
-"""The recipe for a model: the user's own, the one of the name given, or the one of the model's shape."""
+"""Choice of the recipe for a model: the user's own, or the shipped one for its config.json."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FOLDER = Path(__file__).parent
 
 @dataclass(frozen=True)
 class RecipeChoice:
-    """file: None where no recipe fits. notes: what of the user's wishes was not followed, and why."""
+    """file: None where no recipe fits. notes: the user's wishes that were not followed, and why."""
 
     file: RecipeFile | None
     notes: tuple[str, ...] = ()
@@ -28,24 +28,25 @@ class RecipeChoice:
         return None if self.file is None else self.file.name
 
     def recipe(self, chosen: Mapping[str, Any]) -> Recipe:
-        """What the file says, or the defaults, where `chosen` does not say otherwise. UsageError as of `Recipe`."""
+        """Return the settings of `chosen`, completed from the file or the defaults. Raises UsageError like `Recipe`."""
         return Recipe(**chosen) if self.file is None else self.file.recipe(chosen)
 
 
 @functools.cache
 def shipped_recipes() -> tuple[RecipeFile, ...]:
-    """Those that come with tilepress, by name."""
+    """The recipes that come with tilepress, sorted by name."""
     return tuple(sorted((read_recipe_file(path) for path in FOLDER.glob("*.toml")), key=lambda file: file.name))
 
 
 def choose_recipe(
     config: Mapping[str, Any], *, file: Path | None = None, model_type: str | None = None
 ) -> RecipeChoice:
-    """The recipe of a checkpoint with this config.json.
+    """Choose the recipe for a checkpoint with this config.json.
 
-    file: the user's recipe, which is taken; UsageError where it is for another model. model_type: a name such as
-    "Qwen3-8B" or "Qwen/Qwen3-8B", in any case. The config decides: where the recipe of that name is for another shape,
-    or there is none, it is the one whose model the config is, or none.
+    file: the user's own recipe, which is taken. model_type: the name of a shipped recipe, such as "Qwen3-8B" or
+    "Qwen/Qwen3-8B", in upper or lower case. The config decides: where the recipe of that name is for another model, or
+    does not exist, the result is the shipped recipe that fits the config, if any, with a note. Raises UsageError where
+    `file` cannot be read or is for another model.
     """
     if file is not None:
         own = read_recipe_file(file)
@@ -59,7 +60,7 @@ def choose_recipe(
 
 
 def _note(config: Mapping[str, Any], model_type: str) -> str:
-    """Why the name given is not what is done."""
+    """Explain why the name given by the user is not followed."""
     decides = "config.json decides"
     family = str(config.get("model_type"))
     if family not in model_type.lower():

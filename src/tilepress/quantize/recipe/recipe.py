@@ -1,4 +1,4 @@
-"""What the user may choose about a quantization."""
+"""The settings of a quantization that the user may choose."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tilepress.models.architecture import ModelShape
 
 DTYPES = ("float16", "bfloat16")
 DEFAULT_BITS = 4.0
-# What a quantization may aim at; one of them.
+# The possible targets of a quantization, of which a recipe has one at most.
 TARGETS = ("bits", "size", "loss")
 
 
@@ -18,19 +18,20 @@ TARGETS = ("bits", "size", "loss")
 class Recipe:
     """Settings of one quantization. Raises UsageError for a value out of range.
 
-    One target at most, DEFAULT_BITS without any. bits: compressed bits a weight, over everything that is quantized.
+    One target at most; DEFAULT_BITS without any. bits: compressed bits per weight, over everything that is quantized.
     size: bytes of the W8A8SC weight file in one part. loss: the predicted increase of the loss by rounding weights, in
-    nats a token.
-    head: quantize the output head too. embeddings: and the embedding table, which in a tied model is the head's. Both
-    share the target.
-    activations: what becomes of tokens that overflow the static ranges, and so how these are fitted: "overflow", they
-    get dynamic scales; "static", they are clipped; "per-token", the same but for down_proj, where all get them.
+    nats per token.
+    head: quantize the output head too. embeddings: quantize the embedding table too, which in a tied model is the
+    head's. Both share the target.
+    activations: the treatment of tokens that overflow the static ranges, which are fitted accordingly. "overflow": they
+    get dynamic scales. "static": they are clipped. "per-token": like "static", but in down_proj all tokens get dynamic
+    scales.
     dtype: stored type of norms, embeddings and input scales, "float16" or "bfloat16".
-    samples, sequence_length: calibration sequences and their length in tokens (capped by the model's context); None:
+    samples, sequence_length: calibration sequences and their length in tokens (capped by the model's context). None:
     128 and 2048, or what model and machine allow (`calibration_size`).
-    seed: of the order of the calibration text, the sampled rows and the sampled labels.
-    distill_steps: steps of distillation after the rounding, a calibration sequence each; 0 for none, None: 45, or none
-    where model and machine make it long (`distillation_steps`).
+    seed: for the order of the calibration text, the sampled rows and the sampled labels.
+    distill_steps: steps of distillation after the rounding, of one calibration sequence each; 0 for none. None: 45, or
+    fewer or none where model and machine would make it long (`distillation_steps`).
     damping: share of the mean diagonal added to each Hessian's diagonal (GPTQ's "percdamp").
     """
 
@@ -48,7 +49,7 @@ class Recipe:
     damping: float = 0.01
 
     def has_own_embedding(self, shape: ModelShape) -> bool:
-        """Whether the embedding becomes integers of its own; that of a tied model is the head's table."""
+        """Return whether the embedding gets integers of its own; in a tied model it shares the head's."""
         return self.embeddings and not shape.tied
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""A recipe as a TOML file: what model it is for, and the settings of its quantization."""
+"""A recipe as a TOML file: the model that it is for, and the settings of its quantization."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _KINDS = {"float": _NUMBER, "int": _INTEGER, "bool": _SWITCH, "str": _TEXT}
 
 
 def _settings() -> dict[str, str]:
-    """Name -> what it has to be, of the fields of `Recipe`; AUTO leaves a count to model and machine, as None there."""
+    """Name -> type, of the fields of `Recipe`. AUTO leaves a count to model and machine, as None does in `Recipe`."""
     kinds = {}
     for field in fields(Recipe):
         kind, _, rest = str(field.type).partition(" | ")
@@ -43,7 +43,7 @@ def _settings() -> dict[str, str]:
     return kinds
 
 
-# What docs/guides/recipes.md documents.
+# These keys are documented in docs/guides/recipes.md.
 SETTINGS = _settings()
 MODEL = {
     "model_type": _TEXT,
@@ -61,7 +61,7 @@ _KEYS = ("name", "model", "settings")
 
 @dataclass(frozen=True)
 class RecipeFile:
-    """name: of the recipe. model: values of config.json that it is for, or none. settings: of `Recipe`, by name."""
+    """name: of the recipe. model: values of config.json that it requires, if any. settings: of `Recipe`, by name."""
 
     name: str
     path: Path
@@ -69,7 +69,7 @@ class RecipeFile:
     settings: Mapping[str, Any]
 
     def recipe(self, chosen: Mapping[str, Any]) -> Recipe:
-        """The settings, where `chosen` does not say otherwise. A target in it replaces the file's, of whatever kind.
+        """Return the file's settings, overridden by `chosen`. A target in `chosen` replaces any target of the file.
 
         Raises UsageError for a value out of range.
         """
@@ -79,7 +79,7 @@ class RecipeFile:
         return Recipe(**{**kept, **chosen})
 
     def disagreement(self, config: Mapping[str, Any]) -> str | None:
-        """What of `config`, of a checkpoint that is known to be valid, is not as `model` has it; None where all is."""
+        """Return the first difference between `config`, which is known to be valid, and `model`; None without any."""
         of_config = {"model_type": config.get("model_type"), **ModelShape.from_config(config).to_config()}
         for key, wanted in self.model.items():
             if of_config[key] != wanted:
@@ -88,7 +88,7 @@ class RecipeFile:
 
 
 def read_recipe_file(path: Path) -> RecipeFile:
-    """Raises UsageError naming the file, the key, its value and what is allowed."""
+    """Read and check a recipe file. Raises UsageError naming the file, the key, its value and what is allowed."""
     content = _read(path)
     _check_keys(path, content, _KEYS, "")
     name = content.get("name")
@@ -140,7 +140,7 @@ def _check_keys(path: Path, table: Mapping[str, Any], allowed: tuple[str, ...], 
 
 
 def _shown(value: object) -> str:
-    """As TOML writes it."""
+    """Format a value as TOML does."""
     if value is None:
         return "missing"
     if isinstance(value, bool):

@@ -1,7 +1,7 @@
-"""The embedding table, rounded to nearest, some thousand rows of it in memory at a time.
+"""The embedding table, rounded to nearest, with some thousand rows in memory at a time.
 
-A lookup reads one row: what a token's vector is wrong by is its own step and no other's. There is no error to feed
-back, and zeros are not sought.
+A lookup reads one row, so that a token's error depends on its own weight scale only. There is no error feedback, and
+zeros are not preferred.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ ROWS = 8192
 
 @dataclass(frozen=True)
 class EmbeddingTable:
-    """sensitivity: float32 [vocabulary], p_v · E[mean_j (dloss/dx_j)²]: p_v is the share of the token, x its vector."""
+    """sensitivity: float32 [vocabulary], p_v · E[mean_j (dloss/dx_j)²] for a token's share p_v and its vector x."""
 
     decoder: LayerwiseDecoder
     sensitivity: Tensor
 
     def blocks(self) -> Iterator[Tensor]:
-        """The table, float32 [up to ROWS, hidden] at a time."""
+        """Yield the table, float32 [up to ROWS, hidden] at a time."""
         for start in range(0, self.decoder.vocabulary, ROWS):
             yield self.decoder.load(f"{EMBEDDING}.weight", start, start + ROWS)
 
     def sample(self, generator: torch.Generator) -> WeightSample:
-        """Columns from which the weight_scale are fitted."""
+        """Draw the columns from which the weight scales are fitted."""
         picked = torch.randperm(self.decoder.hidden, generator=generator)[:SAMPLED_COLUMNS]
         columns, least = drawn_columns(self.blocks(), picked.to(self.decoder.device))
         alike = torch.ones(len(picked), 1, device=least.device)
@@ -51,12 +51,14 @@ class EmbeddingTable:
 
 
 def embedding_table(decoder: LayerwiseDecoder, tokens: Tensor, squares: Tensor) -> EmbeddingTable:
-    """tokens int64: all of the calibration text. squares float32 [sequences, length]: mean_j (dloss/dx_j)² of some.
+    """Estimate the sensitivity of the embedding's rows.
 
-    The mean of the squares leaves the first position out: the start token's gradient is not like that of others. It is
-    one for all tokens, since most are met too seldom to have one of their own. Half of the tokens that will be read are
-    taken to be spread like the text's and half evenly: another text reads other tokens. SmolLM2's embedding alone at
-    3.5 bits, on a text of another kind: .0079 nats where equal weight_scale give .0139.
+    tokens: int64, all of the calibration text. squares: float32 [sequences, length], mean_j (dloss/dx_j)² of some.
+
+    All tokens share one mean of the squares, since most occur too seldom for their own. It leaves out the first
+    position, since the start token's gradient is unlike others. The share of a token is the mean of its share of the
+    text and an even share, since another text has other tokens. With SmolLM2's embedding alone at 3.5 bits, on a text
+    of another kind, the divergence is .0079 nats, and .0139 with equal weight scales.
     """
     mean = float(squares[:, 1:].mean())
     share = torch.bincount(tokens.flatten(), minlength=decoder.vocabulary).to(squares.device) / tokens.numel()
@@ -66,7 +68,7 @@ def embedding_table(decoder: LayerwiseDecoder, tokens: Tensor, squares: Tensor) 
 def quantize_embedding(
     table: EmbeddingTable, bits: float, generator: torch.Generator
 ) -> tuple[QuantizedEmbedding, LinearReport]:
-    """The table at `bits` bits a weight of the codec, or the most that max|row| / 127 as the least step gives."""
+    """Quantize the table to `bits` compressed bits per weight, or fewer where scales of max|row| / 127 give less."""
     sample = table.sample(generator)
     weight_scale = sample.weight_scales(refit_step_factor(sample, bits))
     weight = torch.empty(len(weight_scale), table.decoder.hidden, dtype=torch.int8)

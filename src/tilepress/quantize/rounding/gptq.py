@@ -19,18 +19,18 @@ BLOCK = 64
 
 
 def round_weights(weight: Tensor, weight_scale: Tensor, factor: HessianFactor, lengths: Tensor) -> Tensor:
-    """Integers q that keep (weight - q · weight_scale) small on the calibration inputs and cheap to code.
+    """Return integers q, int8 [n, k], |q| <= 127, cheap to code and with small error on the calibration inputs.
 
-    weight float32 [n, k]; weight_scale float32 [n], positive; lengths from `tile_rate`: float32 [128] for all rows, or
-    [ceil(n / 128), 128], a table for each 128 rows. All finite. Returns int8 [n, k]; |q| is at most 127.
+    weight: float32 [n, k]. weight_scale: float32 [n], positive. lengths, from `tile_rate`: float32 [128] for all rows,
+    or [ceil(n / 128), 128], a table for each 128 rows. All finite.
 
     Column by column in `factor.order`, q is the candidate of least
     (w - q Δ)² c_j + η Δ² mean(c) bits(q), and the remaining error is spread over the columns not rounded yet:
     w_k -= (w_j - q_j Δ) U_jk / U_jj. Sources: optimal brain surgeon (Hassibi & Stork 1993), GPTQ (Frantar et al. 2022),
     SparseGPT (Frantar & Alistarh 2023); the rate term as in CERWU. Everything is in units of Δ, so that Δ drops out.
 
-    On the CPU the integers do not depend on the number of threads or the instruction set. Other devices add the same
-    errors up in another order, so that a decision on the edge may fall the other way.
+    On the CPU the integers do not depend on the number of threads or the instruction set. Other devices add up the
+    same errors in another order, so that near-ties may be decided otherwise.
     """
     rate = RATE_WEIGHT * factor.cost.mean() / factor.cost
     if weight.device.type != "cpu":
@@ -52,11 +52,11 @@ def round_weights(weight: Tensor, weight_scale: Tensor, factor: HessianFactor, l
 def round_in_torch(
     weight: Tensor, weight_scale: Tensor, factor: HessianFactor, rate: Tensor, lengths: Tensor
 ) -> Tensor:
-    """What `round_weights` does, for any device.
+    """Do what `round_weights` does, on any device.
 
-    rate float32 [k], of the columns in `factor.order`: the weight of the bits in `decide`. Transposed, so that a column
-    is contiguous. Feedback inside a block of columns is applied at once, to the columns after it once a block (GPTQ's
-    lazy updates).
+    rate: float32 [k], the weight of the bits in `decide` for the columns in `factor.order`. The matrix is transposed,
+    so that a column is contiguous. Feedback is applied at once inside a block of columns, and once per block to the
+    columns after it (GPTQ's lazy updates).
     """
     remaining = (weight / weight_scale[:, None]).T[factor.order].contiguous()
     integers = torch.empty_like(remaining)
@@ -83,7 +83,7 @@ ROWS = 64 * TILE_ROWS
 class RoundedRows:
     """integers int8 [n, k], on the CPU.
 
-    error, norm: float32 [n], of each row's outputs on the tokens, squared and added up.
+    error: float32 [n], squared error of each row's outputs, summed over the tokens. norm: float32 [n], their squares.
     """
 
     integers: Tensor
@@ -100,10 +100,11 @@ def round_rows(
     tokens: Tensor,
     ranks: Communicator,
 ) -> RoundedRows:
-    """Round the n rows that `weight` gives, float32 [up to ROWS, k] at a time; weight_scale float32 [n].
+    """Round the n rows that `weight` returns, float32 [up to ROWS, k] at a time.
 
-    lengths float32 [ceil(n / 128), 128], of the codes. tokens float32 [m, k]: what the error is measured on, with the
-    activations quantized by `inputs`. On the CPU the integers are the same for any number of ranks. Each rank gets all.
+    weight_scale: float32 [n]. lengths: of the codes, float32 [ceil(n / 128), 128]. tokens: float32 [m, k]; on them,
+    quantized by `inputs`, the error is measured. Each rank rounds its share and gets all rows. On the CPU the integers
+    are the same for any number of ranks.
     """
     seen = inputs.round_trip(tokens)
     integers = torch.empty(len(weight_scale), tokens.shape[1], dtype=torch.int8)

@@ -1,4 +1,4 @@
-"""The output head as one more quantized linear, some thousand rows of its weight in memory at a time."""
+"""The output head as one more quantized linear, with some thousand rows of its weight in memory at a time."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ FLOOR = 1.0
 class Head:
     """The head with its input scaled column by column, computing the same function.
 
-    gain: of the final norm, after the fold. scales: by what the inputs were divided, float32 [hidden]. statistics: of
-    the scaled inputs. sensitivity: G_v of each token's logit and the floor, float32 [vocabulary].
+    gain: of the final norm, after the fold. scales: the divisors of the inputs, float32 [hidden]. statistics: of the
+    scaled inputs. sensitivity: G_v of each token's logit plus the floor, float32 [vocabulary].
     """
 
     decoder: LayerwiseDecoder
@@ -48,16 +48,16 @@ class Head:
     sensitivity: Tensor
 
     def blocks(self) -> Iterator[Tensor]:
-        """The scaled weight, float32 [up to ROWS, hidden] at a time."""
+        """Yield the scaled weight, float32 [up to ROWS, hidden] at a time."""
         for start in range(0, len(self.sensitivity), ROWS):
             yield self.block(slice(start, start + ROWS))
 
     def block(self, rows: slice) -> Tensor:
-        """Some rows of it."""
+        """Return rows of the scaled weight."""
         return self.decoder.head_weight(rows.start, rows.stop) * self.scales
 
     def sample(self, generator: torch.Generator) -> WeightSample:
-        """Columns from which the weight_scale are fitted."""
+        """Draw the columns from which the weight scales are fitted."""
         relative = relative_scales(self.sensitivity, self.factor)
         return sample_weights(self.blocks(), relative, self.of_logits(), self.factor, generator)
 
@@ -67,10 +67,10 @@ class Head:
 
 
 def logit_sensitivity(decoder: LayerwiseDecoder, hidden: Iterable[Tensor], ranks: Communicator = ALONE) -> Tensor:
-    """G_v = E[(dloss/dlogit_v)²], float32 [vocabulary], over hidden states [samples, length, hidden], in parts.
+    """Return G_v = E[(dloss/dlogit_v)²], float32 [vocabulary], over hidden states [samples, length, hidden], in parts.
 
-    Of several ranks each gives its own states. With labels drawn from the model itself the gradient is
-    p - onehot(label), whose mean square is p (1 - p).
+    Each rank passes its own states. With labels drawn from the model itself the gradient is p - onehot(label), whose
+    mean square is p (1 - p).
     """
     norm = decoder.norm()
     total = torch.zeros(decoder.vocabulary, device=decoder.device)
@@ -94,7 +94,7 @@ def fold_head(
 ) -> Head:
     """Divide the head's input by column scales, folded into the final norm's gain, exact in `dtype`.
 
-    shared: the head's integers are to be the embedding too, which has no norm behind it: all scales are 1.
+    shared: the head's integers are the embedding too, where nothing would undo scales, so that all of them are 1.
     """
     floored = sensitivity + FLOOR * sensitivity.mean()
     gain = decoder.load(FINAL_NORM.gain)
@@ -115,7 +115,10 @@ def head_statistics(
     generator: torch.Generator,
     ranks: Communicator = ALONE,
 ) -> InputStatistics:
-    """Of what the head reads, for the last layer's outputs in sequences [1, length, hidden], of each rank its own."""
+    """Return statistics of the head's inputs. hidden: the last layer's outputs of this rank's sequences.
+
+    Each sequence is [1, length, hidden]; rows_a_sequence tokens of it are kept as the sample.
+    """
     norm = decoder.norm()
     sums = InputSums(decoder.hidden, torch.empty(0, device=decoder.device))
     before, after = ranks.others(len(hidden))
@@ -136,7 +139,7 @@ def _range(head: Head, activations: str, dtype: torch.dtype) -> ActivationRange:
 def quantize_head(
     head: Head, sample: WeightSample, bits: float, activations: str, dtype: torch.dtype, ranks: Communicator = ALONE
 ) -> tuple[QuantizedLinear, LinearReport]:
-    """Fit the weight scales of `head.sample` to `bits` bits a weight, round, pack. activations: as in Recipe.
+    """Fit the weight scales of `head.sample` to `bits` bits per weight, round and pack. activations: as in Recipe.
 
     Each rank rounds its share of the rows.
     """

@@ -1,4 +1,4 @@
-"""One decoder layer from float weights and statistics to quantized linears."""
+"""Quantization of one decoder layer, from float weights and statistics to quantized linears."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tilepress.quantize.transforms.activation_ranges import ActivationRange, cli
 from tilepress.quantize.transforms.folding import FoldedLayer
 from tilepress.quantize.transforms.overflow_ranges import overflow_range, per_token_range
 
-# Rows of a weight that are worked on at a time.
+# Rows of a weight that are processed at a time.
 ROWS = 4096
 BIAS_STEPS = 1 << 24
 TINY = torch.finfo(torch.float32).tiny
@@ -32,9 +32,9 @@ TINY = torch.finfo(torch.float32).tiny
 
 @dataclass(frozen=True)
 class FusedWeight:
-    """The linears that read one input, as one matrix: rows in the order of `feed.consumers`, in which they are fused.
+    """The linears that read one input, fused to one matrix with rows in the order of `feed.consumers`.
 
-    weight float32 [n, k]; sensitivity float32 [n]; rows: how many belong to each consumer.
+    weight: float32 [n, k]. sensitivity: float32 [n]. rows: the number of rows of each consumer.
     """
 
     feed: Feed
@@ -45,7 +45,7 @@ class FusedWeight:
     statistics: InputStatistics
 
     def sample(self, generator: torch.Generator) -> WeightSample:
-        """Columns from which the weight_scale are fitted."""
+        """Draw the columns from which the weight scales are fitted."""
         relative = relative_scales(self.sensitivity, self.factor)
         return sample_weights(torch.split(self.weight, ROWS), relative, self.sensitivity, self.factor, generator)
 
@@ -53,9 +53,9 @@ class FusedWeight:
 def fused_weights(
     folded: FoldedLayer, sensitivity: Mapping[str, Tensor], damping: float, where: str
 ) -> Iterator[FusedWeight]:
-    """The four groups of a layer, each made when it is asked for and of what it takes out of `folded`.
+    """Yield the four groups of a layer. Each is made when it is asked for, and its tensors are removed from `folded`.
 
-    `sensitivity`: G_o by linear, of the layer before the folds.
+    sensitivity: G_o by linear, of the layer before the folds.
     """
     for feed in FEEDS:
         yield _group(feed, folded, sensitivity, damping, where)
@@ -65,7 +65,7 @@ def _group(
     feed: Feed, folded: FoldedLayer, sensitivity: Mapping[str, Tensor], damping: float, where: str
 ) -> FusedWeight:
     weights = [folded.tensors.pop(f"{consumer}.weight") for consumer in feed.consumers]
-    # An output divided by s has a gradient s times as large.
+    # Dividing an output by s makes its gradient s times as large.
     scaled = [
         sensitivity[consumer] * folded.row_scales.get(consumer, torch.ones(()).to(weights[0].device)) ** 2
         for consumer in feed.consumers
@@ -77,9 +77,9 @@ def _group(
 
 
 def activation_range(group: FusedWeight, activations: str, dtype: torch.dtype, where: str) -> ActivationRange:
-    """The range of a group's input. activations: as in Recipe.
+    """Return the range of a group's input. activations: as in Recipe.
 
-    Static ranges are clipped where it pays, but never where an input carries massive activations.
+    A static range clips values where that reduces the error, but never an input with massive activations.
     """
     seen = group.statistics
     if group.feed.massive and activations == PER_TOKEN:
@@ -94,7 +94,7 @@ def activation_range(group: FusedWeight, activations: str, dtype: torch.dtype, w
 def fitted_range(
     seen: InputStatistics, importance: Tensor, activations: str, dtype: torch.dtype, where: str
 ) -> ActivationRange:
-    """The range of least error weighted by importance [k], for tokens that are clipped or get dynamic scales."""
+    """Return the range of least error, weighted by importance [k]; tokens outside are clipped or get dynamic scales."""
     if activations == OVERFLOW:
         return overflow_range(seen, importance, dtype, where)
     return clipped_range(float(seen.low.min()), float(seen.high.max()), seen.fewer_rows(), importance, dtype, where)
@@ -109,10 +109,10 @@ def quantize_fused(
     where: str,
     ranks: Communicator = ALONE,
 ) -> list[tuple[str, QuantizedLinear, LinearReport]]:
-    """Round a group and cut it into its linears, named `where`.consumer.
+    """Round a group and split it into its linears, named `where`.consumer.
 
-    weight_scale float32 [n]; lengths from `WeightSample.rate_at`; tensors: of the folded layer, for its biases. Each
-    rank rounds its share of the rows; the first one gets the linears, others nothing.
+    weight_scale: float32 [n]. lengths: from `WeightSample.rate_at`. tensors: of the folded layer, for its biases. Each
+    rank rounds its share of the rows. The first rank gets (consumer, linear, report) of each linear, others nothing.
     """
     tokens = group.statistics.fewer_rows()
     rounded = round_rows(lambda part: group.weight[part], weight_scale, lengths, group.factor, inputs, tokens, ranks)
@@ -145,10 +145,11 @@ def quantize_fused(
 def pack(
     integers: Tensor, weight_scale: Tensor, inputs: ActivationRange, bias: Tensor | None, where: str
 ) -> QuantizedLinear:
-    """The stored form: deq_scale = input_scale · step, quant_bias = round(bias / deq_scale - offset · Σ_k q).
+    """Return the stored form of a linear.
 
-    integers int8 [n, k], on the CPU; weight_scale and bias float32 [n]. Of a row of zeros the scale is the bias' own,
-    to 24 bits. QuantizationError if a value leaves the range of float32 or int32.
+    deq_scale = input_scale · weight_scale, quant_bias = round(bias / deq_scale) - offset · Σ_k q. A row of zeros gets a
+    deq_scale that holds its bias to 24 bits. integers: int8 [n, k], on the CPU. weight_scale, bias: float32 [n]. Raises
+    QuantizationError if a value overflows float32 or int32.
     """
     deq_scale = inputs.scale * weight_scale.cpu().float()
     shift = -inputs.offset * row_sums(integers).long()
@@ -160,7 +161,7 @@ def pack(
     limits = torch.iinfo(torch.int32)
     if not deq_scale.isfinite().all() or (deq_scale <= 0).any():
         raise QuantizationError(
-            f"{where}: a product of input_scale {inputs.scale:g} and weight step is no positive float32"
+            f"{where}: a product of input_scale {inputs.scale:g} and weight_scale is not a positive float32"
         )
     if (shift < limits.min).any() or (shift > limits.max).any():
         raise QuantizationError(

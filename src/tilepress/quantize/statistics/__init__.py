@@ -1,1 +1,1 @@
-"""What is learnt from the calibration tokens: Hessians, ranges, sensitivities."""
+"""Statistics of the calibration tokens: Hessians, ranges, sensitivities."""

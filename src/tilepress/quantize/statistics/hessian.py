@@ -13,9 +13,9 @@ from tilepress.finite import is_finite
 from tilepress.quantize.statistics.triangular import inverse_of_upper
 
 DAMPING_ATTEMPTS = 5
-# The factor's diagonal where a matrix is zero: 1e-12 of an input of variance 1 in the cost of an error.
+# The factor's diagonal where the Hessian is zero: the cost of an error is 1e-12 of that at an input of variance 1.
 DEAD = 1e-6
-# Rows, and values, that are worked on at a time: of 25600 columns a whole matrix takes 2.6 GB.
+# Rows, and values, that are processed at a time: a whole matrix of 25600 columns takes 2.6 GB.
 ROWS = 1024
 VALUES = 1 << 24
 
@@ -36,7 +36,7 @@ class HessianFactor:
     def cost(self) -> Tensor:
         """c_j = 1 / U_jj², float32 [k], in `order`.
 
-        The increase of the squared output error per squared error of the column, when all later columns compensate.
+        c_j is the squared output error per squared error of column j, when all later columns compensate.
         """
         return self.upper.diagonal().square()
 
@@ -48,19 +48,19 @@ class HessianFactor:
 
     @cached_property
     def feedback(self) -> Tensor:
-        """U_jk / U_jj, float32 [k, k]: how the error of column j is spread over the columns that come after it."""
+        """U_jk / U_jj, float32 [k, k]: the share of column j's error that is fed to column k after it."""
         return inverse_of_upper(self.upper).mul_(self.upper.diagonal()[:, None])
 
 
 def factorize(hessian: Tensor, damping: float, where: str) -> HessianFactor:
     """Factor `hessian` [k, k] (symmetric, E[x xᵀ]) after damping.
 
-    Damping adds `damping` times the mean diagonal; where the matrix is still not positive definite, ten
-    times more, up to 5 attempts. QuantizationError naming `where` if none succeeds. No memory is taken but that of the
-    result.
+    Damping adds `damping` times the mean diagonal; where the matrix is still not positive definite, ten times more, up
+    to 5 attempts. Raises QuantizationError naming `where` if none succeeds, or if `hessian` is not finite. Apart from
+    the result hardly any memory is needed.
 
-    Of inputs that are always zero, as in layers that were pruned, the matrix is zero: all columns then cost the same,
-    and next to nothing.
+    Where inputs are always zero, as in pruned layers, the Hessian is zero: all columns then cost the same, next to
+    nothing.
     """
     diagonal = hessian.diagonal()
     mean = float(diagonal.mean())
@@ -80,7 +80,7 @@ def factorize(hessian: Tensor, damping: float, where: str) -> HessianFactor:
         share = damping * 10.0**attempt
         _reorder(hessian, order.flip(0), damped)
         damped.diagonal().add_(share * mean)
-        # LAPACK's matrices are stored by columns; the rows of a symmetric one are its columns.
+        # LAPACK stores matrices by columns; the rows of a symmetric one are its columns.
         torch.linalg.cholesky_ex(damped.T, out=(damped.T, failed))
         if not failed:
             # The Cholesky factor of the matrix with rows and columns reversed, reversed again, is upper triangular.
@@ -93,13 +93,13 @@ def factorize(hessian: Tensor, damping: float, where: str) -> HessianFactor:
 
 
 def _reorder(matrix: Tensor, order: Tensor, out: Tensor) -> None:
-    """Rows and columns of a matrix [k, k] in another order."""
+    """Write `matrix` [k, k] with its rows and columns in `order` to `out`."""
     for rows, to in zip(torch.split(order, ROWS), torch.split(out, ROWS), strict=True):
         torch.index_select(matrix[rows], 1, order, out=to)
 
 
 def _reverse(values: Tensor) -> None:
-    """Turn a vector round where it is."""
+    """Reverse a vector in place."""
     for start in range(0, len(values) // 2, VALUES):
         stop = min(start + VALUES, len(values) // 2)
         front, back = slice(start, stop), slice(len(values) - stop, len(values) - start)

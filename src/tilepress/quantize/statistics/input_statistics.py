@@ -1,4 +1,4 @@
-"""What is learnt about a block's linear inputs from the calibration tokens."""
+"""Statistics of the inputs of a layer's linears over the calibration tokens."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tilepress.models.layer_inputs import FEEDS
 from tilepress.quantize.statistics.triangular import add_gram, mirror
 
 FEWER = 512
-# Rows of a Hessian that are worked on at a time: one of 25600 columns takes 2.6 GB, and a copy as much.
+# Rows of a Hessian that are processed at a time: one of 25600 columns takes 2.6 GB, and a copy as much.
 BLOCK = 1024
 
 
@@ -22,7 +22,7 @@ class InputStatistics:
     """Statistics of one linear input x of k columns.
 
     hessian: float32 [k, k], E[x xᵀ]. mean: float32 [k]. low, high: float32 [k], extremes of each column.
-    rows: float32 [m, k], a random sample of tokens, enough to count the few that leave a range.
+    rows: float32 [m, k], a random sample of tokens, enough to count the few that overflow a range.
     """
 
     hessian: Tensor
@@ -36,11 +36,11 @@ class InputStatistics:
         return torch.maximum(self.low.abs(), self.high.abs())
 
     def fewer_rows(self) -> Tensor:
-        """Some of the rows, at least 512 where there are as many: enough to compare mean errors."""
+        """Some of the rows, at least 512 where there are that many: enough to compare mean errors."""
         return self.rows[:: max(1, len(self.rows) // FEWER)]
 
     def divided(self, scales: Tensor) -> InputStatistics:
-        """The statistics of x / scales; scales float32 [k], positive. The Hessian is divided where it is."""
+        """Return the statistics of x / scales; scales float32 [k], positive. The Hessian is divided in place."""
         for rows, of_rows in zip(torch.split(self.hessian, BLOCK), torch.split(scales, BLOCK), strict=True):
             rows.div_(torch.outer(of_rows, scales))
         return InputStatistics(
@@ -55,8 +55,8 @@ class InputStatistics:
 class StatisticsCollector:
     """Gathers InputStatistics of a decoder layer through hooks while it runs. A context manager.
 
-    rows_per_batch tokens of each forward pass are kept as the sample, drawn with `generator` (a CPU generator). Of
-    several ranks each makes its share of the passes, and skips the others', so that all generators draw the same.
+    rows_per_batch tokens of each batch are kept as the sample, drawn with `generator` (a CPU generator). Each rank runs
+    its share of the batches and skips those of the others, so that all generators draw the same.
     """
 
     def __init__(self, layer: nn.Module, rows_per_batch: int, generator: torch.Generator) -> None:
@@ -88,20 +88,20 @@ class StatisticsCollector:
     def _picked(self, tokens: int) -> Tensor:
         return torch.randperm(tokens, generator=self._generator)[: self._rows_per_batch]
 
-    def skip(self, passes: Iterable[int]) -> None:
-        """Draw for passes of so many tokens each, that another rank makes."""
-        for tokens in passes:
+    def skip(self, batches: Iterable[int]) -> None:
+        """Draw for the batches of another rank. batches: the tokens of each batch."""
+        for tokens in batches:
             for _ in FEEDS:
                 self._picked(tokens)
 
     def result(self, ranks: Communicator = ALONE) -> dict[str, InputStatistics]:
-        """Statistics by the names of FEEDS, over all ranks. The collector hands them over."""
+        """Return the statistics by the names of FEEDS, over all ranks. The collector is empty afterwards."""
         sums, self._sums = self._sums, {}
         return {name: of_input.statistics(ranks) for name, of_input in sums.items()}
 
 
 class InputSums:
-    """Adds up what `InputStatistics` is made of, batch by batch; of inputs of k columns, of the kind of `like`."""
+    """Sums for `InputStatistics`, batch by batch, over inputs of k columns; dtype and device are those of `like`."""
 
     def __init__(self, k: int, like: Tensor) -> None:
         self.tokens = 0
@@ -110,7 +110,7 @@ class InputSums:
         self.rows = [like.new_empty(0, k)]
 
     def add(self, x: Tensor, rows: Tensor) -> None:
-        """x: tokens [m, k]. rows: those of them that are kept as the sample."""
+        """Add a batch. x: tokens [m, k]. rows: the tokens that are kept as the sample."""
         low, high = x.aminmax(dim=0)
         add_gram(self.products, x)
         self.total += x.sum(dim=0)
@@ -119,7 +119,7 @@ class InputSums:
         self.rows.append(rows)
 
     def statistics(self, ranks: Communicator = ALONE) -> InputStatistics:
-        """What all ranks added up, in the memory of the sums: nothing can be added any more."""
+        """Return the statistics over all ranks, in the memory of the sums: nothing can be added any more."""
         tokens = int(ranks.add_up(torch.tensor(self.tokens)))
         return InputStatistics(
             mirror(ranks.add_up(self.products)).div_(tokens),

@@ -1,4 +1,4 @@
-"""How much the loss depends on each output channel: the diagonal of the Fisher information."""
+"""Sensitivity of the loss to each output channel: the diagonal of the Fisher information."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tilepress.quantize.layerwise.decoder import POSITIONS, LayerwiseDecoder
 from tilepress.quantize.layerwise.hidden_states import HiddenStates
 from tilepress.quantize.statistics.input_statistics import InputStatistics, StatisticsCollector
 
-# Positions whose cumulative probabilities, in float64, are there at a time.
+# Positions whose cumulative probabilities, in float64, are in memory at a time.
 DRAWN = 128
 
 
@@ -25,7 +25,7 @@ class LayerSensitivity:
     """layer: the materialised decoder layer. statistics: of its inputs.
 
     gradients: G_o = E[(dloss/dy_o)²] of every linear, float32 [n], over the same tokens. of_input: the squared gradient
-    at what the layer itself reads, mean over its channels, float32 [sequences, length]; layer 0 reads the embedding.
+    at the input of the layer, mean over its channels, float32 [sequences, length]; layer 0 reads the embedding.
     """
 
     index: int
@@ -45,14 +45,14 @@ def layer_sensitivity(
     generator: torch.Generator,
     ranks: Communicator = ALONE,
 ) -> Iterator[LayerSensitivity]:
-    """Backward through one decoder layer; what is yielded is valid under the block.
+    """Run one decoder layer backward. The yielded result is valid inside the block.
 
-    inputs: what the layer reads, in sequences [1, length, hidden] on any device; arguments: what else it is called
-    with. gradient: of the loss at its output, [sequences, length, hidden] on the device, which becomes that at its
-    input. The layer is materialised and run again with gradients, so that memory holds one layer's weights and the
-    activations of one sequence.
+    inputs: of the layer, in sequences [1, length, hidden] on any device. arguments: its other arguments. gradient: of
+    the loss at the layer's output, [sequences, length, hidden] on the device; it is replaced by that at its input. The
+    layer is materialised and run again with gradients, so that memory holds one layer's weights and the activations of
+    one sequence.
 
-    Of several ranks each gives its share of the sequences; what is yielded is over those of all.
+    Each rank passes its share of the sequences; the result is over all sequences.
     """
     before, after = ranks.others(len(gradient))
     length = gradient.shape[1]
@@ -78,9 +78,9 @@ def gradient_of_sampled_loss(
     generator: torch.Generator,
     ranks: Communicator = ALONE,
 ) -> Tensor:
-    """The loss' gradient at what the final norm reads, [sequences, length, hidden] on the device.
+    """Return the loss' gradient at the inputs of the final norm, [sequences, length, hidden] on the device.
 
-    final: that in sequences [1, length, hidden], of each rank its own. The loss is the cross entropy, summed over
+    final: these inputs, in sequences [1, length, hidden] of this rank. The loss is the cross entropy, summed over
     positions, of labels *sampled from the model itself* (true Fisher information, Kunstner et al. 2019).
     """
     before, after = ranks.others(len(final))
@@ -93,10 +93,10 @@ def gradient_of_sampled_loss(
 
 
 def _gradient_of_sequence(decoder: LayerwiseDecoder, states: Tensor, uniform: Tensor) -> Tensor:
-    """[length, hidden] for [length, hidden] and a number for each position, POSITIONS logits at a time.
+    """Return the gradient [length, hidden] for states [length, hidden], POSITIONS positions at a time.
 
-    At the logits the gradient is p - onehot(label); rows of the head are read twice for each part, to make the logits
-    and to take the gradient back through them.
+    uniform: a number in [0, 1) for each position. At the logits the gradient is p - onehot(label). The head is read
+    twice for each part: for the logits and for the gradient.
     """
     norm = decoder.norm()
     gradients = []
@@ -116,7 +116,7 @@ def _gradient_of_sequence(decoder: LayerwiseDecoder, states: Tensor, uniform: Te
 
 
 def sampled_labels(p: Tensor, drawn: Tensor) -> Tensor:
-    """int64 [positions], for probabilities [positions, vocabulary] and uniform numbers float64 [positions, 1]."""
+    """Return labels int64 [positions]. p: float32 [positions, vocabulary]. drawn: uniform, float64 [positions, 1]."""
     labels = [
         torch.searchsorted(some.double().cumsum(-1), numbers)[:, 0]
         for some, numbers in zip(torch.split(p, DRAWN), torch.split(drawn, DRAWN), strict=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tilepress.errors import QuantizationError
 
-# Shrink factors tried for each end of the range, 1 down to about 0.1.
+# Factors tried for each end of the range, from 1 down to about 0.1.
 SHRINK = tuple(0.9**i for i in range(22))
 
 
@@ -17,8 +17,8 @@ SHRINK = tuple(0.9**i for i in range(22))
 class ActivationRange:
     """x_q = clamp(round(x / scale) + offset, -128, 127); `scale` is the value after rounding to its stored dtype.
 
-    dynamic: a token that overflows, which the clamp would change, gets a dynamic scale instead. per_token: the range is
-    one that practically all tokens leave.
+    dynamic: a token that overflows (the clamp would change it) gets a dynamic scale instead. per_token: practically all
+    tokens overflow the range.
     """
 
     scale: float
@@ -39,17 +39,17 @@ class ActivationRange:
         return torch.round(x / self.scale).clamp_(-128 - self.offset, 127 - self.offset).mul_(self.scale)
 
     def clipped(self, x: Tensor) -> float:
-        """Share of the values of x that lose more than a step to the clamp."""
+        """Share of the values of x that lose more than `scale` to the clamp; 0 where `dynamic`."""
         return 0.0 if self.dynamic else float((self.clip(x) - x).abs().gt(self.scale).float().mean())
 
     def overflows(self, x: Tensor) -> Tensor:
-        """Whether the clamp would change a token, bool [...] for x [..., k]."""
+        """Return whether the clamp would change each token: bool [...] for x [..., k]."""
         high, low = torch.round(x.amax(dim=-1) / self.scale), torch.round(x.amin(dim=-1) / self.scale)
         return (high > 127 - self.offset) | (low < -128 - self.offset)
 
 
 def round_trip_by_token(x: Tensor) -> Tensor:
-    """x [..., k], each token quantized by the scale and offset of its own extremes (docs/reference/formats.md)."""
+    """Quantize x [..., k], each token by the scale and offset of its own extremes (docs/reference/formats.md)."""
     low, high = x.amin(dim=-1, keepdim=True).clamp(max=0), x.amax(dim=-1, keepdim=True).clamp(min=0)
     scale = ((high - low) / 255).clamp(min=torch.finfo(torch.float32).tiny)
     offset = -128 - torch.round(low / scale)
@@ -59,8 +59,8 @@ def round_trip_by_token(x: Tensor) -> Tensor:
 def range_of(low: float, high: float, dtype: torch.dtype, where: str, *, dynamic: bool = False) -> ActivationRange:
     """The range that covers [low, high] and 0, with its scale rounded to `dtype`.
 
-    For an input that is always zero the scale is 1. QuantizationError naming `where` if the scale is no normal number
-    of that type.
+    For an input that is always zero the scale is 1. Raises QuantizationError naming `where` if `dtype` does not
+    hold the scale as a normal number.
     """
     low, high = min(low, 0.0), max(high, 0.0)
     if low == high:

@@ -1,4 +1,4 @@
-"""Column scales that level the inputs of a block's linears, and their exact folds into what produces those inputs."""
+"""Column scales that level the inputs of a layer's linears, and their exact folds into the modules before them."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import math
 import torch
 from torch import Tensor
 
-# Of the median token's largest value.
+# Bounds of the median token's largest value.
 LEAST_INPUT, MOST_INPUT = 0.125, 2.0**20
-# How many times the median column a column may reach once it is scaled.
+# A scaled column may reach this many times the median column.
 REACH = 4.0
 
 
 def column_scales(cost: Tensor, largest: Tensor) -> Tensor:
     """s_j = sqrt(sqrt(cost_j) · largest_j) with geometric mean 1, float32 [k].
 
-    cost: c_j = 1 / U_jj², what an error of the column's weights costs. largest: max |x_j| over the calibration tokens.
-    The geometric mean of the scale that is right for the weights, sqrt(c_j), and the one that is right for a per-tensor
-    activation range, max|x_j|; SmoothQuant (Xiao et al. 2022) also stands between the two. Inputs become x / s,
-    weights W · s. A column that never carries a value keeps scale 1.
+    cost: c_j = 1 / U_jj², the cost of an error of the column's weights. largest: max |x_j| over the calibration tokens.
+    s_j is the geometric mean of the scale that is right for the weights, sqrt(c_j), and the one that is right for a
+    per-tensor activation range, max|x_j|. SmoothQuant (Xiao et al. 2022) is between the two as well. Inputs become
+    x / s, weights W · s. A column that is always zero keeps scale 1.
     """
     used = (largest > 0) & (cost > 0)
     if not used.any():
@@ -31,11 +31,11 @@ def column_scales(cost: Tensor, largest: Tensor) -> Tensor:
 
 
 def limit_reach(scales: Tensor, largest: Tensor) -> Tensor:
-    """Scales that bring max|x_j| / s_j down to REACH times its median where it is above, float32 [k].
+    """Raise scales until max|x_j| / s_j is at most REACH times its median; float32 [k].
 
-    For the few columns of down_proj's input that hold massive activations: their weights take a few more bits, all
-    other columns get a finer activation step. Measured on SmolLM2 with only down_proj quantized (4 bits, static): KL
-    divergence .036 without a limit, .029, .027 and .028 with 8, 4 and 2.
+    This is for the few columns of down_proj's input with massive activations: their weights take a few more bits, and
+    all other columns get a finer input_scale. Measured on SmolLM2 with only down_proj quantized (4 bits, static): KL
+    divergence .036 without a limit; .029, .027 and .028 with 8, 4 and 2.
     """
     reach = largest / scales
     used = reach > 0
@@ -45,10 +45,10 @@ def limit_reach(scales: Tensor, largest: Tensor) -> Tensor:
 
 
 def within_range(scales: Tensor, rows: Tensor) -> Tensor:
-    """`scales`, times a power of two where the median token's largest |x| / s is below 1/8 or beyond 2^20.
+    """Multiply `scales` by a power of two where the median token's largest |x| / s is below 1/8 or above 2^20.
 
-    float16 holds an input_scale from 6.1e-5 on: an input of less than 1/64 would have none. The fold stays exact, and
-    weights times `scales` make up for it. rows float32 [m, k]: sampled inputs.
+    float16 holds an input_scale from 6.1e-5 on, too large for inputs below 1/64. The fold stays exact, and the weights
+    times `scales` make up for it. rows: float32 [m, k], sampled inputs.
     """
     typical = float((rows / scales).abs().amax(dim=1).median()) if len(rows) else 0.0
     if typical == 0.0 or LEAST_INPUT <= typical <= MOST_INPUT:
@@ -57,9 +57,9 @@ def within_range(scales: Tensor, rows: Tensor) -> Tensor:
 
 
 def share_over_query_heads(scales: Tensor, heads: int, kv_heads: int) -> Tensor:
-    """The scales of o_proj's input [heads · head_dim] made equal over the query heads that read one kv head.
+    """Make the scales of o_proj's input [heads · head_dim] equal over the query heads that read one kv head.
 
-    Those heads read the same rows of v_proj, so that only their common (largest) scale folds exactly.
+    These heads read the same rows of v_proj, so that only a common scale, the largest, folds exactly.
     """
     grouped = scales.view(kv_heads, heads // kv_heads, -1)
     return grouped.amax(dim=1, keepdim=True).expand_as(grouped).reshape(-1)
@@ -71,12 +71,11 @@ def rows_of_value_heads(scales: Tensor, heads: int, kv_heads: int) -> Tensor:
 
 
 def representable_scales(gain: Tensor, scales: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The norm gain divided by `scales` as stored in `dtype`, and the scales that this stored gain really applies.
+    """Return the norm gain divided by `scales` and stored in `dtype`, and the scales that this gain really applies.
 
-    gain, scales: float32 [k]. Returns (folded gain in float32, all values exact in `dtype`; scales). Rounding the gain
-    first and scaling the weights by what it became keeps the fold exact: a bfloat16 gain alone would cost up to 0.4 %
-    a column.
-    Columns whose gain is zero or would leave the range of `dtype` keep their gain.
+    gain, scales: float32 [k]. The folded gain is float32 with values exact in `dtype`. Rounding the gain first and
+    then scaling the weights by the rounded gain keeps the fold exact: otherwise a bfloat16 gain is off by up to 0.4 %
+    per column. Columns keep their gain where it is zero or would overflow or underflow `dtype`.
     """
     folded = (gain / scales).to(dtype).float()
     usable = (folded.abs() >= torch.finfo(dtype).tiny) & folded.isfinite()

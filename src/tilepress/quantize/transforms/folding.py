@@ -1,4 +1,4 @@
-"""A decoder layer with its inputs scaled column by column, computing the same function."""
+"""Scaling of a decoder layer's inputs column by column, without changing the function that it computes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from tilepress.quantize.transforms.column_scales import (
 @dataclass(frozen=True)
 class FoldedLayer:
     """tensors: the layer's parameters by their name inside the layer, float32, after the folds.
-    statistics: of the scaled inputs. row_scales: by what the rows of v_proj and up_proj were divided.
+
+    statistics: of the scaled inputs. row_scales: the divisors of the rows of v_proj and up_proj.
     """
 
     tensors: dict[str, Tensor]
@@ -35,7 +36,7 @@ class FoldedLayer:
 def mix_scales(
     statistics: Mapping[str, InputStatistics], damping: float, where: str, *, heads: int, kv_heads: int
 ) -> dict[str, Tensor]:
-    """The column scales of each input [k] by its name, such that `fold` can be exact."""
+    """Return column scales [k] of each input by its name, such that `fold` can be exact."""
     scales = {}
     for feed in FEEDS:
         seen = statistics[feed.name]
@@ -61,7 +62,7 @@ def fold(
     """Divide each input by its scales and multiply the columns of the linears that read it.
 
     The division is folded into each input's source. Norm gains come out exact in `dtype`. The linears and the
-    statistics are changed where they are: copies of a layer and its Hessians would be gigabytes.
+    statistics are changed in place: copies of a layer and its Hessians would take gigabytes.
     """
     folded = dict(tensors)
     applied = dict(scales)

@@ -1,4 +1,4 @@
-"""Ranges of ordinary tokens, where a token that overflows is not clipped but gets a dynamic scale."""
+"""Ranges for ordinary tokens; a token that overflows is not clipped but gets a dynamic scale."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tilepress.errors import QuantizationError
 from tilepress.quantize.statistics.input_statistics import InputStatistics
 from tilepress.quantize.transforms.activation_ranges import ActivationRange, range_of, round_trip_by_token
 
-# A token is massive where its largest |x| is over so many times that of the median token.
+# A token is massive where its largest |x| exceeds this many times that of the median token.
 MASSIVE = 8.0
-# Shares of the calibration's ordinary tokens that are let out of the range. On other text it is half as many again to
-# twice as many, and each costs time, so that the last one keeps below 5 % there.
+# Shares of the calibration's ordinary tokens that may overflow. On other text 1.5 to 2 times as many do, and each costs
+# time; the largest share keeps them below 5 % there.
 SHARES = (0.0, 0.005, 0.01, 0.02)
-# Shares of those that are let out downwards; the others go upwards.
+# Shares of these tokens that overflow at the lower end; the others do at the upper end.
 DOWNWARDS = (0.0, 0.25, 0.5, 0.75, 1.0)
-# How much finer than the range of ordinary tokens the range is that practically all tokens leave.
+# The range that practically all tokens overflow is this many times finer than that of ordinary tokens.
 FINER = 256
 
 
@@ -32,8 +32,9 @@ def ordinary_rows(rows: Tensor) -> Tensor:
 def overflow_range(seen: InputStatistics, importance: Tensor, dtype: torch.dtype, where: str) -> ActivationRange:
     """The range of least Σ_j importance_j · mean (x_j - Q(x_j))² over ordinary tokens; importance float32 [k].
 
-    Q is exact: what overflows the range gets a dynamic scale. Without a limit the best range would be one that
-    all tokens leave; candidates let out at most 2 % of the ordinary ones, of those that reach lowest or highest.
+    Q includes the dynamic scales of tokens that overflow. Without a limit the best range would be one that all tokens
+    overflow, so that candidates let at most 2 % of the ordinary tokens do so, those that reach lowest or highest.
+    Raises QuantizationError naming `where` if the error is not finite.
     """
     compared = ordinary_rows(seen.fewer_rows())
     own_error = (round_trip_by_token(compared) - compared).square_() @ importance
@@ -52,10 +53,10 @@ def overflow_range(seen: InputStatistics, importance: Tensor, dtype: torch.dtype
 
 
 def per_token_range(rows: Tensor, dtype: torch.dtype, where: str) -> ActivationRange:
-    """A range that practically all tokens leave: a 256th of that of the ordinary tokens of `rows` [m, k].
+    """A range that practically all tokens overflow: a 256th of that of the ordinary tokens of `rows` [m, k].
 
-    A token that stays in it is all but zero, and loses no more than half of a step 256 times finer than the ordinary
-    one. For float16, whose least normal number is 6.1e-5, it is less fine where it has to be.
+    A token inside it is all but zero, and its error is at most half of the scale, which is 256 times finer than the
+    ordinary one. In float16 the scale is at least 6.1e-5, the least normal number.
     """
     rows = ordinary_rows(rows)
     ordinary = range_of(float(rows.min()), float(rows.max()), dtype, where)
@@ -64,7 +65,7 @@ def per_token_range(rows: Tensor, dtype: torch.dtype, where: str) -> ActivationR
 
 
 def _ends(rows: Tensor) -> Iterable[tuple[float, float]]:
-    """Pairs of ends, each once, that leave the shares above of the tokens of `rows` [m, k] outside."""
+    """Distinct pairs (low, high) that the shares above of the tokens of `rows` [m, k] overflow."""
     low, high = rows.amin(dim=1), rows.amax(dim=1)
     ascending = low.sort().values
     ends: dict[tuple[float, float], None] = {}

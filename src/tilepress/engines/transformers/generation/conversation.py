@@ -19,7 +19,7 @@ class Conversation:
     """Messages so far, and the keys and values of their tokens.
 
     Each turn renders the whole conversation anew and keeps what the cache has of it: the longest common prefix. So a
-    template that changes earlier turns, as those do that drop earlier thoughts, costs time and never correctness.
+    template that changes earlier turns, for example drops their thoughts, costs time but not correctness.
 
     messages: {"role", "content"} of every turn, the system message first where there is one; an answer that calls
     tools has "tool_calls" too, as OpenAI writes them.
@@ -35,7 +35,7 @@ class Conversation:
         tools: Sequence[Tool] | None = None,
         cache: PrefixCache | None = None,
     ) -> None:
-        """tools: that the model may call, as `tool_schemas` takes them.
+        """tools: tools that the model may call, as `tool_schemas` takes them.
 
         cache: one that several conversations, in turn, or prompts of `generate` share; None for one of its own. Raises
         UsageError for a model without a chat template, or one that knows no tools, and what `tool_schemas` raises.
@@ -68,10 +68,10 @@ class Conversation:
         on_text: Callable[[str], None] | None = None,
         **sampling: Any,
     ) -> Generation:
-        """Give back what the tool calls of the last answer came to, and the model's answer to that, as `say` does.
+        """Add the results of the last answer's tool calls, and the model's answer to them, which is returned.
 
-        results: one for each of `tool_calls`, in their order; text, or what JSON can hold. Raises UsageError for
-        another number of results, and for one that is neither.
+        results: one for each of `tool_calls`, in their order; text, or what JSON can hold. Else as `say`. Raises
+        UsageError for another number of results, and for one that is neither.
         """
         calls = self.messages[-1].get("tool_calls", []) if self.messages else []
         if not calls or len(results) != len(calls):

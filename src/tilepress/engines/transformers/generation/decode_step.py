@@ -1,4 +1,4 @@
-"""Few tokens through the decoder, as the model's own forward pass computes them and without its overhead."""
+"""The decoder's forward pass for a few tokens, without the overhead of the model's own."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class _Layer:
 class DecodeStep:
     """The forward pass for one token, or a few, behind a cache, in a batch of one.
 
-    The operations of transformers' modules for Llama, Qwen2 and Qwen3 on the same numbers, but 27 calls of torch a
-    layer where theirs make 50, and no modules between: in a model of 30 layers that overhead is longer than the time of
-    all linears. Logits differ from the model's own as attention's sums do, in the last bits.
+    It does the operations of transformers' modules for Llama, Qwen2 and Qwen3 on the same numbers, but in 27 calls of
+    torch a layer instead of 50, and without modules. In a model of 30 layers that overhead takes longer than all
+    linears. Logits differ from the model's own in the last bits, as the sums of attention do.
 
-    Several tokens give the bits that one at a time gives, so that drafts change no answer: compressed linears do not
+    Several tokens give the same bits as one at a time, so that drafts change no answer: compressed linears do not
     depend on the batch, and attention and a float head are called once a token. Only float linears are not that exact.
     """
 
@@ -54,7 +54,7 @@ class DecodeStep:
 
     @staticmethod
     def supports(model: PreTrainedModel) -> bool:
-        """Float32 on the cpu, attention to all tokens, and nothing that wants to see the calls of modules."""
+        """Return True for Llama, Qwen2 or Qwen3 in float32 on the CPU, with attention to all tokens and no hooks."""
         config = model.config
         return (
             type(model) in (LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
@@ -68,7 +68,7 @@ class DecodeStep:
         )
 
     def __call__(self, tokens: Tensor, cache: GrowingCache) -> Iterator[Tensor]:
-        """Logits [1, vocabulary] behind each of tokens [1, n], whose keys and values are added to the cache."""
+        """Return logits [1, vocabulary] after each of tokens [1, n]; their keys and values are added to the cache."""
         x = self._embed(tokens)
         start, count = cache.get_seq_length(), tokens.shape[1]
         end = start + count
@@ -90,7 +90,7 @@ class DecodeStep:
         return self._logits(self._norm(x))
 
     def _logits(self, hidden: Tensor) -> Iterator[Tensor]:
-        """[1, vocabulary] of each row of hidden [n, hidden size]; a float head is multiplied as they are asked for."""
+        """Yield logits [1, vocabulary] of each row of hidden [n, hidden size]; a float head takes a row at a time."""
         if isinstance(self._head, CompressedLinear):
             yield from torch.split(self._head(hidden), 1)
         else:
@@ -128,7 +128,7 @@ def _norm(module: Any) -> Function:
 
 
 def _rms_norm(weight: Tensor, epsilon: float) -> Function:
-    """x / sqrt(mean(x^2) + epsilon) * weight, the mean being over the last dimension."""
+    """Return the norm x / sqrt(mean(x^2) + epsilon) * weight, with the mean over the last dimension."""
     # As tensors: a number costs a microsecond each time that torch makes a tensor of it.
     size, offset = torch.tensor(float(weight.shape[-1])), torch.tensor(epsilon)
 
@@ -140,7 +140,7 @@ def _rms_norm(weight: Tensor, epsilon: float) -> Function:
 
 
 def _together(block: nn.Module, fused: str, names: list[str]) -> Function:
-    """The fused linear where the block has it; elsewhere its linears one by one."""
+    """Return the fused linear where the block has one, else its linears one by one."""
     if hasattr(block, fused):
         function: Function = block.get_submodule(fused).forward
         return function

@@ -18,7 +18,7 @@ from tilepress.engines.transformers.generation.kv_cache import GrowingCache
 
 Step = Callable[[Tensor, GrowingCache], Iterator[Tensor]]
 
-# What this loop does not do, and the values with which it is not asked to.
+# Settings that this loop does not support, with the values that leave them off.
 OTHER_LOOPS = {
     "num_return_sequences": (None, 1),
     "guidance_scale": (None, 1),
@@ -28,12 +28,12 @@ OTHER_LOOPS = {
     "token_healing": (None, False),
     "use_cache": (None, True),
 }
-# Arguments of `generate` beside the options of its configuration that are prepared before the loop.
+# Arguments of `generate` that are not settings, and that transformers prepares before the loop.
 PREPARED = {"logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn"}
 
 
 def effective_settings(model: PreTrainedModel, options: Mapping[str, Any]) -> GenerationConfig:
-    """The model's settings of generation, with the options of `generate` that are such settings in their place."""
+    """Return the model's generation settings, replaced by those of the options of `generate` that are settings."""
     config = copy(model.generation_config)
     for name, value in options.items():
         if hasattr(config, name):
@@ -42,7 +42,7 @@ def effective_settings(model: PreTrainedModel, options: Mapping[str, Any]) -> Ge
 
 
 def is_plain(settings: GenerationConfig, options: Mapping[str, Any]) -> bool:
-    """Whether `generate` with these settings is greedy search or sampling of one sequence: no beams, no drafts.
+    """Return True if `generate` with these settings is greedy search or sampling of one sequence, without drafts.
 
     settings: `effective_settings` of the options.
     """
@@ -55,10 +55,11 @@ def is_plain(settings: GenerationConfig, options: Mapping[str, Any]) -> bool:
 
 @dataclass
 class Decoding:
-    """For `model.generate(custom_generate=...)`, which calls it with everything that it has prepared.
+    """The loop for `model.generate(custom_generate=...)`, which calls it with everything that it has prepared.
 
-    draft_tokens: so many tokens that followed an earlier occurrence of the last two, or else of the last one, are
-    computed with the next token, by one pass; those that the model chooses too are accepted. drafted, accepted: counts.
+    draft_tokens: tokens drafted at a time, those that followed an earlier occurrence of the last two tokens, or else of
+    the last one. One forward pass computes them with the next token; those that the model chooses too are accepted.
+    drafted, accepted: counts.
     """
 
     cache: GrowingCache
@@ -77,10 +78,11 @@ class Decoding:
         generation_config: GenerationConfig,
         **_: Any,
     ) -> Tensor:
-        """input_ids [1, prompt]; returns them with the new tokens behind, drawn as transformers draws them.
+        """Return input_ids [1, prompt] followed by the new tokens, drawn as transformers draws them.
 
-        What the cache lacks of the prompt goes through the model's own forward pass. Tokens are drawn one by one, each
-        from the logits behind those before it, so that drafts change neither the answer nor the random numbers.
+        The part of the prompt that is not cached goes through the model's own forward pass. Tokens are drawn one by
+        one, each from the logits after the one before it, so that drafts change neither the answer nor the random
+        numbers.
         """
         ids, step = input_ids, _step(model)
         lookup = self._lookup(generation_config)
@@ -122,7 +124,7 @@ class Decoding:
 
 
 def _step(model: PreTrainedModel) -> Step:
-    """`DecodeStep` where it can be had; else the model's own forward pass, to the same effect."""
+    """Return `DecodeStep` where it supports the model, else the model's own forward pass in the same form."""
     if DecodeStep.supports(model):
         return DecodeStep(model)
     engine: Any = model

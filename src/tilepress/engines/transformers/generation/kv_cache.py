@@ -19,10 +19,10 @@ SPARE_TOKENS = 256
 
 
 class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
-    """Of one layer: `keys` and `values` [batch, heads, tokens, head size] are views of the used part of a buffer.
+    """One layer's cache: `keys` and `values` [batch, heads, tokens, head size] are views of the used part of a buffer.
 
-    What transformers does to them (cropping, choosing sequences) it does by replacing the views; where these have left
-    the buffer, the next update makes a new one.
+    transformers crops or selects sequences by replacing the views. Where they are not of the buffer any more, the next
+    update makes a new buffer.
     """
 
     keys: Tensor
@@ -46,13 +46,13 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         return self.use(length + new)
 
     def buffer_for(self, tokens: int) -> Tensor:
-        """[2, batch, heads, room, head size]: keys and values of those there are, with room for so many in all."""
+        """Return the buffer [2, batch, heads, room, head size], with room for `tokens` tokens in all."""
         if not self._has_room(tokens):
             self._make_room(self.keys, tokens)
         return self._buffer
 
     def use(self, length: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of the first `length` tokens in the buffer, which are all from now on."""
+        """Make the first `length` tokens of the buffer all tokens of the cache, and return their keys and values."""
         self.keys, self.values = self._buffer.narrow(3, 0, length).unbind(0)
         return self.keys, self.values
 
@@ -84,10 +84,10 @@ class GrowingCache(Cache):
 
 
 class PrefixCache:
-    """What a model computed for its last prompt and answer. The next prompt computes what follows their common prefix.
+    """Keys and values of a model's last prompt and answer. The next prompt computes what follows the common prefix.
 
-    For `generate` and `Conversation`: prompts with one system message, or a long text that several questions are about,
-    compute it once. Holds one sequence, of one model, for one thread at a time.
+    For `generate` and `Conversation`: a system message, or a long text that several questions are about, is computed
+    once. Holds one sequence of one model, for one thread at a time.
     """
 
     def __init__(self) -> None:
@@ -100,7 +100,7 @@ class PrefixCache:
         self._model: weakref.ref[PreTrainedModel] | None = None
 
     def begin(self, model: PreTrainedModel, tokens: Sequence[int]) -> GrowingCache:
-        """Keys and values of the longest common prefix with `tokens`, but one of these at least is left to compute.
+        """Return keys and values of the longest common prefix with `tokens`; at least one token is left to compute.
 
         Raises UsageError where another model filled the cache.
         """
@@ -116,6 +116,6 @@ class PrefixCache:
         return self._past
 
     def end(self, tokens: Sequence[int]) -> None:
-        """Note the tokens of prompt and answer, of which `begin`'s cache holds the first ones."""
+        """Note the tokens of prompt and answer; the cache that `begin` returned holds the first ones."""
         # The last token was given out and not fed back.
         self._tokens = list(tokens[: self._past.get_seq_length()])

@@ -23,7 +23,7 @@ EXAMPLE = '{"type": "function", "function": {"name": …, "description": …, "p
 
 
 def tool_schemas(tools: Sequence[Tool], source: str = "tools") -> list[Any]:
-    """Schemas for the chat template. Functions need type hints and a docstring that describes each argument.
+    """Return schemas for the chat template. Functions need type hints and a docstring that describes each argument.
 
     source: what messages call the list, such as the name of its file. Raises UsageError that names the entry, counted
     from 1, for one that is no schema and for two of one name.
@@ -41,7 +41,7 @@ def tool_schemas(tools: Sequence[Tool], source: str = "tools") -> list[Any]:
 
 
 def check_template(tokenizer: PreTrainedTokenizerBase, schemas: list[Any]) -> None:
-    """Raises UsageError for a chat template that would leave tools out."""
+    """Raise UsageError for a chat template that would leave tools out."""
     if tokenizer.chat_template is None or "tools" not in tokenizer.get_chat_template(tools=schemas):
         raise UsageError("the model's chat template knows no tools; use a model trained to call them, such as Qwen3")
 
@@ -98,7 +98,7 @@ class ParsedAnswer:
 
 
 def parse_tool_calls(text: str) -> ParsedAnswer:
-    """Read every `<tool_call>{"name": …, "arguments": {…}}</tool_call>` behind the model's thoughts.
+    """Read every `<tool_call>{"name": …, "arguments": {…}}</tool_call>` after the model's thoughts.
 
     A last call may lack its end, as where the model's end token took its place. Never raises.
     """
@@ -121,7 +121,7 @@ def parse_tool_calls(text: str) -> ParsedAnswer:
 
 
 def _behind_thoughts(text: str) -> int:
-    """Where the thoughts end that the text begins with; it does not say so where the template has begun them."""
+    """Return where the thoughts at the beginning end. Their first mark is missing where the template has set it."""
     end = text.find(THOUGHT_END)
     if text.lstrip().startswith(THOUGHT_START):
         return len(text) if end < 0 else end + len(THOUGHT_END)
@@ -130,7 +130,7 @@ def _behind_thoughts(text: str) -> int:
 
 
 def _call(text: str, start: int) -> tuple[ToolCall, int]:
-    """The call whose JSON begins at `start`, white space aside, and where the text goes on. ValueError for another."""
+    """Return the call whose JSON begins at `start`, white space aside, and its end. ValueError for other text."""
     value, end = json.JSONDecoder().raw_decode(text, _behind_space(text, start))
     end = _behind_space(text, end)
     if not text.startswith(END, end) and end < len(text):

@@ -1,4 +1,4 @@
-"""What is refused before vLLM starts: it would say so a minute later, or not at all."""
+"""Checks before vLLM starts, which would refuse a minute later, or not at all."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def check_port(host: str, port: int) -> None:
 
 
 def is_local(host: str) -> bool:
-    """Whether only this machine reaches `host`."""
+    """Return True if only this machine reaches `host`."""
     with suppress(socket.gaierror):
         return all(str(address[4][0]).startswith(("127.", "::1")) for address in socket.getaddrinfo(host, None))
     return False

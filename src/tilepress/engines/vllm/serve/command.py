@@ -42,7 +42,7 @@ class ModelFacts:
 
 
 def command_line(options: ServeOptions, model: ModelFacts, *, cpu: bool) -> list[str]:
-    """What to run. The user's own words for vLLM come last, where they win."""
+    """Return the command to run. The user's own words for vLLM come last, where they win."""
     words = [sys.executable, "-m", MODULE, "--model", str(model.path), "--served-model-name", model.name]
     words += ["--host", options.host, "--port", str(options.port)]
     words += ["--max-model-len", str(model.context), "--enable-prompt-tokens-details"]
@@ -62,7 +62,7 @@ def command_line(options: ServeOptions, model: ModelFacts, *, cpu: bool) -> list
     if not options.prefix_cache:
         words += ["--no-enable-prefix-caching"]
     if options.tools is not False and model.tool_parser is not None:
-        # At level "parameter" arguments follow their schema, and a schema that is none is refused with status 400.
+        # At level "parameter" arguments follow their schema, and an invalid schema is refused with status 400.
         words += ["--enable-auto-tool-choice", "--tool-call-parser", model.tool_parser]
         words += ["--tool-strict-level", "parameter"]
     if model.reasoning_parser is not None:
@@ -85,7 +85,7 @@ def chat_template(directory: Path) -> str:
 
 
 def tool_parser(template: str) -> str | None:
-    """vLLM's --tool-call-parser for a template, None where none is known to fit.
+    """Return vLLM's --tool-call-parser for a template, None where none is known to fit.
 
     Qwen2.5, Qwen3 and Hermes have the model write `<tool_call>{"name": ..., "arguments": ...}</tool_call>`, Llama 3.1
     and 3.2 `{"name": ..., "parameters": ...}`. A template that also has `<function=` (Qwen3-Coder) writes XML.
@@ -100,8 +100,8 @@ def tool_parser(template: str) -> str | None:
 
 
 def reasoning_parser(architecture: str, template: str) -> str | None:
-    """vLLM's --reasoning-parser. It takes what comes before </think> for thoughts, so the model has to think.
+    """Return vLLM's --reasoning-parser for a model that thinks, else None: text before </think> counts as thoughts.
 
-    Qwen3's Instruct models of 2507 do not, and their template does not know the tag.
+    Qwen3's Instruct models of 2507 do not think, and their template does not know the tag.
     """
     return "qwen3" if architecture == "Qwen3ForCausalLM" and "<think>" in template else None

@@ -1,4 +1,4 @@
-"""The environment that vLLM's processes want, on the CPU above all. What the user has set stays."""
+"""Environment variables for vLLM's processes, on the CPU above all. What the user has set stays."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def environment(
     api_key: str | None,
     stamp: str,
 ) -> dict[str, str]:
-    """The variables to set beside those of `current`.
+    """Return the variables to set beside those of `current`.
 
     binding: cores of the ranks, None where vLLM does not run on the CPU. openmp: Intel's OpenMP library. offline: the
-    model is a local directory, and nothing has to be asked of the hub. The key goes here, since command lines are
-    for everyone on the machine to see.
+    model is a local directory, and nothing has to be asked of the hub. api_key: goes here, since everyone on the
+    machine sees command lines. stamp: what `check_unchanged` compares.
     """
     wanted = {"VLLM_NO_USAGE_STATS": "1"}
     if binding is not None:
-        # Whoever has chosen a number of threads does not want them to be counted anew.
+        # A number of threads that the user has chosen stays.
         wanted["VLLM_CPU_OMP_THREADS_BIND"] = NOBIND if "OMP_NUM_THREADS" in current else binding
     if offline:
         wanted |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
@@ -43,7 +43,7 @@ def environment(
 
 
 def find_openmp() -> Path | None:
-    """Intel's OpenMP library where the package intel-openmp is installed, as vLLM for the CPU has it on x86."""
+    """Return Intel's OpenMP library where the package intel-openmp is installed, as vLLM for the CPU has it on x86."""
     try:
         files = distribution("intel-openmp").files or []
     except PackageNotFoundError:
@@ -57,9 +57,9 @@ _MANY = 4
 
 
 def binding(cores: list[int], tp: int) -> str:
-    """Consecutive `cores` for each of `tp` ranks, "0,1|2,3"; "nobind" where there are fewer cores than ranks.
+    """Return consecutive `cores` for each of `tp` ranks, "0,1|2,3"; "nobind" for fewer cores than ranks.
 
-    vLLM's own "auto" wants a memory node for each rank. As it does, a rank that has four cores or more leaves one to
+    vLLM's own "auto" wants a memory node for each rank. As with "auto", a rank of four cores or more leaves one to
     server and scheduler, which run between its steps.
     """
     each = len(cores) // tp
@@ -71,7 +71,7 @@ def binding(cores: list[int], tp: int) -> str:
 
 
 def physical_cores(root: Path = Path("/sys/devices/system/cpu"), allowed: Collection[int] | None = None) -> list[int]:
-    """One of the processors of each core that this process may run on, by socket and core."""
+    """Return one processor of each core that this process may run on, by socket and core."""
     if allowed is None:
         affinity = getattr(os, "sched_getaffinity", None)  # Linux has it
         allowed = affinity(0) if affinity else range(os.cpu_count() or 1)

@@ -1,4 +1,4 @@
-"""How much memory there is for keys and values, and how long a context fits into it."""
+"""The memory for keys and values, and the longest context that fits into it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CONTEXTS = 16
 
 @dataclass(frozen=True)
 class KeyValueMemory:
-    """per_token: bytes of one token's keys and values in all ranks; room: bytes that there are for them."""
+    """per_token: bytes of one token's keys and values in all ranks; room: bytes available for them."""
 
     per_token: int
     room: int
@@ -36,13 +36,13 @@ class KeyValueMemory:
 
 
 def key_value_bytes(shape: ModelShape, tp: int, dtype: str | None) -> int:
-    """Bytes of one token in all of `tp` ranks; a rank has a head at least. Two bytes a number but for float32."""
+    """Return the bytes of one token in all of `tp` ranks; each has a head or more. Two bytes a number, float32 four."""
     heads = max(shape.kv_heads, tp)
     return 2 * shape.layers * heads * shape.head_dim * (4 if dtype == "float32" else 2)
 
 
 def room(checkpoint: Checkpoint, tp: int, dtype: str | None, available: int) -> int:
-    """What is left for keys and values of `available` bytes beside weights and vLLM's processes, at 0.9 of it."""
+    """Return the bytes left for keys and values: 0.9 of `available`, less weights and vLLM's processes."""
     return max(int(_USABLE * available) - weight_bytes(checkpoint, dtype) - _SERVER - tp * _RANK, 0)
 
 
@@ -56,9 +56,9 @@ def weight_bytes(checkpoint: Checkpoint, dtype: str | None) -> int:
 
 
 def choose_context(memory: KeyValueMemory, *, asked: int | None, given: int) -> int:
-    """Tokens of the longest context: `asked`, else the model's, `given`, or fewer where no more fit.
+    """Return the tokens of the longest context: `asked`, else the model's, `given`, or fewer where no more fit.
 
-    Raises UsageError, with the number that fits, where `asked` is more.
+    Raises UsageError, with the number that fits, where `asked` does not fit.
     """
     context = given if asked is None else asked
     if context <= memory.longest:

@@ -1,4 +1,4 @@
-"""What `tilepress serve` is asked for."""
+"""The options of `tilepress serve`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ class ServeOptions:
     tp: tensor-parallel ranks. name: what clients call the model; the directory's name if None. max_model_len: tokens of
     prompt and answer together; what the model was trained for, or what memory allows, if None. kv_cache: bytes for
     keys and values of all ranks; found from free memory if None. dtype: of activations; the stored type if None.
-    parallel_decoding: where drafts come from. tools: None is on where the parser is known. extra: words for vLLM.
+    parallel_decoding: where drafts come from. tools: whether to parse tool calls; where the parser is known if None.
+    extra: words for vLLM.
     """
 
     tp: int = 1

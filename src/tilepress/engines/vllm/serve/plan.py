@@ -36,7 +36,7 @@ class ServePlan:
         return {name: "..." if name == "VLLM_API_KEY" else value for name, value in self.environment.items()}
 
     def start(self, options: ServeOptions) -> NoReturn:
-        """Become the server, which then gets the signals and gives the exit status. Refuses as `checks` does."""
+        """Replace this process by the server, which gets signals and gives the exit status. Errors as in `checks`."""
         check_installed(options.parallel_decoding)
         check_port(options.host, options.port)
         sys.stdout.flush()
@@ -52,7 +52,7 @@ def make_plan(
     cpu: bool | None = None,
     available: int | None = None,
 ) -> ServePlan:
-    """The plan for a directory, or a hub id, which is downloaded.
+    """Return the plan for a directory, or a hub id, which is downloaded.
 
     current: the environment; cpu: where vLLM computes, found if None; available: bytes of memory, found if None.
     Raises CheckpointError and UsageError for what cannot be served.
@@ -79,7 +79,7 @@ def make_plan(
 def _facts(
     path: str, checkpoint: Checkpoint, options: ServeOptions, cpu: bool, available: int
 ) -> tuple[ModelFacts, list[str]]:
-    """What the command line needs, and what the user should know of it."""
+    """Return what the command line needs, and notes for the user."""
     config, notes = checkpoint.path / "config.json", []
     given = context_length(checkpoint.config, config)
     asked, cache = options.max_model_len, None

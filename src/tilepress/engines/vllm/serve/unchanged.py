@@ -1,7 +1,7 @@
-"""Telling whether a checkpoint is still the one that the server was started for.
+"""A check that a checkpoint does not change while the server starts.
 
-vLLM reads config.json early and the weights later, in other processes. A directory that is replaced in between may fit
-the first in all its shapes and still be another model.
+vLLM reads config.json early and the weights later, in other processes. A directory that is replaced in between may have
+the same shapes and still be another model.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ VARIABLE = "TILEPRESS_STAMP"
 
 
 def stamp(directory: Path) -> str:
-    """The path, and a digest of names, sizes and times of change of what decides what the model computes."""
+    """Return a digest of names, sizes and times of change of config, descriptions and weights, and the path."""
     files = [directory / "config.json", *sorted(directory.rglob("*.safetensors"))]
     files += sorted(directory.glob("quant_model_description*.json"))
     digest = hashlib.sha256()
@@ -27,9 +27,10 @@ def stamp(directory: Path) -> str:
 
 
 def check_unchanged(directory: str | Path) -> None:
-    """Raises CheckpointError where `tilepress serve` has stamped this directory and it is not as it was then.
+    """Raise CheckpointError where this directory has changed since `tilepress serve` was started with it.
 
-    vLLM's processes inherit the stamp; those that Ray starts on other machines do not, and check nothing.
+    vLLM's processes inherit the digest in a variable; those that Ray starts on other machines do not, and check
+    nothing.
     """
     directory = Path(directory)
     digest, _, path = os.environ.get(VARIABLE, "").partition(" ")
