@@ -28,7 +28,7 @@ class QuantizedActivations {
     // What tile column j takes of a chunk.
     Activations block(int64_t chunk, int64_t j) const;
 
-    // Of `token` and those after it.
+    // The scales of `token` and of those after it.
     const TokenScale* scales(int64_t token) const { return scales_.data() + token; }
 
   private:

@@ -25,12 +25,12 @@ struct LinearArguments {
 // xq = clamp(round_half_even(x / input_scale) + input_offset, -128, 127), not-a-number to -128;
 // y = (xq @ W^T + quant_bias, modulo 2^32) * deq_scale, rounded to nearest even.
 //
-// A token overflows where, without the clamp, the least or the greatest of its activations and 0 would leave -128 ...
-// 127. Given weight_sums, it is then quantized by a scale and an offset of its own, if that scale is a normal number:
-// scale = (greatest - least) / 255, offset = -128 - round_half_even(least / scale), and, in float32 without
-// contraction, y = (float(xq @ W^T - offset * weight_sums) * (scale / input_scale) + float(quant_bias + input_offset *
-// weight_sums))
-// * deq_scale.
+// A token overflows where, without the clamp, the least or the greatest of its activations and 0 would be outside
+// -128 ... 127. Given weight_sums, it is then quantized by a dynamic scale and offset, if that scale is normal:
+//
+//     scale = (greatest - least) / 255, offset = -128 - round_half_even(least / scale)
+//     y = (float(xq @ W^T - offset * weight_sums) * (scale / input_scale)
+//          + float(quant_bias + input_offset * weight_sums)) * deq_scale, in float32 without contraction
 //
 // The same bits for any number of threads, any tokens beside and any instruction set. Throws BitstreamError with the
 // number of the first damaged tile; y then has no meaning.

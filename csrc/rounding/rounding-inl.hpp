@@ -57,8 +57,8 @@ TILEPRESS_ALWAYS_INLINE Rows decide(Rows magnitude, const float* lengths, float 
     return cost < least ? Rows{} : chosen;
 }
 
-// A few rows at work: column j of them, in the order of rounding and in units of the step, is remaining[j]. What is
-// left there of a column that is rounded is its error.
+// A few rows while they are rounded. remaining[j] is their column j, in the order of rounding and in units of
+// weight_scale; of a rounded column it is the error.
 struct RowsAtWork {
     int64_t first;
     int count;  // those behind are zero

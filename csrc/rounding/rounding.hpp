@@ -11,10 +11,10 @@ constexpr int64_t kRowsOfATable = 128;  // rows that share code lengths where no
 struct Rounding {
     int64_t n, k;
     const float* weight;    // [n, k]
-    const float* steps;     // [n]
+    const float* steps;     // [n], weight_scale
     const int64_t* order;   // [k]: columns in the order they are rounded in, which is that of feedback and rate
     const float* feedback;  // [k, k]: how much of column j's error goes to column k; read above the diagonal only
-    const float* rate;      // [k]: what a bit is worth, in squared steps
+    const float* rate;      // [k]: what a bit is worth, in units of weight_scale^2
     const float* lengths;   // [1 or ceil(n / 128), kMagnitudes]: bits of each magnitude with its sign
     bool one_table;         // for all rows, not one for each 128
     int8_t* out;            // [n, k]

@@ -28,7 +28,7 @@ TILEPRESS_ALWAYS_INLINE float widen(Float16 value) {
     const uint32_t shifted = static_cast<uint32_t>(value.bits & 0x7fff) << 13;
     const uint32_t normal = shifted + (112u << 23);  // exponent bias 15 to 127
     const uint32_t special = shifted | 0x7f800000;   // infinity, or not a number
-    // A subnormal is its bits times 2^-24: let the adder normalize it, beside an exponent whose last place that is.
+    // A subnormal is its bits times 2^-24. Shifted, they add as much to `anchor`, 2^-14; the subtraction normalizes it.
     const float anchor = std::bit_cast<float>(113u << 23);
     const uint32_t subnormal = std::bit_cast<uint32_t>(std::bit_cast<float>(shifted + (113u << 23)) - anchor);
     const uint32_t magnitude = shifted >= 0x7c00u << 13 ? special : shifted < 0x0400u << 13 ? subnormal : normal;

@@ -35,7 +35,7 @@ struct Activations {
     int largest;  // magnitude of any of the values
 };
 
-// Of some quantized activations: their sum, and the largest magnitude among them.
+// The sum of some quantized activations, and the largest magnitude among them.
 struct QuantizedRow {
     int32_t total, largest;
 };
@@ -52,7 +52,7 @@ struct TokenScale {
     int offset;
 };
 
-// Of the output channels that a call of scale_sums writes.
+// The scales of the output channels that a call of scale_sums writes.
 struct OutputScales {
     const float* deq_scale;
     const int32_t* quant_bias;

@@ -44,7 +44,7 @@ class Search {
     TilePlan run() {
         best_.bytes = UINT32_MAX;
         trial_.levels = 1;
-        accept_terminal(0, 8, 0, 0);  // raw comes first: nothing replaces it that is not smaller
+        accept_terminal(0, 8, 0, 0);  // raw comes first: only a smaller encoding replaces it
         for (int levels = 1; levels <= kMaxLevels; ++levels) {
             trial_.levels = levels;
             const int counts = levels > 1 ? shape_.r + levels - 2 : 0;

@@ -19,7 +19,7 @@ DESCRIPTION = "quant_model_description.json"
 FLOAT: str = "FLOAT"
 W8A8S: str = "W8A8S"
 W8A8SC: str = "W8A8SC"
-W8A8S_DYNAMIC = "W8A8S_DYNAMIC"  # ours: the same tensors, but practically every token is quantized by its own scale
+W8A8S_DYNAMIC = "W8A8S_DYNAMIC"  # ours: the same tensors, but practically every token gets a dynamic scale
 
 # How the types in a description are read. W8A8 stores the same five tensors as W8A8S; W16A16S is a float weight with
 # zeros; some releases of the vendor's manual put W8A8SC into a W8A8S directory.
@@ -129,7 +129,7 @@ def flavour(config: Mapping[str, Any], inventory: list[tuple[str, Stored]]) -> s
     for key in ("torch_dtype", "dtype"):
         if config.get(key) in ("float16", "bfloat16"):
             return str(config[key])
-    # Of a quantized linear's tensors only deq_scale can be int64, and only in the float16 flavour.
+    # Only deq_scale of a quantized linear's tensors can be int64, and only in the float16 flavour.
     kinds = (W8A8S, W8A8S_DYNAMIC)
     return "float16" if any(kind in kinds and stored.dtype == torch.int64 for kind, stored in inventory) else "bfloat16"
 

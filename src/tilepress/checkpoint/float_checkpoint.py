@@ -59,9 +59,9 @@ class FloatCheckpoint:
 
     Tensors have the names that transformers gives them: a prefix "model." is added where the files lack it. Head and
     embedding are one table where the config ties them and their values are equal. Raises CheckpointError where
-    transformers would initialize a missing tensor at random or leave out a part of the decoder, for a tensor of another
-    shape or not of floats, and for a model that is quantized already. A TilepressWarning names a stored tensor that is
-    not read.
+    transformers would initialize a missing tensor at random or leave out a part of the decoder. It raises it too for a
+    tensor of another shape or not of floats, and for a model that is quantized already. A TilepressWarning names a
+    stored tensor that is not read.
     """
 
     kind: Literal["float"] = "float"

@@ -1,4 +1,4 @@
-"""What a checkpoint holds, in numbers."""
+"""A checkpoint in numbers."""
 
 from __future__ import annotations
 

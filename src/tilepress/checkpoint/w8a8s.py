@@ -122,7 +122,7 @@ class W8A8SCheckpoint:
         return [prefix for prefix in fused_groups(self.shape) if self.is_quantized(_members(prefix)[0])]
 
     def shard(self, rank: int, tp: int, *, threads: int | None = None) -> Shard:
-        """What rank `rank` of `tp` loads, compressed now: see Shard."""
+        """Return the shard that rank `rank` of `tp` loads, compressed on demand."""
         return ShardOfW8A8S(self, rank, tp, threads)
 
     @cached_property

@@ -93,7 +93,7 @@ class W8A8SCCheckpoint:
         return [prefix for prefix in fused_groups(self.shape) if self.parts[0].is_quantized(prefix)]
 
     def shard(self, rank: int, tp: int, *, threads: int | None = None) -> Shard:
-        """What rank `rank` of `tp` loads, whatever number of ranks the directory was made for: see Shard."""
+        """Return the shard that rank `rank` of `tp` loads, whatever number the directory was made for."""
         return ShardOfW8A8SC(self, rank, tp, threads)
 
     @cached_property

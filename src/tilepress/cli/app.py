@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = _with_plain_flags([word for word in words if word != "--debug"])
-    # How long torch's threads, which are the kernels' too, spin before they sleep: read once, when torch is imported.
+    # The time that torch's threads, which are the kernels' too, spin before they sleep; read when torch is imported.
     # SmolLM2 on two idle cores generates 138 tokens/s with this, 140 with libgomp's own 300,000, 121 with 1,000 and 91
     # with OMP_WAIT_POLICY=PASSIVE; on cores that other processes keep busy libgomp's own leaves 1 to 10.
     if "OMP_WAIT_POLICY" not in os.environ:

@@ -33,7 +33,7 @@ ComputeType = Annotated[
 ]
 System = Annotated[str | None, typer.Option("--system", help="System message.")]
 MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", help="Stop after so many tokens.")]
-Temperature = Annotated[float, typer.Option("--temperature", help="Of the sampling; 0 takes the likeliest token.")]
+Temperature = Annotated[float, typer.Option("--temperature", help="Sampling temperature; 0 takes the likeliest token.")]
 ParallelDecoding = Annotated[
     bool,
     typer.Option(

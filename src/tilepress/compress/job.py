@@ -36,8 +36,8 @@ def compress_directory(
 
     threads: threads of the encoder, all cores if None. progress: called with the number of fused linears done and of
     all, over all parts. `out` appears whole or not at all. A run that fails or is killed keeps beside it what is
-    finished, and the next run with the same source and `tp` continues there, unless `restart` is given. Memory: the
-    tensors of one fused linear. Raises CheckpointError where `source` cannot be compressed for `tp` or `out` exists,
+    finished. The next run with the same source and `tp` continues there, unless `restart` is given. Memory: the tensors
+    of one fused linear. Raises CheckpointError where `source` cannot be compressed for `tp` or `out` exists,
     OtherJobError where the unfinished run had another source or `tp`.
     """
     checkpoint = open_w8a8s(source, out, tp)

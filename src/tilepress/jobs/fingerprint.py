@@ -8,9 +8,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-# A file is sampled at its beginning, which is all of a JSON file and the header of a safetensors file, and by SAMPLE
-# bytes at each multiple of STRIDE. Another model of the same shapes has other weights everywhere, and a file that was
-# written to has another time of change.
+# A sample of a file is its beginning, all of a JSON file and the header of a safetensors file, and SAMPLE bytes at each
+# multiple of STRIDE. Another model of the same shapes has other weights everywhere, and a file that was written to has
+# another time of change.
 BEGINNING, SAMPLE, STRIDE = 1 << 20, 4096, 16 << 20
 
 # Characters of a SHA-256, which messages leave out.

@@ -24,8 +24,7 @@ def attend(rows: Tensor, cos: Tensor, sin: Tensor, cache: Tensor, length: int, q
 
     rows: [queries + 2 * heads, size], the token's queries, keys and values. cos, sin: [size].
     cache: [2, 1, heads, room, size], keys and values; length is less than room. Returns [queries * size].
-    All float32 and contiguous; size is a multiple of 8. Raises ValueError for tensors that do not fit. There is no
-    gradient.
+    All float32 and contiguous; size is a multiple of 8. Raises ValueError for other tensors. There is no gradient.
     """
     y: Tensor = _OPERATOR(rows, cos, sin, cache, length, queries)
     return y

@@ -46,7 +46,7 @@ FIXED: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Generation:
-    """What was generated and how fast.
+    """A generated answer and its speed.
 
     tokens: the new tokens, with the end token where the model gave one. prompt_tokens: number of tokens of the whole
     prompt; cached_tokens: those of them that were known from an earlier turn or prompt. first_token_seconds: from the

@@ -26,7 +26,7 @@ from tilepress.text import check_chat_template, load_tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-# On a processor without 16-bit arithmetic compressed models generate as fast in float32 as in 16 bits, and float models
+# On a processor without 16-bit arithmetic compressed models generate as fast in float32 as in 16 bits. Float models
 # take a prompt in a sixth of the time (docs/reference/engines.md has the numbers).
 CPU_DTYPE = torch.float32
 

@@ -19,7 +19,7 @@ INTERPRETED_SHARED_MEMORY = 96 << 10
 
 
 def programs(device: torch.device, work: int) -> int:
-    """Return how many programs to start: as many as run at once, but not more than `work`, the pieces to do."""
+    """Return how many programs to start: as many as run at once, but not more than the pieces of work."""
     return max(1, min(work, _at_once(device)))
 
 

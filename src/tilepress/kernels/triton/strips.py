@@ -49,9 +49,9 @@ def read_pair(start, width, table, is_run, first, escaping, below, symbols, stri
     """Read fractals `column` and `column + 1` of eight strips. Return their symbols, and the ranks after them.
 
     Returns (uint32 [8, 128], uint32 [8, 128], int32 [8]). A fractal's 128 words are its 8 groups of 16 rows, the bytes
-    of a word four neighbouring columns; missing fractals are 0. strip: int32 [8], present: which of them
-    the tile has. below: pointer to level 1's `symbols` symbols; rank: int32 [8], how many of them the columns before
-    have taken. The rest is as open_tile returns it.
+    of a word four neighbouring columns; missing fractals are 0. strip: int32 [8]; present: which of them the tile has.
+    below: pointer to level 1's `symbols` symbols; rank: int32 [8], how many of them the columns before have taken. The
+    rest is as open_tile returns it.
     """
     here = present[:, None]
     there = here & (column + 1 < fractals)

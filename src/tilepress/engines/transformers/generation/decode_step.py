@@ -33,9 +33,9 @@ class _Layer:
 class DecodeStep:
     """The forward pass for one token, or a few, behind a cache, in a batch of one.
 
-    It does the operations of transformers' modules for Llama, Qwen2 and Qwen3 on the same numbers, but in 27 calls of
-    torch a layer instead of 50, and without modules. In a model of 30 layers that overhead takes longer than all
-    linears. Logits differ from the model's own in the last bits, as the sums of attention do.
+    It does the operations of transformers' Llama, Qwen2 and Qwen3 on the same numbers, in 27 calls of torch a layer
+    instead of 50, and without modules. In a model of 30 layers that overhead takes longer than all linears. Logits
+    differ from the model's own in the last bits, as the sums of attention do.
 
     Several tokens give the same bits as one at a time, so that drafts change no answer: compressed linears do not
     depend on the batch, and attention and a float head are called once a token. Only float linears are not that exact.

@@ -21,7 +21,7 @@ SPARE_TOKENS = 256
 class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     """One layer's cache: `keys` and `values` [batch, heads, tokens, head size] are views of the used part of a buffer.
 
-    transformers crops or selects sequences by replacing the views. Where they are not of the buffer any more, the next
+    transformers crops or selects sequences by replacing the views. Where they are no longer in the buffer, the next
     update makes a new buffer.
     """
 

@@ -24,7 +24,7 @@ _MEMORY = {"method": "suffix"}
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What the command line needs to know of a model.
+    """The facts about a model that the command line needs.
 
     name: for the clients. context: tokens. overrides: entries of config.json that YaRN replaces. tool_parser and
     reasoning_parser: vLLM's, None where none is known to fit. named: config.json names the quantization, so that vLLM
