@@ -1,5 +1,10 @@
 """Evaluation text of six kinds, none of which calibration reads: all from packages of Debian and Python.
 
+    python -m benchmarks.quality.domains FOLDER [--model DIR] [--cache .bench]
+    tilepress eval -m QUANTIZED --against DIR --tokens 8192 $(printf -- "--text %s " FOLDER/*.txt)
+
+The first writes a file of each kind, the second measures a directory on all of them.
+
 `technical` is the benchmark's text of old (`text.py`). `encyclopedia` are articles of the English Wikipedia that gensim
 carries for its tests; `chinese` the manual pages of manpages-zh; `code` C++ of fmt and nlohmann-json and JavaScript of
 express and underscore; `reasoning` the worked examples of BIG-Bench Hard that lm-eval carries; `dialogue` questions
@@ -8,24 +13,28 @@ with tool definitions and calls of the Berkeley function calling leaderboard and
 
 from __future__ import annotations
 
+import argparse
 import bz2
 import gzip
 import html
 import json
 import random
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
 import yaml
+from benchmarks.peers.llama_cpp import run
 from benchmarks.quality.packages import debian_package, wheel
 from benchmarks.quality.text import evaluation_text, sentences
 from transformers import PreTrainedTokenizerBase
 
-from tilepress.text import is_prose
+from tilepress.text import is_prose, load_tokenizer
 
+ROOT = Path(__file__).parents[2]
 CHARACTERS = 120_000
 CODE = {
     "nlohmann-json3-dev": ("usr/include/nlohmann", ".hpp"),
@@ -174,3 +183,23 @@ def _small_talk(cache: Path) -> Iterator[list[dict[str, Any]]]:
     for talk in _in_turn_of(talks):
         roles = ("user", "assistant")
         yield [{"role": roles[turn % 2], "content": str(said)} for turn, said in enumerate(talk)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument(
+        "--model", type=Path, help="whose chat template renders the dialogues (default: SmolLM2, fetched)"
+    )
+    parser.add_argument("--cache", type=Path, default=Path(".bench"))
+    options = parser.parse_args()
+    model = options.model or options.cache / "SmolLM2-135M-Instruct"
+    if not model.exists():
+        run(sys.executable, ROOT / "demo" / "smollm2.py", options.cache)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    for name, text in domain_texts(options.cache, load_tokenizer(model)).items():
+        (options.folder / f"{name}.txt").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
