@@ -46,7 +46,7 @@ class Recipe:
     sequence_length: int | None = None
     seed: int = 0
     distill_steps: int | None = None
-    damping: float = 0.01
+    damping: float = 0.1
 
     def has_own_embedding(self, shape: ModelShape) -> bool:
         """Return whether the embedding gets integers of its own; in a tied model it shares the head's."""
@@ -73,4 +73,4 @@ class Recipe:
         if self.distill_steps is not None and self.distill_steps < 0:
             raise UsageError(f"distill_steps is {self.distill_steps}; choose 0 for no distillation, or more")
         if not 0.0 < self.damping <= 1.0:
-            raise UsageError(f"damping is {self.damping}; choose a share above 0 and up to 1 (0.01 is usual)")
+            raise UsageError(f"damping is {self.damping}; choose a share above 0 and up to 1 (0.1 is usual)")
