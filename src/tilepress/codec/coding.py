@@ -21,11 +21,16 @@ def encode(matrix: Int8Array, *, threads: int | None = None) -> Compressed:
 
 def encode_tiled(matrix: Int8Array, tiling_n: int, tiling_k: int, threads: int | None) -> Compressed:
     """`encode` to tiles of tiling_n x tiling_k fractals."""
-    if matrix.dtype != np.int8 or matrix.ndim != 2 or 0 in matrix.shape:
-        raise ValueError(f"cannot compress {matrix.dtype} {list(matrix.shape)}: int8 [n, k] is needed, both at least 1")
-    weight, index = _native.encode(np.ascontiguousarray(matrix), tiling_n, tiling_k, threads or core_count())
+    weight, index = _native.encode(matrix_to_read(matrix), tiling_n, tiling_k, threads or core_count())
     n, k = matrix.shape
     return Compressed(weight, index, make_info(n, k, tiling_n, tiling_k))
+
+
+def matrix_to_read(matrix: Int8Array) -> Int8Array:
+    """Return an int8 matrix [n, k], C-contiguous. Raises ValueError for another dtype or shape."""
+    if matrix.dtype != np.int8 or matrix.ndim != 2 or 0 in matrix.shape:
+        raise ValueError(f"cannot compress {matrix.dtype} {list(matrix.shape)}: int8 [n, k] is needed, both at least 1")
+    return np.ascontiguousarray(matrix)
 
 
 def decode(c: Compressed, *, out: Int8Array | None = None, threads: int | None = None) -> Int8Array:
@@ -37,13 +42,19 @@ def decode(c: Compressed, *, out: Int8Array | None = None, threads: int | None =
     contents of `out` are then undefined.
     """
     validate(c)
-    if out is None:
-        out = _new_matrix(*c.shape)
-    elif out.dtype != np.int8 or out.shape != c.shape or not (out.flags.c_contiguous and out.flags.writeable):
-        raise ValueError(
-            f"cannot decode to {out.dtype} {list(out.shape)}: int8 {list(c.shape)} is needed, C-contiguous and writable"
-        )
+    out = matrix_to_fill(c.shape, out)
     _native.decode(c.weight, c.index, c.info, out, threads or core_count())
+    return out
+
+
+def matrix_to_fill(shape: tuple[int, int], out: Int8Array | None) -> Int8Array:
+    """Return `out`, or a new int8 array of that shape. Raises ValueError for an `out` that does not fit."""
+    if out is None:
+        return _new_matrix(*shape)
+    if out.dtype != np.int8 or out.shape != shape or not (out.flags.c_contiguous and out.flags.writeable):
+        raise ValueError(
+            f"cannot decode to {out.dtype} {list(out.shape)}: int8 {list(shape)} is needed, C-contiguous and writable"
+        )
     return out
 
 

@@ -35,15 +35,7 @@ class Compressed:
     info: NDArray[np.int64]
 
     def __post_init__(self) -> None:
-        for name, array, dtype in (
-            ("weight", self.weight, np.int8),
-            ("index", self.index, np.int8),
-            ("info", self.info, np.int64),
-        ):
-            if array.ndim != 1 or array.dtype != dtype:
-                raise BitstreamError(f"{name} is {array.dtype} {list(array.shape)}, not {np.dtype(dtype)} [...]")
-        if len(self.info) != 5:
-            raise BitstreamError(f"info has {len(self.info)} entries, not 5")
+        check_arrays(self.weight, self.index, self.info)
 
     @property
     def n(self) -> int:
@@ -105,6 +97,15 @@ class Compressed:
                 r = min(self.tiling_n, self.n1 - i * self.tiling_n)
                 c = min(self.tiling_k, self.k1 - j * self.tiling_k)
                 yield i, j, r, c
+
+
+def check_arrays(weight: Int8Array, index: Int8Array, info: NDArray[np.int64]) -> None:
+    """Raise BitstreamError unless the arrays are int8 [x], int8 [y] and int64 [5]."""
+    for name, array, dtype in (("weight", weight, np.int8), ("index", index, np.int8), ("info", info, np.int64)):
+        if array.ndim != 1 or array.dtype != dtype:
+            raise BitstreamError(f"{name} is {array.dtype} {list(array.shape)}, not {np.dtype(dtype)} [...]")
+    if len(info) != 5:
+        raise BitstreamError(f"info has {len(info)} entries, not 5")
 
 
 def make_info(n: int, k: int, tiling_n: int = TILING, tiling_k: int = TILING) -> NDArray[np.int64]:
