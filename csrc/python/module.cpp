@@ -21,6 +21,7 @@ NB_MODULE(_native, m) {
     m.doc() = "Native codec, CPU kernels and rounding of tilepress";
     nanobind::register_exception_translator(translate_bitstream_error);
     tilepress::bind_codec(m);
+    tilepress::bind_entropy(m);
     tilepress::bind_kernels(m);
     tilepress::bind_quantize(m);
     tilepress::bind_bench(m);

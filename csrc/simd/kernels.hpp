@@ -1,5 +1,5 @@
-// What is compiled once for each instruction set: decoding a tile and multiplying by it, quantizing activations,
-// scaling sums, attention, and rounding weights.
+// What is compiled once for each instruction set: decoding a tile and multiplying by it, decoding a block of the
+// entropy-coded form, quantizing activations, scaling sums, attention, and rounding weights.
 #pragma once
 
 #include <cstdint>
@@ -75,6 +75,19 @@ struct AttentionChunk {
     int tokens;            // from 1 to kTokens
 };
 
+// A block of the entropy-coded form (codec/entropy_format.hpp). Scales are shifted so that the class of row i and
+// column j is what 11 bits above the lowest of clamp(rows[i] + columns[j], 0, top) say.
+struct EntropyBlock {
+    const uint32_t* slots;   // [classes][2048]: symbol | place from the symbol's first slot << 8 | frequency << 20
+    const int32_t* rows;     // [n]
+    const int32_t* columns;  // [k]
+    int32_t top;             // 2048 * classes - 1
+    int64_t n, k;
+    const uint8_t* states;  // 32 of four bytes
+    const uint8_t *escapes, *escapes_end;
+    const uint8_t *words, *words_end;
+};
+
 // Rounding takes so many rows at a time, and feeds errors to so many columns at a time.
 constexpr int kRoundedTogether = 16, kFedTogether = 8;
 
@@ -87,6 +100,9 @@ struct Kernels {
     // Decodes one strip, 0 <= strip < shape.r, to workspace.rows[16][32 * shape.c]. Returns -1 or a level, as decode
     // does for what this strip needs: the other strips' codes are not read.
     int (*decode_rows)(const TileView& tile, Workspace& workspace, int strip);
+
+    // Fills matrix[n, k]. False where the codes do not end where they should: what was written is then worthless.
+    bool (*decode_entropy)(const EntropyBlock& block, uint8_t* matrix);
 
     // Adds activations times the tile's values to sums[shape.r][tokens][16], modulo 2^32. `ahead` and what is returned
     // are as with decode.

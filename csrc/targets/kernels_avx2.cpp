@@ -7,6 +7,9 @@
 #include "kernels/multiply_narrowest-inl.hpp"
 // before the decoder that opens tiles by them
 #include "codec/decode-inl.hpp"
+#include "codec/entropy_lanes_avx2.hpp"
+// after the lanes it is written in
+#include "codec/entropy_block-inl.hpp"
 // in plain loops
 #include "kernels/activations-inl.hpp"
 #include "kernels/attention-inl.hpp"
@@ -16,9 +19,9 @@
 namespace tilepress {
 
 extern const Kernels kAvx2Kernels;
-const Kernels kAvx2Kernels{avx2::decode,   avx2::decode_rows, avx2::multiply_narrowest,
-                           avx2::quantize, avx2::find_range,  avx2::scale_sums,
-                           avx2::attend,   avx2::round_rows};
+const Kernels kAvx2Kernels{avx2::decode,    avx2::decode_rows, avx2::decode_entropy, avx2::multiply_narrowest,
+                           avx2::quantize,  avx2::find_range,  avx2::scale_sums,     avx2::attend,
+                           avx2::round_rows};
 
 }  // namespace tilepress
 

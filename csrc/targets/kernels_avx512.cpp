@@ -5,6 +5,9 @@
 #include "kernels/multiply_avx512.hpp"
 // after what it opens tiles by
 #include "codec/decode-inl.hpp"
+#include "codec/entropy_lanes_avx512.hpp"
+// after the lanes it is written in
+#include "codec/entropy_block-inl.hpp"
 // in plain loops
 #include "kernels/activations-inl.hpp"
 #include "kernels/attention-inl.hpp"
@@ -14,8 +17,9 @@
 namespace tilepress {
 
 extern const Kernels kAvx512Kernels;
-const Kernels kAvx512Kernels{avx512::decode,     avx512::decode_rows, avx512::multiply, avx512::quantize,
-                             avx512::find_range, avx512::scale_sums,  avx512::attend,   avx512::round_rows};
+const Kernels kAvx512Kernels{avx512::decode,     avx512::decode_rows, avx512::decode_entropy,
+                             avx512::multiply,   avx512::quantize,    avx512::find_range,
+                             avx512::scale_sums, avx512::attend,      avx512::round_rows};
 
 }  // namespace tilepress
 

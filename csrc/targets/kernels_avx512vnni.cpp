@@ -7,6 +7,9 @@
 #include "kernels/multiply-inl.hpp"
 // before the decoder that opens tiles by them
 #include "codec/decode-inl.hpp"
+#include "codec/entropy_lanes_avx512.hpp"
+// after the lanes it is written in
+#include "codec/entropy_block-inl.hpp"
 // in plain loops
 #include "kernels/activations-inl.hpp"
 #include "kernels/attention-inl.hpp"
@@ -16,9 +19,10 @@
 namespace tilepress {
 
 extern const Kernels kAvx512VnniKernels;
-const Kernels kAvx512VnniKernels{avx512vnni::decode,   avx512vnni::decode_rows, avx512vnni::multiply<avx512vnni::Dot>,
-                                 avx512vnni::quantize, avx512vnni::find_range,  avx512vnni::scale_sums,
-                                 avx512vnni::attend,   avx512vnni::round_rows};
+const Kernels kAvx512VnniKernels{
+    avx512vnni::decode,    avx512vnni::decode_rows, avx512vnni::decode_entropy, avx512vnni::multiply<avx512vnni::Dot>,
+    avx512vnni::quantize,  avx512vnni::find_range,  avx512vnni::scale_sums,     avx512vnni::attend,
+    avx512vnni::round_rows};
 
 }  // namespace tilepress
 

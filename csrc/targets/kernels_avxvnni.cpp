@@ -7,6 +7,9 @@
 #include "kernels/multiply-inl.hpp"
 // before the decoder that opens tiles by them
 #include "codec/decode-inl.hpp"
+#include "codec/entropy_lanes_avx2.hpp"
+// after the lanes it is written in
+#include "codec/entropy_block-inl.hpp"
 // in plain loops
 #include "kernels/activations-inl.hpp"
 #include "kernels/attention-inl.hpp"
@@ -16,9 +19,10 @@
 namespace tilepress {
 
 extern const Kernels kAvxVnniKernels;
-const Kernels kAvxVnniKernels{avxvnni::decode,   avxvnni::decode_rows, avxvnni::multiply<avxvnni::Dot>,
-                              avxvnni::quantize, avxvnni::find_range,  avxvnni::scale_sums,
-                              avxvnni::attend,   avxvnni::round_rows};
+const Kernels kAvxVnniKernels{
+    avxvnni::decode,    avxvnni::decode_rows, avxvnni::decode_entropy, avxvnni::multiply<avxvnni::Dot>,
+    avxvnni::quantize,  avxvnni::find_range,  avxvnni::scale_sums,     avxvnni::attend,
+    avxvnni::round_rows};
 
 }  // namespace tilepress
 

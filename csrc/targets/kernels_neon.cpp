@@ -7,6 +7,9 @@
 #include "kernels/multiply-inl.hpp"
 // before the decoder that opens tiles by them
 #include "codec/decode-inl.hpp"
+#include "codec/entropy_lanes-inl.hpp"
+// after the lanes it is written in
+#include "codec/entropy_block-inl.hpp"
 // in plain loops
 #include "kernels/activations-inl.hpp"
 #include "kernels/attention-inl.hpp"
@@ -16,9 +19,9 @@
 namespace tilepress {
 
 extern const Kernels kNeonKernels;
-const Kernels kNeonKernels{neon::decode,   neon::decode_rows, neon::multiply<neon::Dot>,
-                           neon::quantize, neon::find_range,  neon::scale_sums,
-                           neon::attend,   neon::round_rows};
+const Kernels kNeonKernels{neon::decode,    neon::decode_rows, neon::decode_entropy, neon::multiply<neon::Dot>,
+                           neon::quantize,  neon::find_range,  neon::scale_sums,     neon::attend,
+                           neon::round_rows};
 
 }  // namespace tilepress
 

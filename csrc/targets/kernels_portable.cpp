@@ -5,6 +5,9 @@
 #include "kernels/multiply-inl.hpp"
 // before the decoder that opens tiles by them
 #include "codec/decode-inl.hpp"
+#include "codec/entropy_lanes-inl.hpp"
+// after the lanes it is written in
+#include "codec/entropy_block-inl.hpp"
 // in plain loops
 #include "kernels/activations-inl.hpp"
 #include "kernels/attention-inl.hpp"
@@ -14,8 +17,9 @@
 namespace tilepress {
 
 extern const Kernels kPortableKernels;
-const Kernels kPortableKernels{portable::decode,   portable::decode_rows, portable::multiply<portable::Dot>,
-                               portable::quantize, portable::find_range,  portable::scale_sums,
-                               portable::attend,   portable::round_rows};
+const Kernels kPortableKernels{
+    portable::decode,    portable::decode_rows, portable::decode_entropy, portable::multiply<portable::Dot>,
+    portable::quantize,  portable::find_range,  portable::scale_sums,     portable::attend,
+    portable::round_rows};
 
 }  // namespace tilepress
