@@ -1,0 +1,86 @@
+"""The entropy-coded form of an int8 matrix: smaller than tiles, for storage and download, but nothing computes from it.
+
+The module is not called `entropy`: that is a function of the package.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilepress import _native
+from tilepress.codec.coding import core_count, matrix_to_fill, matrix_to_read
+from tilepress.codec.compressed import Int8Array, check_arrays
+
+BITSTREAM_V2 = 0x54500002
+LANES = 32
+
+
+@dataclass(frozen=True, eq=False)
+class EntropyCoded:
+    """An int8 matrix [n, k] in the entropy-coded form (docs/reference/bitstream-v2.md).
+
+    weight: int8 [x], the head and the blocks. index: int8 [8 * blocks], little-endian 64-bit offsets of the blocks.
+    info: int64 [5], (32, rows of a block, k, n, version). Raises BitstreamError for another dtype or length of info;
+    `check_entropy` checks the rest.
+    """
+
+    weight: Int8Array
+    index: Int8Array
+    info: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        check_arrays(self.weight, self.index, self.info)
+
+    @property
+    def n(self) -> int:
+        """Rows of the matrix."""
+        return int(self.info[3])
+
+    @property
+    def k(self) -> int:
+        """Columns of the matrix."""
+        return int(self.info[2])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.n, self.k
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the three tensors."""
+        return self.weight.nbytes + self.index.nbytes + self.info.nbytes
+
+
+def encode_entropy(matrix: Int8Array, threads: int | None = None) -> EntropyCoded:
+    """Code an int8 matrix [n, k], n and k at least 1, without loss.
+
+    The bytes depend on the matrix alone, not on `threads` (default: all cores of this process) nor on the processor.
+    Raises ValueError for another dtype or shape.
+    """
+    weight, index, rows = _native.encode_entropy(matrix_to_read(matrix), threads or core_count())
+    n, k = matrix.shape
+    return EntropyCoded(weight, index, np.array([LANES, rows, k, n, BITSTREAM_V2], np.int64))
+
+
+def decode_entropy(coded: EntropyCoded, out: Int8Array | None = None, threads: int | None = None) -> Int8Array:
+    """Return the int8 matrix [n, k], written to `out` if that is given: int8 [n, k], C-contiguous and writable.
+
+    Raises ValueError for an `out` that does not fit. Raises BitstreamError for any damage that the bytes show; the
+    contents of `out` are then undefined.
+    """
+    check_entropy(coded)
+    out = matrix_to_fill(coded.shape, out)
+    _native.decode_entropy(coded.weight, coded.index, coded.info, out, threads or core_count())
+    return out
+
+
+def check_entropy(coded: EntropyCoded) -> None:
+    """Check info, index, the head and the headers of all blocks, whose codes are not read.
+
+    Raises BitstreamError that names what is wrong first. A matrix that passes is no larger than 2^31 - 1 both ways, but
+    may still be far larger than its bytes: a constant row takes none.
+    """
+    _native.check_entropy(coded.weight, coded.index, coded.info)
