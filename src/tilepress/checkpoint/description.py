@@ -15,6 +15,7 @@ from tilepress.jobs.json_files import read_object, write_object
 from tilepress.models.architecture import CLASSES, ModelShape, class_name
 from tilepress.models.transformers_config import model_config
 
+CODING = "coding"  # global key: the form of compressed weights, "entropy"; absent where it is tiles
 DESCRIPTION = "quant_model_description.json"
 FLOAT: str = "FLOAT"
 W8A8S: str = "W8A8S"

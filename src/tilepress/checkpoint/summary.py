@@ -13,11 +13,9 @@ from numpy.typing import NDArray
 from tilepress import codec
 from tilepress.checkpoint.float_checkpoint import FloatCheckpoint
 from tilepress.checkpoint.open import Checkpoint
-from tilepress.checkpoint.tensors.compressed_linear import naming_damage
 from tilepress.checkpoint.tensors.embedding import EMBEDDING
 from tilepress.checkpoint.w8a8s import W8A8SCheckpoint
 from tilepress.checkpoint.w8a8sc import W8A8SCCheckpoint
-from tilepress.checkpoint.w8a8sc_part import Part
 from tilepress.jobs.json_files import read_object
 from tilepress.models.architecture import HEAD, linear_shapes
 
@@ -114,20 +112,14 @@ def _matrices(checkpoint: Checkpoint) -> Iterator[Callable[[], tuple[NDArray[np.
     elif isinstance(checkpoint, W8A8SCCheckpoint):
         for part in checkpoint.parts:
             for prefix in checkpoint.fused_groups():
-                yield partial(_compressed_matrix, part, prefix)
+                yield partial(part.matrix, prefix)
             if checkpoint.is_quantized(EMBEDDING):
-                yield partial(_compressed_matrix, part, EMBEDDING)
+                yield partial(part.matrix, EMBEDDING)
 
 
 def _stored_matrix(checkpoint: W8A8SCheckpoint, prefix: str) -> tuple[NDArray[np.int8], int]:
     weight = (checkpoint.embedding() if prefix == EMBEDDING else checkpoint.linear(prefix)).weight
     return weight.numpy(), weight.nbytes
-
-
-def _compressed_matrix(part: Part, prefix: str) -> tuple[NDArray[np.int8], int]:
-    weight = (part.compressed_embedding() if prefix == EMBEDDING else part.compressed_linear(prefix)).weight
-    with naming_damage(part.path, prefix):
-        return codec.decode(weight), weight.nbytes
 
 
 REPORT = "quantization_report.json"

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tilepress import codec
@@ -20,7 +22,7 @@ from tilepress.checkpoint.description import (
 from tilepress.checkpoint.safetensors.reader import Stored, TensorFiles, find_weights
 from tilepress.checkpoint.sharding.split import part_shape
 from tilepress.checkpoint.tensors.activation_mode import is_dynamic, mode_of
-from tilepress.checkpoint.tensors.compressed_linear import CompressedLinear, naming_damage
+from tilepress.checkpoint.tensors.compressed_linear import CompressedLinear, Scales, naming_damage
 from tilepress.checkpoint.tensors.embedding import (
     EMBEDDING,
     CompressedEmbedding,
@@ -30,7 +32,7 @@ from tilepress.checkpoint.tensors.embedding import (
 )
 from tilepress.checkpoint.tensors.quantized_linear import unpack_deq_scale, unpack_input_offset, unpack_input_scale
 from tilepress.checkpoint.tensors.table import TensorTable
-from tilepress.codec import BITSTREAM_V1, Compressed
+from tilepress.codec import BITSTREAM_V1, BITSTREAM_V2, Compressed, EntropyCoded
 from tilepress.errors import CheckpointError
 from tilepress.models.architecture import HEAD, Architecture, ModelShape, fused_groups, group_of, norm_shapes
 
@@ -80,38 +82,55 @@ class Part:
         """Return True if the fused linear `prefix`, or an own embedding, is compressed."""
         return f"{prefix}.index" in self.types
 
-    def compressed_linear(self, prefix: str) -> CompressedLinear:
-        """The rank's share of a fused linear, mapped from the file.
+    def compressed_linear(self, prefix: str, *, threads: int | None = None) -> CompressedLinear:
+        """The rank's share of a fused linear; errors as of `tiles` and `scales`."""
+        return CompressedLinear(self.tiles(prefix, threads=threads), *self.scales(prefix))
 
-        Raises BitstreamError for a damaged index; tiles are not touched: a damaged one is found where it is used.
-        """
-        deq_scale = self._files.tensor(f"{prefix}.deq_scale")
+    def scales(self, prefix: str) -> Scales:
+        """What belongs to a fused linear beside its weight, mapped from the file. Raises CheckpointError."""
         sums = f"{prefix}.weight_sums"
         try:
-            linear = CompressedLinear(
-                weight=self._compressed(prefix),
+            return Scales(
                 input_scale=unpack_input_scale(prefix, self._files.tensor(f"{prefix}.input_scale")),
                 input_offset=unpack_input_offset(prefix, self._files.tensor(f"{prefix}.input_offset")),
-                deq_scale=unpack_deq_scale(prefix, deq_scale),
+                deq_scale=unpack_deq_scale(prefix, self._files.tensor(f"{prefix}.deq_scale")),
                 quant_bias=self._files.tensor(f"{prefix}.quant_bias"),
                 weight_sums=self._files.tensor(sums) if sums in self.types else None,
                 kind=self.types[f"{prefix}.input_scale"],
             )
         except CheckpointError as error:
             raise CheckpointError(f"{self._files.stored(f'{prefix}.weight').file}: {error}") from None
-        self._check_index(prefix, linear.weight)
-        return linear
 
-    def compressed_embedding(self) -> CompressedEmbedding:
-        """The rank's rows of a compressed embedding, mapped from the file; errors as of `compressed_linear`."""
-        weight = self._compressed(EMBEDDING)
-        weight_scale = self._files.tensor(f"{EMBEDDING}.weight_scale")
+    def tiles(self, prefix: str, *, threads: int | None = None) -> Compressed:
+        """The weight of a fused linear or an own embedding, mapped from the file, or made of its entropy-coded form.
+
+        threads: of the codec, all cores if None. Raises BitstreamError for a damaged index, and for damaged codes of
+        the entropy-coded form. Mapped tiles are not touched: a damaged one is found where it is used.
+        """
+        stored = self._stored(prefix)
+        with naming_damage(self._files.stored(f"{prefix}.weight").file, prefix):
+            if isinstance(stored, EntropyCoded):
+                return codec.encode(codec.decode_entropy(stored, threads=threads), threads=threads)
+            codec.check_index(stored)
+        return stored
+
+    def matrix(self, prefix: str) -> tuple[NDArray[np.int8], int]:
+        """The decoded weight of a fused linear or an own embedding, int8 [n, k], and its bytes in the file."""
+        stored = self._stored(prefix)
+        with naming_damage(self._files.stored(f"{prefix}.weight").file, prefix):
+            decoded = codec.decode_entropy(stored) if isinstance(stored, EntropyCoded) else codec.decode(stored)
+        return decoded, stored.nbytes
+
+    def compressed_embedding(self, *, threads: int | None = None) -> CompressedEmbedding:
+        """The rank's rows of a compressed embedding; errors as of `tiles`."""
+        return CompressedEmbedding(self.tiles(EMBEDDING, threads=threads), self.embedding_scale())
+
+    def embedding_scale(self) -> Tensor:
+        """The weight scales of the rank's rows of a compressed embedding. Raises CheckpointError."""
         try:
-            embedding = CompressedEmbedding(weight, check_weight_scale(weight_scale))
+            return check_weight_scale(self._files.tensor(f"{EMBEDDING}.weight_scale"))
         except CheckpointError as error:
             raise CheckpointError(f"{self._files.stored(f'{EMBEDDING}.weight').file}: {error}") from None
-        self._check_index(EMBEDDING, weight)
-        return embedding
 
     def float_tensor(self, name: str) -> Tensor:
         """The rank's share of a float tensor, by its fused name, mapped from the file."""
@@ -159,19 +178,17 @@ class Part:
         for name in ("weight", "index"):
             stored = self._files.stored(f"{prefix}.{name}")
             self._files.expect(f"{prefix}.{name}", (max(1, stored.nbytes),), (torch.int8,))
-        compressed = self._compressed(prefix)
-        if int(compressed.info[4]) != BITSTREAM_V1:
-            self._check_index(prefix, compressed)
-        if (compressed.n, compressed.k) != (n, k):
+        weight = self._stored(prefix)
+        if isinstance(weight, Compressed) and int(weight.info[4]) != BITSTREAM_V1:
+            with naming_damage(self._files.stored(f"{prefix}.weight").file, prefix):
+                codec.check_index(weight)  # says whose bitstream it is
+        if (weight.n, weight.k) != (n, k):
             raise CheckpointError(
-                f"{self._files.stored(f'{prefix}.info').file}: {prefix}.info says [{compressed.n}, {compressed.k}]; "
+                f"{self._files.stored(f'{prefix}.info').file}: {prefix}.info says [{weight.n}, {weight.k}]; "
                 f"config.json calls for [{n}, {k}] in this part"
             )
 
-    def _compressed(self, prefix: str) -> Compressed:
+    def _stored(self, prefix: str) -> Compressed | EntropyCoded:
         weight, index, info = (self._files.tensor(f"{prefix}.{name}").numpy() for name in COMPRESSED)
-        return Compressed(weight=weight, index=index, info=info)
-
-    def _check_index(self, prefix: str, weight: Compressed) -> None:
-        with naming_damage(self._files.stored(f"{prefix}.weight").file, prefix):
-            codec.check_index(weight)
+        kind = EntropyCoded if int(info[4]) == BITSTREAM_V2 else Compressed
+        return kind(weight=weight, index=index, info=info)

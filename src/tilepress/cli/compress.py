@@ -19,7 +19,7 @@ from tilepress.cli.console import (
     print_table,
     progress_bar,
 )
-from tilepress.cli.options import Json, ModelPath, Restart, TrustRemoteCode
+from tilepress.cli.options import Coding, Json, ModelPath, Restart, TrustRemoteCode, check_coding
 from tilepress.errors import UsageError
 from tilepress.machine.requirements import human_bytes
 
@@ -33,6 +33,7 @@ def compress(
         int | None,
         typer.Option("--tp", min=1, help="Tensor-parallel parts.", show_default="1; under torchrun its processes"),
     ] = None,
+    coding: Coding = None,
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, help="Threads of the encoder.", show_default="all cores")
     ] = None,
@@ -61,6 +62,7 @@ def compress(
     from tilepress.distributed import launched_by_torchrun
 
     save_directory = save_directory.expanduser()
+    check_coding(coding)
     if trust_remote_code:
         print_note("compressing needs no remote code; none is run")
     started = time.monotonic()
@@ -71,7 +73,9 @@ def compress(
                 raise UsageError(
                     f"--tp is {tp}, but torchrun started {world} processes; each makes one part; leave --tp out"
                 )
-            compress_under_torchrun(model_path, save_directory, threads=threads, restart=restart, progress=progress)
+            compress_under_torchrun(
+                model_path, save_directory, coding=coding, threads=threads, restart=restart, progress=progress
+            )
             if is_silent():
                 return
         else:
@@ -81,7 +85,13 @@ def compress(
                 needs.check()
                 note_requirements(needs)
             compress_directory(
-                model_path, save_directory, tp=tp or 1, threads=threads, restart=restart, progress=progress
+                model_path,
+                save_directory,
+                tp=tp or 1,
+                coding=coding,
+                threads=threads,
+                restart=restart,
+                progress=progress,
             )
     parts = sorted(save_directory.glob("part*-of-*/*.safetensors"))
     size, seconds = sum(part.stat().st_size for part in parts), time.monotonic() - started

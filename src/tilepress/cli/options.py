@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tilepress.cli.console import parse_bytes, print_note
+from tilepress.errors import UsageError
 
 if TYPE_CHECKING:
     from tilepress.quantize import RecipeChoice
@@ -119,6 +120,15 @@ DistillSteps = Annotated[
         show_default=f"{_RECIPE} 45, or what is feasible",
     ),
 ]
+Coding = Annotated[
+    str | None,
+    typer.Option(
+        "--coding",
+        help="Of the compressed weights: tiles are mapped and computed from as they are; entropy is some 8 % smaller "
+        "and becomes tiles when it is loaded.",
+        show_default="what the directory was quantized for, or tiles",
+    ),
+]
 MaxMemory = Annotated[
     str | None,
     typer.Option(
@@ -131,6 +141,14 @@ Seed = Annotated[
     int | None,
     typer.Option("--seed", help="Seed of the calibration text's order and samples.", show_default=f"{_RECIPE} 0"),
 ]
+
+
+def check_coding(coding: str | None) -> None:
+    """Raise UsageError for a coding that does not exist."""
+    from tilepress.codec import CODINGS
+
+    if coding is not None and coding not in CODINGS:
+        raise UsageError(f"--coding {coding}: choose one of {', '.join(CODINGS)}")
 
 
 def given(*, size: str | None, **options: Any) -> dict[str, Any]:

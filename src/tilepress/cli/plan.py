@@ -11,6 +11,7 @@ from tilepress.cli.console import parse_bytes, print_json, print_requirements
 from tilepress.cli.options import (
     Activations,
     Bits,
+    Coding,
     Device,
     DistillSteps,
     Embeddings,
@@ -60,6 +61,7 @@ def plan(
     distill_steps: DistillSteps = None,
     max_memory: MaxMemory = None,
     seed: Seed = None,
+    coding: Coding = None,
     json: Json = False,
 ) -> None:
     """Say how much memory, disk and time `quant`, `compress` and `run` will take. Reads headers, not weights.
@@ -91,6 +93,7 @@ def plan(
         sequence_length=sequence_length,
         seed=seed,
         distill_steps=distill_steps,
+        coding=coding,
     )
     memory = None if max_memory is None else parse_bytes("--max-memory", max_memory)
     target = resolve_device(device)
@@ -120,6 +123,7 @@ def _for_float(
     source: FloatCheckpoint, recipe: Recipe, out: Path, device: torch.device, max_memory: int | None
 ) -> list[Requirements]:
     """Return what `quant`, `compress` and `run` need, from a float model to an answer."""
+    from tilepress.codec import resident
     from tilepress.compress import Compressible, plan_compression
     from tilepress.engines.transformers.loading import plan_run
     from tilepress.quantize import measure_throughput, plan_quantization, w8a8sc_size
@@ -128,16 +132,23 @@ def _for_float(
     return [
         plan_quantization(source, recipe, out, device, max_memory, measure_throughput(device)),
         plan_compression(Compressible(source.shape, recipe.head, recipe.has_own_embedding(source.shape), size), out),
-        plan_run(source.shape, size, head=recipe.head, embeddings=recipe.embeddings),
+        plan_run(source.shape, resident(size, recipe.coding), head=recipe.head, embeddings=recipe.embeddings),
     ]
 
 
 def _for_quantized(source: W8A8SCheckpoint, out: Path) -> list[Requirements]:
     from tilepress.checkpoint import EMBEDDING
+    from tilepress.checkpoint.description import CODING
+    from tilepress.codec import resident
     from tilepress.compress import compressible, plan_compression
     from tilepress.engines.transformers.loading import plan_run
 
     model = compressible(source)
     embeddings = source.shares_table or source.is_quantized(EMBEDDING)
-    run = plan_run(source.shape, model.output, head=model.head, embeddings=embeddings)
+    run = plan_run(
+        source.shape,
+        resident(model.output, source.description.extra.get(CODING)),
+        head=model.head,
+        embeddings=embeddings,
+    )
     return [plan_compression(model, out), run]

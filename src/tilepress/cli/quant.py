@@ -21,6 +21,7 @@ from tilepress.cli.console import (
 from tilepress.cli.options import (
     Activations,
     Bits,
+    Coding,
     Device,
     DistillSteps,
     Embeddings,
@@ -69,6 +70,7 @@ def quant(
         bool, typer.Option("--restart", help="Begin anew where an earlier run with this --save-path was cut short.")
     ] = False,
     seed: Seed = None,
+    coding: Coding = None,
     trust_remote_code: TrustRemoteCode = False,
     json: Json = False,
 ) -> None:
@@ -119,6 +121,7 @@ def quant(
         sequence_length=sequence_length,
         seed=seed,
         distill_steps=distill_steps,
+        coding=coding,
     )
     target = resolve_device(device)
     source = open_checkpoint(model_path)

@@ -12,9 +12,25 @@ from tilepress.codec.entropy_coding import (
 )
 from tilepress.codec.joining import Gathered, gather_columns, gather_rows
 
+# The codings of a compressed weight: tiles, from which kernels compute, and the smaller entropy-coded form.
+TILES, ENTROPY = "tiles", "entropy"
+CODINGS = (TILES, ENTROPY)
+# Bytes of tiles for one byte of the entropy-coded form of the same weights, at most, from 2.5 to 5 bits.
+TILES_FOR_ENTROPY = 1.12
+
+
+def resident(stored: int, coding: str | None) -> int:
+    """Return the bytes of tiles in memory, at most, of weights that take `stored` bytes in files of that coding."""
+    return round(stored * TILES_FOR_ENTROPY) if coding == ENTROPY else stored
+
+
 __all__ = [
     "BITSTREAM_V1",
     "BITSTREAM_V2",
+    "CODINGS",
+    "ENTROPY",
+    "TILES",
+    "TILES_FOR_ENTROPY",
     "TILE_COLUMNS",
     "TILE_ROWS",
     "Compressed",
@@ -30,5 +46,6 @@ __all__ = [
     "entropy",
     "gather_columns",
     "gather_rows",
+    "resident",
     "validate",
 ]

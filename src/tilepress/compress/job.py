@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tilepress.checkpoint.auxiliary import auxiliary_files, copy_auxiliary_files
-from tilepress.checkpoint.description import W8A8SC, quantized_config, write_description
+from tilepress.checkpoint.description import CODING, W8A8SC, quantized_config, write_description
 from tilepress.checkpoint.open import open_checkpoint
 from tilepress.checkpoint.safetensors.writer import StreamingFile
 from tilepress.checkpoint.sharding.shard import Shard
@@ -16,6 +16,7 @@ from tilepress.checkpoint.sharding.split import check_tp
 from tilepress.checkpoint.tensors.embedding import EMBEDDING
 from tilepress.checkpoint.w8a8s import W8A8SCheckpoint
 from tilepress.checkpoint.w8a8sc import W8A8SCCheckpoint
+from tilepress.codec import CODINGS, TILES
 from tilepress.compress.journal import Finished, Journal
 from tilepress.compress.resume import WorkDirectory, clear_published, fingerprint, work_directory
 from tilepress.errors import CheckpointError
@@ -28,20 +29,22 @@ def compress_directory(
     out: Path,
     *,
     tp: int = 1,
+    coding: str | None = None,
     threads: int | None = None,
     restart: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Compress the W8A8S directory `source` into the W8A8SC directory `out` of `tp` parts, one after the other.
 
-    threads: threads of the encoder, all cores if None. progress: called with the number of fused linears done and of
-    all, over all parts. `out` appears whole or not at all. A run that fails or is killed keeps beside it what is
-    finished. The next run with the same source and `tp` continues there, unless `restart` is given. Memory: the tensors
-    of one fused linear. Raises CheckpointError where `source` cannot be compressed for `tp` or `out` exists,
-    OtherJobError where the unfinished run had another source or `tp`.
+    coding: of the weights, "tiles" or "entropy" (docs/reference/bitstream-v2.md). None: the one that `source` was
+    quantized for, else tiles. threads: threads of the encoder, all cores if None. progress: called with the number of
+    fused linears done and of all, over all parts. `out` appears whole or not at all. A run that fails or is killed
+    keeps beside it what is finished. The next run with the same source, `tp` and coding continues there, unless
+    `restart` is given. Memory: the tensors of one fused linear. Raises CheckpointError where `source` cannot be
+    compressed for `tp` or `out` exists, OtherJobError where the unfinished run had another source, `tp` or coding.
     """
     checkpoint = open_w8a8s(source, out, tp)
-    make_parts(checkpoint, out, tp, threads=threads, restart=restart, progress=progress)
+    make_parts(checkpoint, out, tp, coding=coding, threads=threads, restart=restart, progress=progress)
 
 
 def make_parts(
@@ -49,14 +52,15 @@ def make_parts(
     out: Path,
     tp: int,
     *,
+    coding: str | None = None,
     threads: int | None,
     restart: bool,
     progress: Callable[[int, int], None] | None,
 ) -> Tiles:
     """Write what `checkpoint` holds to the directory `out` of `tp` parts: see `compress_directory`."""
-    job = fingerprint(checkpoint, tp)
+    extra = described(checkpoint, coding)
+    job = fingerprint(checkpoint, tp, extra.get(CODING, TILES))
     step = Steps(len(checkpoint.fused_groups()) * tp, progress)
-    extra = checkpoint.description.extra
     with work_directory(out, restart=restart) as work:
         made = [
             write_part(checkpoint.shard(rank, tp, threads=threads), work, job, description=extra, step=step)
@@ -65,6 +69,18 @@ def make_parts(
         write_common_files(checkpoint, work.directory)
         work.publish(out)
     return Tiles(sum(tiles.tiles for tiles in made), sum(tiles.encoded for tiles in made))
+
+
+def described(checkpoint: W8A8SCheckpoint | W8A8SCCheckpoint, coding: str | None) -> dict[str, Any]:
+    """Return the global keys of the parts' description. Raises CheckpointError for an unknown coding of the source."""
+    extra = dict(checkpoint.description.extra)
+    chosen = coding or extra.get(CODING, TILES)
+    if chosen not in CODINGS:
+        raise CheckpointError(
+            f"{checkpoint.description.path}: {CODING} is {chosen!r}; it has to be {' or '.join(CODINGS)}"
+        )
+    extra.pop(CODING, None)  # without the key it is tiles
+    return extra | ({} if chosen == TILES else {CODING: chosen})
 
 
 class Steps:
@@ -124,9 +140,10 @@ def write_part(
 ) -> Tiles:
     """Write what `source` holds as `part{rank}-of-{tp}` into the directory that is made in `work`.
 
-    job: the fingerprint. A part that an earlier run has begun is continued behind its last finished module.
-    description: the global keys of the part's description. step: called after each compressed linear. Memory: the
-    tensors of one module. Where this raises, finished modules are on disk. Raises CheckpointError and BitstreamError.
+    description: the global keys of the part's description, the coding among them where it is not tiles. job: the
+    fingerprint. A part that an earlier run has begun is continued behind its last finished module. step: called after
+    each compressed linear. Memory: the tensors of one module. Where this raises, finished modules are on disk. Raises
+    CheckpointError and BitstreamError.
     """
     modules = source.modules()
     names = [name for module in modules for name in source.possible_names(module)]
@@ -137,15 +154,16 @@ def write_part(
         part = work.make_part(f"part{source.rank}-of-{source.tp}")
         written = [tensor for finished in journal.finished for tensor in finished.tensors]
         with StreamingFile(part / WEIGHTS, work.waiting(source.rank), names, written) as file:
-            _PartWriter(source, part, file, journal).write(step or (lambda: None))
+            _PartWriter(source, part, file, journal, description.get(CODING, TILES)).write(step or (lambda: None))
         types = {tensor.name: kind for done in journal.finished for tensor, kind in done.typed()}
         write_description(part, W8A8SC, types, dict(description))
         return Tiles(sum(done.tiles for done in journal.finished), sum(done.encoded for done in journal.finished))
 
 
 class _PartWriter:
-    def __init__(self, source: Shard, part: Path, file: StreamingFile, journal: Journal) -> None:
+    def __init__(self, source: Shard, part: Path, file: StreamingFile, journal: Journal, coding: str) -> None:
         self._source, self._part, self._file, self._journal = source, part, file, journal
+        self._coding = coding
         self._plain = {module: source.plain_bytes(module) for module in source.modules()}
 
     def write(self, step: Callable[[], None]) -> None:
@@ -175,7 +193,7 @@ class _PartWriter:
     def _written(self, module: str) -> Finished:
         source = self._source
         tiles, encoded = source.tiles, source.encoded
-        entries = source.entries(module)
+        entries = source.entries(module, self._coding)
         written = tuple(self._file.add(entry.name, entry.tensor) for entry in entries)
         types = tuple(entry.type for entry in entries)
         return Finished(module, written, types, source.tiles - tiles, source.encoded - encoded)

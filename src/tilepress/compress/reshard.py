@@ -60,10 +60,8 @@ def reshard_directory(
 def _check_tiles(checkpoint: W8A8SCCheckpoint) -> None:
     """Raise BitstreamError for a damaged tile header: tiles that move as bytes are not checked later."""
     for part in checkpoint.parts:
-        weights = {prefix: part.compressed_linear(prefix).weight for prefix in checkpoint.fused_groups()}
-        if part.is_quantized(EMBEDDING):
-            weights[EMBEDDING] = part.compressed_embedding().weight
-        for prefix, weight in weights.items():
+        tables = [EMBEDDING] if part.is_quantized(EMBEDDING) else []
+        for prefix in [*checkpoint.fused_groups(), *tables]:
             with naming_damage(part.path, prefix):
-                codec.validate(weight)
+                codec.validate(part.tiles(prefix))
             checkpoint.release()

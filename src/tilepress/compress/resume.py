@@ -122,8 +122,8 @@ def _make(out: Path) -> Path:
     return path
 
 
-def fingerprint(source: W8A8SCheckpoint | W8A8SCCheckpoint, tp: int) -> dict[str, Any]:
-    """Return, for JSON, the version of tilepress, the number of parts, and `describe_file` of each file by name.
+def fingerprint(source: W8A8SCheckpoint | W8A8SCCheckpoint, tp: int, coding: str) -> dict[str, Any]:
+    """Return, for JSON, the version of tilepress, number of parts, coding, and `describe_file` of each file by name.
 
     The files are weights, descriptions, config and auxiliary files of `source`; others do not count.
     """
@@ -131,4 +131,4 @@ def fingerprint(source: W8A8SCheckpoint | W8A8SCCheckpoint, tp: int) -> dict[str
     for folder in {source.path, *(file.parent for file in source.files())}:
         files |= set(folder.glob("*.json"))
     described = {str(file.relative_to(source.path)): describe_file(file) for file in sorted(files)}
-    return {"tilepress": tilepress.__version__, "tp": tp, "source": described}
+    return {"tilepress": tilepress.__version__, "tp": tp, "coding": coding, "source": described}

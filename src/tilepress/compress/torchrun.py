@@ -9,9 +9,10 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
+from tilepress.checkpoint.description import CODING
 from tilepress.checkpoint.w8a8s import W8A8SCheckpoint
-from tilepress.codec import core_count
-from tilepress.compress.job import Steps, open_w8a8s, write_common_files, write_part
+from tilepress.codec import TILES, core_count
+from tilepress.compress.job import Steps, described, open_w8a8s, write_common_files, write_part
 from tilepress.compress.resume import WorkDirectory, fingerprint, work_directory
 from tilepress.distributed import ProcessGroup, process_group
 from tilepress.errors import CheckpointError
@@ -23,16 +24,17 @@ def compress_under_torchrun(
     source: str | Path,
     out: Path,
     *,
+    coding: str | None = None,
     threads: int | None = None,
     restart: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Compress into as many parts as torchrun started processes; rank 0 puts the directory in place.
 
-    threads: threads of the encoder in each process; a fair share of the cores if None. progress: called on rank 0 only,
-    with the fused linears of its part. Where a rank fails, all raise CheckpointError; where one dies, JobError. What
-    the ranks have finished is kept, and continued or dropped as by `compress_directory`. `source` and `out` are the
-    same for all ranks.
+    coding: as of `compress_directory`. threads: threads of the encoder in each process; a fair share of the cores if
+    None. progress: called on rank 0 only, with the fused linears of its part. Where a rank fails, all raise
+    CheckpointError; where one dies, JobError. What the ranks have finished is kept, and continued or dropped as by
+    `compress_directory`. `source` and `out` are the same for all ranks.
     """
     with process_group() as this:
         threads = threads or max(1, core_count() // this.local_world)
@@ -40,7 +42,8 @@ def compress_under_torchrun(
         with _shared_work(this, out, restart) as work:
             step = Steps(len(checkpoint.fused_groups()), progress if this.rank == 0 else None)
             share = checkpoint.shard(this.rank, this.world, threads=threads)
-            begun, extra = fingerprint(checkpoint, this.world), checkpoint.description.extra
+            extra = described(checkpoint, coding)
+            begun = fingerprint(checkpoint, this.world, extra.get(CODING, TILES))
             _together(this, lambda: write_part(share, work, begun, description=extra, step=step))
             _together(this, lambda: _finish(checkpoint, work, out) if this.rank == 0 else None)
 

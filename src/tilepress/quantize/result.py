@@ -9,9 +9,10 @@ from pathlib import Path
 from torch import Tensor
 
 from tilepress.checkpoint import EMBEDDING, FloatCheckpoint, QuantizedEmbedding, W8A8SWriter
-from tilepress.checkpoint.description import FLOAT
+from tilepress.checkpoint.description import CODING, FLOAT
 from tilepress.checkpoint.tensors.activation_mode import KEY
 from tilepress.checkpoint.tensors.quantized_linear import PARAMETERS, unpack
+from tilepress.codec import TILES
 from tilepress.quantize.estimate.stored_size import stays_float
 from tilepress.quantize.quantized_model import CollectedModel
 from tilepress.quantize.recipe.recipe import Recipe
@@ -36,7 +37,8 @@ def write_result(
 
     Raises CheckpointError as W8A8SWriter does.
     """
-    with W8A8SWriter(out, source, dtype=recipe.dtype, description={KEY: recipe.activations}) as writer:
+    description = {KEY: recipe.activations} | ({} if recipe.coding == TILES else {CODING: recipe.coding})
+    with W8A8SWriter(out, source, dtype=recipe.dtype, description=description) as writer:
         if isinstance(made, CollectedModel):
             made.write(writer)
         else:

@@ -102,12 +102,12 @@ class RoundingPass:
 
     def _group(self, group: FusedWeight, folded: FoldedLayer, sink: Sink, where: str) -> list[LinearReport]:
         job, ranks, name = self._job, self._job.ranks, f"{where}.{group.feed.name}"
-        sample = group.sample(job.generator)
+        sample = group.sample(job.generator, job.recipe.coding)
         aimed = self._budget.bits(name)
         scale = ranks.first(lambda: refit_step_factor(sample, aimed))
         weight_scale, lengths = ranks.agreed(sample.weight_scales(scale)), ranks.agreed(sample.rate_at(scale)[1])
         inputs = ranks.first(lambda: activation_range(group, job.recipe.activations, job.dtype, name))
-        rounded = quantize_fused(group, weight_scale, lengths, inputs, folded.tensors, where, ranks)
+        rounded = quantize_fused(group, weight_scale, lengths, inputs, folded.tensors, where, ranks, sample.coding)
         reports, integers = [], []
         for consumer, linear, report in rounded:
             sink.add_linear(f"{where}.{consumer}", linear)
@@ -120,10 +120,10 @@ class RoundingPass:
         """Quantize the head, twice where the first result misses its bits: hardly any later group makes up for it."""
         job, ranks = self._job, self._job.ranks
         head = job.fold_head(final, self._stored(LOGITS, "sensitivity"))
-        sample = head.sample(job.generator)
+        sample = head.sample(job.generator, job.recipe.coding)
         aimed = ranks.first(lambda: self._budget.bits(HEAD))
         linear, report = quantize_head(head, sample, aimed, job.recipe.activations, job.dtype, ranks)
-        longer = ranks.first(lambda: _taken([linear.weight]) / aimed - 1.0)
+        longer = ranks.first(lambda: _taken([linear.weight], job.recipe.coding) / aimed - 1.0)
         if job.exact and abs(longer) > HEAD_TOLERANCE:
             corrected = aimed / (1.0 + longer)
             linear, report = quantize_head(head, sample, corrected, job.recipe.activations, job.dtype, ranks)
@@ -139,7 +139,7 @@ class RoundingPass:
         if not job.ranks.writes:
             return self._results(), []
         table = EmbeddingTable(job.decoder, self._stored(sensitivity_stage(0), TABLE))
-        embedding, report = quantize_embedding(table, self._budget.bits(EMBEDDING), job.generator)
+        embedding, report = quantize_embedding(table, self._budget.bits(EMBEDDING), job.generator, job.recipe.coding)
         results = self._results()
         results.add_embedding(embedding)
         return results, [report]
@@ -150,7 +150,7 @@ class RoundingPass:
     def _spend(self, name: str, aimed: float, integers: list[Tensor]) -> None:
         """Charge the bits taken to the budget, which the first rank keeps; a loss as target needs no correction."""
         if self._job.exact and self._job.ranks.writes:
-            self._budget.spend(name, aimed, _taken(integers))
+            self._budget.spend(name, aimed, _taken(integers, self._job.recipe.coding))
 
     def _results(self) -> StageResults:
         return StageResults(self._source, self._job.recipe.dtype)
@@ -183,7 +183,8 @@ def _states(index: int) -> str:
     return f"states-{index:05}"
 
 
-def _taken(integers: list[Tensor]) -> float:
+def _taken(integers: list[Tensor], coding: str) -> float:
     """Compressed bits per weight of linears that are fused."""
     matrix = integers[0] if len(integers) == 1 else torch.cat(integers)
-    return 8 * codec.encode(matrix.numpy()).weight.nbytes / matrix.numel()
+    encode = codec.encode_entropy if coding == codec.ENTROPY else codec.encode
+    return 8 * encode(matrix.numpy()).weight.nbytes / matrix.numel()

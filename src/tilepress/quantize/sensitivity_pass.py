@@ -80,7 +80,7 @@ class SensitivityPass:
             return
         assert final is not None
         sensitivity = logit_sensitivity(job.decoder, final, job.ranks)
-        sample = job.fold_head(final, sensitivity).sample(job.generator)
+        sample = job.fold_head(final, sensitivity).sample(job.generator, job.recipe.coding)
         job.work.save(LOGITS, {"sensitivity": sensitivity.cpu()} | self._sampled(HEAD, sample))
         job.finish(LOGITS)
 
@@ -129,11 +129,11 @@ class SensitivityPass:
         tensors = {name: gradient.cpu() for name, gradient in seen.gradients.items()}
         folded = job.fold(seen.layer, seen.statistics, where)
         for group in fused_weights(folded, seen.gradients, job.recipe.damping, where):
-            tensors |= self._sampled(f"{where}.{group.feed.name}", group.sample(job.generator))
+            tensors |= self._sampled(f"{where}.{group.feed.name}", group.sample(job.generator, job.recipe.coding))
             del group
         if seen.index == 0 and job.own_embedding:
             table = embedding_table(job.decoder, job.tokens, seen.of_input)
-            sample = table.sample(job.generator)
+            sample = table.sample(job.generator, job.recipe.coding)
             tensors |= {TABLE: table.sensitivity.cpu().clone()} | self._sampled(EMBEDDING, sample)
         return tensors
 
@@ -143,7 +143,7 @@ class SensitivityPass:
 
     def _allocate(self) -> dict[str, Any]:
         job = self._job
-        samples = StoredSamples()
+        samples = StoredSamples(job.recipe.coding)
         if job.recipe.head:
             samples.add(HEAD, job.work.tensors(LOGITS))
         for index in reversed(range(self._layers)):

@@ -10,12 +10,13 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from tilepress import codec
 from tilepress.checkpoint.description import FLOAT, W8A8S, W8A8SC
 from tilepress.checkpoint.sharding.split import check_tp, part_shape
 from tilepress.checkpoint.tensors.compressed_linear import CompressedLinear
 from tilepress.checkpoint.tensors.embedding import EMBEDDING, CompressedEmbedding
 from tilepress.checkpoint.tensors.quantized_linear import pack_scales
-from tilepress.codec import Compressed
+from tilepress.codec import ENTROPY, TILES, Compressed, EntropyCoded
 from tilepress.models.architecture import HEAD, Architecture, ModelShape, fused_groups, group_of, norm_shapes
 
 # The last parts of the names of a module's tensors.
@@ -90,21 +91,21 @@ class Shard(ABC):
             if wanted(module):
                 yield from ((entry.name, entry.tensor) for entry in self.entries(module))
 
-    def entries(self, module: str) -> list[Entry]:
-        """The tensors of one module; errors as of `tensors`."""
+    def entries(self, module: str, coding: str = TILES) -> list[Entry]:
+        """The tensors of one module; errors as of `tensors`. coding: of the weight, "tiles" or "entropy"."""
         if module not in self._quantized:
             names = [name for name in self.possible_names(module) if self._holds_float(name)]
             return [Entry(name, FLOAT, self.float_tensor(name).contiguous()) for name in names]
         if module == EMBEDDING:
             embedding = self.compressed_embedding()
             scale = Entry(f"{module}.weight_scale", W8A8S, embedding.weight_scale.contiguous())
-            return [*_compressed(module, embedding.weight), scale]
+            return [*self._compressed(module, embedding.weight, coding), scale]
         linear = self.compressed_linear(module)
         scales = pack_scales(module, linear, self._source.dtype, wide_scale=True)
         if linear.weight_sums is not None:
             scales[f"{module}.weight_sums"] = linear.weight_sums
         plain = [Entry(name, linear.kind, tensor.contiguous()) for name, tensor in scales.items()]
-        return [*_compressed(module, linear.weight), *plain]
+        return [*self._compressed(module, linear.weight, coding), *plain]
 
     def possible_names(self, module: str) -> list[str]:
         """Return the names of the module's tensors, optional ones included."""
@@ -130,6 +131,14 @@ class Shard(ABC):
             return CompressedEmbedding.of_head(self.compressed_linear(HEAD.name))
         return self._own_embedding()
 
+    def _compressed(self, prefix: str, tiles: Compressed, coding: str) -> list[Entry]:
+        weight: Compressed | EntropyCoded = tiles
+        if coding == ENTROPY:
+            matrix = codec.decode(tiles, threads=self.threads)
+            weight = codec.encode_entropy(matrix, threads=self.threads)
+        fields = {"weight": weight.weight, "index": weight.index, "info": weight.info}
+        return [Entry(f"{prefix}.{name}", W8A8SC, torch.from_numpy(array)) for name, array in fields.items()]
+
     @abstractmethod
     def compressed_linear(self, prefix: str) -> CompressedLinear:
         """The rank's share of a quantized fused linear or head.
@@ -150,8 +159,3 @@ class Shard(ABC):
 
     @abstractmethod
     def _holds_float(self, name: str) -> bool: ...
-
-
-def _compressed(prefix: str, weight: Compressed) -> list[Entry]:
-    fields = {"weight": weight.weight, "index": weight.index, "info": weight.info}
-    return [Entry(f"{prefix}.{name}", W8A8SC, torch.from_numpy(array)) for name, array in fields.items()]

@@ -16,7 +16,7 @@ from tilepress.checkpoint.description import FLOAT
 from tilepress.checkpoint.sharding.shard import Shard
 from tilepress.checkpoint.sharding.split import Span, spans
 from tilepress.checkpoint.tensors.activation_mode import row_sums
-from tilepress.checkpoint.tensors.compressed_linear import CompressedLinear, naming_damage
+from tilepress.checkpoint.tensors.compressed_linear import CompressedLinear, Scales, naming_damage
 from tilepress.checkpoint.tensors.embedding import EMBEDDING, CompressedEmbedding
 from tilepress.codec import Compressed
 from tilepress.errors import CheckpointError
@@ -35,10 +35,10 @@ class ShardOfW8A8SC(Shard):
 
     def compressed_linear(self, prefix: str) -> CompressedLinear:
         _, group = group_of(prefix)
-        shares = [part.compressed_linear(prefix) for part in self._parts]
+        shares = [part.scales(prefix) for part in self._parts]
         self._check_scales(prefix, group, shares)
         needed, first = self._spans(group), shares[0]
-        weight = self._gathered(prefix, [share.weight for share in shares], group, needed)
+        weight = self._gathered(prefix, group, needed)
         sums = [share.weight_sums for share in shares if share.weight_sums is not None]
         if group.axis == "rows":
             deq_scale = _joined([share.deq_scale for share in shares], needed)
@@ -47,7 +47,7 @@ class ShardOfW8A8SC(Shard):
         else:
             deq_scale = first.deq_scale
             quant_bias = first.quant_bias if self.rank == 0 else torch.zeros_like(first.quant_bias)
-            weight_sums = self._column_sums(prefix, shares, needed, weight) if sums else None
+            weight_sums = self._column_sums(prefix, group, shares, needed, weight) if sums else None
         return CompressedLinear(
             weight, first.input_scale, first.input_offset, deq_scale, quant_bias, weight_sums, first.kind
         )
@@ -65,10 +65,9 @@ class ShardOfW8A8SC(Shard):
         return _joined(shares, self._spans(group), 0 if group.axis == "rows" else 1)
 
     def _own_embedding(self) -> CompressedEmbedding:
-        shares = [part.compressed_embedding() for part in self._parts]
         needed = self._spans(HEAD)
-        weight = self._gathered(EMBEDDING, [share.weight for share in shares], HEAD, needed)
-        return CompressedEmbedding(weight, _joined([share.weight_scale for share in shares], needed))
+        scales = [part.embedding_scale() for part in self._parts]
+        return CompressedEmbedding(self._gathered(EMBEDDING, HEAD, needed), _joined(scales, needed))
 
     def _holds_float(self, name: str) -> bool:
         return self._parts[0].types.get(name) == FLOAT
@@ -76,8 +75,9 @@ class ShardOfW8A8SC(Shard):
     def _spans(self, group: FusedLinears) -> list[Span]:
         return spans(self._source.shape, group, len(self._parts), rank=self.rank, tp=self.tp)
 
-    def _gathered(self, prefix: str, held: list[Compressed], group: FusedLinears, needed: list[Span]) -> Compressed:
+    def _gathered(self, prefix: str, group: FusedLinears, needed: list[Span]) -> Compressed:
         gather = codec.gather_rows if group.axis == "rows" else codec.gather_columns
+        held = {part: self._parts[part].tiles(prefix, threads=self.threads) for part, _, _ in needed}
         with naming_damage(self._path, prefix):
             gathered = gather([(held[part], start, stop) for part, start, stop in needed], threads=self.threads)
         self.tiles += gathered.tiles
@@ -85,16 +85,17 @@ class ShardOfW8A8SC(Shard):
         return gathered.weight
 
     def _column_sums(
-        self, prefix: str, shares: list[CompressedLinear], needed: list[Span], weight: Compressed
+        self, prefix: str, group: FusedLinears, shares: list[Scales], needed: list[Span], weight: Compressed
     ) -> Tensor:
         """Return int32 [n], the sums over the rows of `weight`: those of whole parts added up, else computed anew."""
-        if any((start, stop) != (0, shares[part].weight.k) for part, start, stop in needed):
+        width = self._source.shape.linear(group.members[0])[1] // len(self._parts)
+        if any((start, stop) != (0, width) for _, start, stop in needed):
             with naming_damage(self._path, prefix):
                 return row_sums(torch.from_numpy(codec.decode(weight, threads=self.threads)))
         sums = [shares[part].weight_sums for part, _, _ in needed]
         return torch.stack([own for own in sums if own is not None]).sum(dim=0, dtype=torch.int32)
 
-    def _check_scales(self, prefix: str, group: FusedLinears, shares: list[CompressedLinear]) -> None:
+    def _check_scales(self, prefix: str, group: FusedLinears, shares: list[Scales]) -> None:
         """Check that the parts agree on what they share, and that in a column split only rank 0's has a bias."""
         first, name = shares[0], self._parts[0].path.name
         for part, share in zip(self._parts[1:], shares[1:], strict=True):

@@ -6,12 +6,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import Tensor
 
 from tilepress.checkpoint.description import W8A8S
 from tilepress.codec import Compressed
 from tilepress.errors import BitstreamError
+
+
+class Scales(NamedTuple):
+    """What a compressed linear has beside its weight: see CompressedLinear."""
+
+    input_scale: float
+    input_offset: int
+    deq_scale: Tensor
+    quant_bias: Tensor
+    weight_sums: Tensor | None
+    kind: str
 
 
 @dataclass(frozen=True)

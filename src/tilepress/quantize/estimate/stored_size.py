@@ -8,7 +8,7 @@ from tilepress.checkpoint import EMBEDDING, ModelShape
 from tilepress.checkpoint.description import W8A8S, W8A8S_DYNAMIC
 from tilepress.checkpoint.safetensors.writer import HEADER_ENTRY
 from tilepress.checkpoint.tensors.activation_mode import PER_TOKEN, is_dynamic
-from tilepress.codec import TILE_COLUMNS, TILE_ROWS
+from tilepress.codec import ENTROPY, TILE_COLUMNS, TILE_ROWS
 from tilepress.models.architecture import HEAD, fused_groups, group_of, linear_shapes
 from tilepress.models.layer_inputs import LINEARS
 from tilepress.quantize.calibration.size import CalibrationSize
@@ -33,9 +33,10 @@ def fixed_size(source: TensorSource, recipe: Recipe) -> int:
         dynamic = recipe.activations == PER_TOKEN and group_of(prefix)[1].feed.massive
         has_sums = is_dynamic(recipe.activations, W8A8S_DYNAMIC if dynamic else W8A8S)
         a_row, tensors = (deq_scale + 8, 8) if has_sums else (deq_scale + 4, 7)
-        total += n * a_row + 3 + _tables(n, k) + tensors * (len(prefix) + HEADER_ENTRY)
+        total += n * a_row + 3 + _tables(n, k, recipe.coding) + tensors * (len(prefix) + HEADER_ENTRY)
     if recipe.has_own_embedding(shape):
-        total += 4 * shape.vocab + _tables(shape.vocab, shape.hidden) + 4 * (len(EMBEDDING) + HEADER_ENTRY)
+        tables = _tables(shape.vocab, shape.hidden, recipe.coding)
+        total += 4 * shape.vocab + tables + 4 * (len(EMBEDDING) + HEADER_ENTRY)
     return total + floats_size(source, recipe)
 
 
@@ -90,8 +91,9 @@ def _deq_scale(recipe: Recipe) -> int:
     return 8 if recipe.dtype == "float16" else 4
 
 
-def _tables(n: int, k: int) -> int:
-    return INDEX_ENTRY * -(-n // TILE_ROWS) * -(-k // TILE_COLUMNS) + INFO
+def _tables(n: int, k: int, coding: str) -> int:
+    across = 1 if coding == ENTROPY else -(-k // TILE_COLUMNS)
+    return INDEX_ENTRY * -(-n // TILE_ROWS) * across + INFO
 
 
 def work_size(shape: ModelShape, recipe: Recipe, size: CalibrationSize) -> int:

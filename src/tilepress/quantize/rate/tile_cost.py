@@ -8,7 +8,8 @@ import itertools
 import torch
 from torch import Tensor
 
-from tilepress.codec import TILE_COLUMNS, TILE_ROWS
+from tilepress import codec
+from tilepress.codec import ENTROPY, TILE_COLUMNS, TILE_ROWS, TILES
 from tilepress.quantize.rate.rounding_rule import LARGEST
 
 TILE_SYMBOLS = TILE_ROWS * TILE_COLUMNS
@@ -32,8 +33,10 @@ def _strip_counts(integers: Tensor) -> Tensor:
     return torch.bincount(places.flatten(), minlength=tables * (LARGEST + 1)).view(tables, LARGEST + 1)
 
 
-def coded_bits(integers: Tensor) -> float:
-    """Compressed bits per weight of integers [n, k], counted as whole tiles."""
+def coded_bits(integers: Tensor, coding: str = TILES) -> float:
+    """Compressed bits per weight of integers [n, k]: counted as whole tiles, or those of the entropy coder."""
+    if coding == ENTROPY:
+        return 8 * codec.encode_entropy(integers.numpy()).nbytes / integers.numel()
     return mean_bits(tile_rate(strip_counts(integers))[0], len(integers))
 
 

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from tilepress.checkpoint.safetensors.reader import TensorFiles
+from tilepress.codec import ENTROPY, TILES
 from tilepress.errors import QuantizationError
+from tilepress.quantize.rate.entropy_cost import entropy_bits, entropy_lengths
 from tilepress.quantize.rate.rounding_rule import LARGEST, RATE_WEIGHT, decide
 from tilepress.quantize.rate.tile_cost import mean_bits, strip_counts, tile_rate
 from tilepress.quantize.statistics.hessian import HessianFactor
@@ -36,6 +38,7 @@ class WeightSample:
     columns: float32 [m, n], transposed. rate: float32 [m, 1], weight of the bits in `decide`. relative: float32 [n],
     weight scales without the common factor. least: float32 [n], max |w| / 127 of each row. weights: n · k.
     sensitivity: float32 [n], G_o · mean c. cost: float32 [m, 1], c_j / mean c. Their product is the cost of an error.
+    coding: of the integers, "tiles" or "entropy".
     """
 
     columns: Tensor
@@ -45,6 +48,7 @@ class WeightSample:
     weights: int
     sensitivity: Tensor
     cost: Tensor
+    coding: str = TILES
 
     def weight_scales(self, step_factor: float) -> Tensor:
         """Return Δ, float32 [n], for a common factor."""
@@ -60,11 +64,20 @@ class WeightSample:
         That is bits per weight, and the lengths of the codes float32 [g, 128] for each row of tiles. The first lengths
         are those of plain rounding; two rounds settle them.
         """
-        values = self.columns / self.weight_scales(step_factor)
+        scales = self.weight_scales(step_factor)
+        values = self.columns / scales
+        if self.coding == ENTROPY:
+            return self._entropy_rate(values, self.spread() / scales)
         bits, lengths = tile_rate(strip_counts(values.round().clamp_(-LARGEST, LARGEST).T))
         for _ in range(2):
             bits, lengths = tile_rate(strip_counts(decide(values, lengths, self.rate).T))
         return mean_bits(bits, len(self.relative)), lengths
+
+    def _entropy_rate(self, values: Tensor, deviation: Tensor) -> tuple[float, Tensor]:
+        integers = values.round().clamp_(-LARGEST, LARGEST)
+        for _ in range(2):
+            integers = decide(values, entropy_lengths(strip_counts(integers.T)), self.rate)
+        return entropy_bits(integers.T, deviation), entropy_lengths(strip_counts(integers.T))
 
 
 def sample_tensors(name: str, sample: WeightSample) -> dict[str, Tensor]:
@@ -74,10 +87,11 @@ def sample_tensors(name: str, sample: WeightSample) -> dict[str, Tensor]:
 
 
 class StoredSamples(Sequence[WeightSample]):
-    """WeightSamples, each read when it is asked for. names: of the added samples, in order."""
+    """WeightSamples, each read when it is asked for. names: of the added samples, in order. coding: of all of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, coding: str) -> None:
         self.names: list[str] = []
+        self._coding = coding
         self._files: list[TensorFiles] = []
 
     def add(self, name: str, stored: TensorFiles) -> None:
@@ -97,7 +111,8 @@ class StoredSamples(Sequence[WeightSample]):
             return [self[i] for i in range(*index.indices(len(self)))]
         name, stored = self.names[index], self._files[index]
         tensors = {part: stored.read(f"{name}.sample.{part}") for part in _TENSORS}
-        return WeightSample(**tensors, weights=int(stored.read(f"{name}.sample.{_WEIGHTS}")))
+        weights = int(stored.read(f"{name}.sample.{_WEIGHTS}"))
+        return WeightSample(**tensors, weights=weights, coding=self._coding)
 
 
 def relative_scales(sensitivity: Tensor, factor: HessianFactor) -> Tensor:
@@ -116,6 +131,7 @@ def sample_weights(
     sensitivity: Tensor,
     factor: HessianFactor,
     generator: torch.Generator,
+    coding: str = TILES,
 ) -> WeightSample:
     """Draw columns of a weight float32 [n, k], given as blocks of its rows, with a CPU generator.
 
@@ -126,7 +142,7 @@ def sample_weights(
     mean = factor.cost.mean()
     cost = factor.cost[picked, None] / mean
     columns, least = drawn_columns(blocks, factor.order[picked])
-    return WeightSample(columns, RATE_WEIGHT / cost, relative, least, len(least) * k, sensitivity * mean, cost)
+    return WeightSample(columns, RATE_WEIGHT / cost, relative, least, len(least) * k, sensitivity * mean, cost, coding)
 
 
 def drawn_columns(blocks: Iterable[Tensor], picked: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tilepress.checkpoint.tensors.activation_mode import MODES
+from tilepress.codec import CODINGS, TILES
 from tilepress.errors import UsageError
 from tilepress.models.architecture import ModelShape
 
@@ -33,6 +34,7 @@ class Recipe:
     distill_steps: steps of distillation after the rounding, of one calibration sequence each; 0 for none. None: 45, or
     fewer or none where model and machine would make it long (`distillation_steps`).
     damping: share of the mean diagonal added to each Hessian's diagonal (GPTQ's "percdamp").
+    coding: of the compressed files that bits and size count, "tiles" or "entropy"; `compress` follows it.
     """
 
     bits: float | None = None
@@ -47,6 +49,7 @@ class Recipe:
     seed: int = 0
     distill_steps: int | None = None
     damping: float = 0.1
+    coding: str = TILES
 
     def has_own_embedding(self, shape: ModelShape) -> bool:
         """Return whether the embedding gets integers of its own; in a tied model it shares the head's."""
@@ -66,6 +69,8 @@ class Recipe:
             raise UsageError(f"activations is {self.activations!r}; choose one of {', '.join(MODES)}")
         if self.dtype not in DTYPES:
             raise UsageError(f"dtype is {self.dtype!r}; choose one of {', '.join(DTYPES)}")
+        if self.coding not in CODINGS:
+            raise UsageError(f"coding is {self.coding!r}; choose one of {', '.join(CODINGS)}")
         if self.samples is not None and self.samples < 1:
             raise UsageError(f"samples is {self.samples}; at least 1 calibration sequence is needed")
         if self.sequence_length is not None and self.sequence_length < 8:

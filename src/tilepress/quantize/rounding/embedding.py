@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tilepress.checkpoint import EMBEDDING, QuantizedEmbedding
+from tilepress.codec import TILES
 from tilepress.quantize.layerwise.decoder import LayerwiseDecoder
 from tilepress.quantize.rate.rounding_rule import LARGEST
 from tilepress.quantize.rate.tile_cost import coded_bits, share_of_zeros
@@ -34,7 +35,7 @@ class EmbeddingTable:
         for start in range(0, self.decoder.vocabulary, ROWS):
             yield self.decoder.load(f"{EMBEDDING}.weight", start, start + ROWS)
 
-    def sample(self, generator: torch.Generator) -> WeightSample:
+    def sample(self, generator: torch.Generator, coding: str = TILES) -> WeightSample:
         """Draw the columns from which the weight scales are fitted."""
         picked = torch.randperm(self.decoder.hidden, generator=generator)[:SAMPLED_COLUMNS]
         columns, least = drawn_columns(self.blocks(), picked.to(self.decoder.device))
@@ -47,6 +48,7 @@ class EmbeddingTable:
             weights=self.decoder.vocabulary * self.decoder.hidden,
             sensitivity=self.sensitivity,
             cost=alike,
+            coding=coding,
         )
 
 
@@ -66,10 +68,10 @@ def embedding_table(decoder: LayerwiseDecoder, tokens: Tensor, squares: Tensor) 
 
 
 def quantize_embedding(
-    table: EmbeddingTable, bits: float, generator: torch.Generator
+    table: EmbeddingTable, bits: float, generator: torch.Generator, coding: str = TILES
 ) -> tuple[QuantizedEmbedding, LinearReport]:
     """Quantize the table to `bits` compressed bits per weight, or fewer where scales of max|row| / 127 give less."""
-    sample = table.sample(generator)
+    sample = table.sample(generator, coding)
     weight_scale = sample.weight_scales(refit_step_factor(sample, bits))
     weight = torch.empty(len(weight_scale), table.decoder.hidden, dtype=torch.int8)
     error = norm = loss = 0.0
@@ -89,7 +91,7 @@ def quantize_embedding(
     report = LinearReport(
         name=EMBEDDING,
         weights=weight.numel(),
-        bits=coded_bits(weight),
+        bits=coded_bits(weight, coding),
         zeros=share_of_zeros(weight),
         relative_error=error / max(norm, 1e-30),
         clipped=0.0,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tilepress.checkpoint import QuantizedLinear
+from tilepress.codec import TILES
 from tilepress.distributed.communicator import ALONE, Communicator
 from tilepress.models.layer_inputs import FINAL_NORM
 from tilepress.quantize.layerwise.decoder import POSITIONS, LayerwiseDecoder
@@ -56,10 +57,10 @@ class Head:
         """Return rows of the scaled weight."""
         return self.decoder.head_weight(rows.start, rows.stop) * self.scales
 
-    def sample(self, generator: torch.Generator) -> WeightSample:
+    def sample(self, generator: torch.Generator, coding: str = TILES) -> WeightSample:
         """Draw the columns from which the weight scales are fitted."""
         relative = relative_scales(self.sensitivity, self.factor)
-        return sample_weights(self.blocks(), relative, self.of_logits(), self.factor, generator)
+        return sample_weights(self.blocks(), relative, self.of_logits(), self.factor, generator, coding)
 
     def of_logits(self) -> Tensor:
         """G_v without the floor, float32 [vocabulary]."""
@@ -153,7 +154,7 @@ def quantize_head(
     report = LinearReport(
         name=NAME,
         weights=weight.numel(),
-        bits=coded_bits(weight),
+        bits=coded_bits(weight, sample.coding),
         zeros=share_of_zeros(weight),
         relative_error=float(rounded.error.sum() / rounded.norm.sum().clamp(min=1e-30)),
         clipped=inputs.clipped(tokens),

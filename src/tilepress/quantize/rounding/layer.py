@@ -11,6 +11,7 @@ from torch import Tensor
 from tilepress.checkpoint import QuantizedLinear
 from tilepress.checkpoint.description import W8A8S, W8A8S_DYNAMIC
 from tilepress.checkpoint.tensors.activation_mode import OVERFLOW, PER_TOKEN, row_sums
+from tilepress.codec import TILES
 from tilepress.distributed.communicator import ALONE, Communicator
 from tilepress.errors import QuantizationError
 from tilepress.models.layer_inputs import FEEDS, Feed
@@ -44,10 +45,11 @@ class FusedWeight:
     factor: HessianFactor
     statistics: InputStatistics
 
-    def sample(self, generator: torch.Generator) -> WeightSample:
+    def sample(self, generator: torch.Generator, coding: str = TILES) -> WeightSample:
         """Draw the columns from which the weight scales are fitted."""
         relative = relative_scales(self.sensitivity, self.factor)
-        return sample_weights(torch.split(self.weight, ROWS), relative, self.sensitivity, self.factor, generator)
+        blocks = torch.split(self.weight, ROWS)
+        return sample_weights(blocks, relative, self.sensitivity, self.factor, generator, coding)
 
 
 def fused_weights(
@@ -108,6 +110,7 @@ def quantize_fused(
     tensors: Mapping[str, Tensor],
     where: str,
     ranks: Communicator = ALONE,
+    coding: str = TILES,
 ) -> list[tuple[str, QuantizedLinear, LinearReport]]:
     """Round a group and split it into its linears, named `where`.consumer.
 
@@ -129,7 +132,7 @@ def quantize_fused(
         report = LinearReport(
             name=f"{where}.{consumer}",
             weights=q.numel(),
-            bits=coded_bits(q),
+            bits=coded_bits(q, coding),
             zeros=share_of_zeros(q),
             relative_error=float(error.sum() / rounded.norm[part].sum().clamp(min=1e-30)),
             clipped=clipped,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tilepress.checkpoint import Checkpoint, ModelShape
-from tilepress.checkpoint.description import FLOAT
+from tilepress.checkpoint import Checkpoint, ModelShape, W8A8SCCheckpoint
+from tilepress.checkpoint.description import CODING, FLOAT
+from tilepress.codec import resident
 from tilepress.errors import UsageError
 
 # Tokens of a block of keys and values. vLLM's own on the CPU is 128; prefixes are shared by whole blocks, and the CPU
@@ -47,10 +48,12 @@ def room(checkpoint: Checkpoint, tp: int, dtype: str | None, available: int) -> 
 
 
 def weight_bytes(checkpoint: Checkpoint, dtype: str | None) -> int:
-    """Memory of the weights: integers as they are stored, float tensors in the type that they are computed in."""
+    """Memory of the weights: integers as tiles, float tensors in the type that they are computed in."""
     size = 4 if dtype == "float32" else 2
+    # The coding of a W8A8S directory is that of the compression to come.
+    coding = checkpoint.description.extra.get(CODING) if isinstance(checkpoint, W8A8SCCheckpoint) else None
     return sum(
-        stored.nbytes // stored.dtype.itemsize * size if kind == FLOAT else stored.nbytes
+        stored.nbytes // stored.dtype.itemsize * size if kind == FLOAT else resident(stored.nbytes, coding)
         for kind, stored in checkpoint.inventory()
     )
 
