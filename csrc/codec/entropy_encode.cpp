@@ -70,7 +70,11 @@ std::vector<uint8_t> make_head(const EntropyHead& head) {
     return bytes;
 }
 
+// A state is below 2^21 times the frequency where it is divided, so that this is exact and does not overflow.
+constexpr int kReciprocalBits = 43;
+
 struct Coded {
+    uint64_t reciprocal;  // 2^43 / frequency, rounded up
     uint16_t frequency, start;
     bool escapes;
 };
@@ -81,7 +85,10 @@ std::vector<Coded> make_codes(const std::vector<ClassTable>& tables) {
     for (size_t label = 0; label < tables.size(); ++label) {
         Coded* const own = codes.data() + 256 * label;
         tables[label].for_each([&](uint8_t value, int frequency, int start) {
-            own[value] = {static_cast<uint16_t>(frequency), static_cast<uint16_t>(start), value == kEscape};
+            if (frequency == 0) return;
+            const uint64_t divisor = static_cast<uint64_t>(frequency);
+            own[value] = {((uint64_t{1} << kReciprocalBits) + divisor - 1) / divisor, static_cast<uint16_t>(frequency),
+                          static_cast<uint16_t>(start), value == kEscape};
         });
         for (int value = 0; value < 256; ++value) {
             if (own[value].frequency == 0) own[value] = own[kEscape];
@@ -133,22 +140,33 @@ class BlockEncoder {
         for (int lane = 0; lane < lanes; ++lane) {
             for (int j = 0; j < columns; ++j) turned[j][lane] = static_cast<uint8_t>(matrix[lane * k_ + left + j]);
         }
+        const Coded* const codes = codes_.data();
+        const int shift = head_.shift;
+        const int32_t last_class = static_cast<int32_t>(head_.tables.size()) - 1;
+        uint32_t states[kEntropyLanes];
+        std::copy_n(states_, kEntropyLanes, states);
+        uint16_t* word = first_word_;
         for (int j = columns - 1; j >= 0; --j) {
             const int32_t column = head_.columns[static_cast<size_t>(left + j)];
             for (int lane = lanes - 1; lane >= 0; --lane) {
                 const uint8_t value = turned[j][lane];
-                const Coded code = codes_[static_cast<size_t>(256 * head_.class_of(rows[lane], column) + value)];
-                if (code.escapes) escaped_.push_back(value);
-                uint32_t state = states_[lane];
+                const int32_t label = std::clamp((rows[lane] + column) >> shift, 0, last_class);
+                const Coded& code = codes[256 * label + value];
+                if (code.escapes) [[unlikely]]
+                    escaped_.push_back(value);
+                uint32_t state = states[lane];
                 // Without a branch: one in four gives a word, and nothing tells which.
                 const bool full = state >> (32 - kTotalBits) >= code.frequency;
-                first_word_[-1] = static_cast<uint16_t>(state);
-                first_word_ -= full;
+                word[-1] = static_cast<uint16_t>(state);
+                word -= full;
                 state >>= 16 * full;
-                const uint32_t quotient = state / code.frequency;
-                states_[lane] = (quotient << kTotalBits) + (state - quotient * code.frequency) + code.start;
+                const uint32_t quotient = static_cast<uint32_t>(state * code.reciprocal >> kReciprocalBits);
+                // quotient * 2048 + remainder + start
+                states[lane] = state + code.start + quotient * (kTotal - code.frequency);
             }
         }
+        std::copy_n(states, kEntropyLanes, states_);
+        first_word_ = word;
     }
 
     const EntropyHead& head_;

@@ -54,11 +54,6 @@ struct EntropyHead {
     int shift;
     std::vector<ClassTable> tables;
     std::vector<int32_t> columns;  // the scales of the columns
-
-    int class_of(int32_t row, int32_t column) const {
-        const int32_t level = (row + column) >> shift, last = static_cast<int32_t>(tables.size()) - 1;
-        return level < 0 ? 0 : level > last ? last : level;
-    }
 };
 
 // The parts of a block. Bytes stay the tensor's.

@@ -20,7 +20,7 @@ constexpr int64_t kFineFrom = 1 << 22;
 constexpr uint32_t kHalves[] = {2553802834, 3611622603};
 constexpr uint32_t kQuarters[] = {2341847524, 2784941738, 3311872530, 3938502376};
 // 2^24 times 2^(i / 4).
-constexpr uint64_t kRoots[] = {16777216, 19951585, 23726566, 28215802};
+constexpr uint32_t kRoots[] = {16777216, 19951585, 23726566, 28215802};
 
 constexpr int64_t kRowsTogether = 32, kColumnsTogether = 512;
 
@@ -47,10 +47,10 @@ class Levels {
     }
 
     // 2^24 over the mean square of a level, which counts as 1/16 where it is less.
-    uint64_t weight(int32_t level) const {
+    uint32_t weight(int32_t level) const {
         const int32_t negative = -std::max(level, -4 * steps_);
         const int32_t whole = negative >= 0 ? negative / steps_ : -((steps_ - 1 - negative) / steps_);
-        const uint64_t root = kRoots[(negative - whole * steps_) * (4 / steps_)];
+        const uint32_t root = kRoots[(negative - whole * steps_) * (4 / steps_)];
         return whole >= 0 ? root << whole : root >> -whole;
     }
 
@@ -58,7 +58,7 @@ class Levels {
     int steps_;
 };
 
-uint64_t square(int8_t value) { return static_cast<uint64_t>(static_cast<int32_t>(value) * value); }
+uint32_t square(int8_t value) { return static_cast<uint32_t>(value * value); }
 
 std::vector<int32_t> plain_rows(const int8_t* matrix, int64_t n, int64_t k, const Levels& levels, int threads) {
     std::vector<int32_t> rows(static_cast<size_t>(n));
@@ -67,7 +67,7 @@ std::vector<int32_t> plain_rows(const int8_t* matrix, int64_t n, int64_t k, cons
         for (int64_t begin = 0; begin < k; begin += 1 << 16) {
             uint32_t part = 0;  // 2^16 squares of at most 2^14
             for (int64_t j = begin; j < std::min<int64_t>(begin + (1 << 16), k); ++j) {
-                part += static_cast<uint32_t>(square(matrix[i * k + j]));
+                part += square(matrix[i * k + j]);
             }
             sum += part;
         }
@@ -85,9 +85,9 @@ std::vector<int32_t> weighted_columns(const int8_t* matrix, int64_t n, int64_t k
         const int64_t width = std::min(kColumnsTogether, k - left);
         uint64_t sums[kColumnsTogether] = {};
         for (int64_t i = 0; i < n; ++i) {
-            const uint64_t weight = levels.weight(rows[static_cast<size_t>(i)]);
+            const uint32_t weight = levels.weight(rows[static_cast<size_t>(i)]);
             const int8_t* const from = matrix + i * k + left;
-            for (int64_t j = 0; j < width; ++j) sums[j] += square(from[j]) * weight;
+            for (int64_t j = 0; j < width; ++j) sums[j] += uint64_t{square(from[j])} * weight;
         }
         for (int64_t j = 0; j < width; ++j) {
             columns[static_cast<size_t>(left + j)] = levels.level(sums[j], n, kWeightBits);
@@ -98,12 +98,12 @@ std::vector<int32_t> weighted_columns(const int8_t* matrix, int64_t n, int64_t k
 
 std::vector<int32_t> weighted_rows(const int8_t* matrix, int64_t n, int64_t k, const std::vector<int32_t>& columns,
                                    const Levels& levels, int threads) {
-    std::vector<uint64_t> weights;
+    std::vector<uint32_t> weights;
     for (const int32_t column : columns) weights.push_back(levels.weight(column));
     std::vector<int32_t> rows(static_cast<size_t>(n));
     parallel_for(n, threads, [&](int64_t i) {
         uint64_t sum = 0;
-        for (int64_t j = 0; j < k; ++j) sum += square(matrix[i * k + j]) * weights[static_cast<size_t>(j)];
+        for (int64_t j = 0; j < k; ++j) sum += uint64_t{square(matrix[i * k + j])} * weights[static_cast<size_t>(j)];
         rows[static_cast<size_t>(i)] = levels.level(sum, k, kWeightBits);
     });
     return rows;
