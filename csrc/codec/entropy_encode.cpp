@@ -179,19 +179,26 @@ class BlockEncoder {
 
 }  // namespace
 
-EntropyParts encode_entropy(const int8_t* matrix, int64_t n, int64_t k, int threads) {
+EntropyBytes encode_entropy(const int8_t* matrix, int64_t n, int64_t k, int threads) {
     const EntropyModel model = choose_entropy_model(matrix, n, k, threads);
     const std::vector<Coded> codes = make_codes(model.head.tables);
-    EntropyParts parts{choose_block_rows(n, k), make_head(model.head), {}};
-    const int64_t blocks = (n + parts.block_rows - 1) / parts.block_rows;
-    parts.blocks.resize(static_cast<size_t>(blocks));
-    parallel_for(blocks, threads, [&](int64_t number) {
-        const int64_t top = number * parts.block_rows;
+    EntropyBytes bytes{choose_block_rows(n, k), make_head(model.head), {}};
+    std::vector<std::vector<uint8_t>> blocks(static_cast<size_t>((n + bytes.block_rows - 1) / bytes.block_rows));
+    parallel_for(static_cast<int64_t>(blocks.size()), threads, [&](int64_t number) {
+        const int64_t top = number * bytes.block_rows;
         BlockEncoder encoder(model.head, codes, k);
-        parts.blocks[static_cast<size_t>(number)] =
-            encoder.encode(matrix + top * k, model.rows.data() + top, std::min(parts.block_rows, n - top));
+        blocks[static_cast<size_t>(number)] =
+            encoder.encode(matrix + top * k, model.rows.data() + top, std::min(bytes.block_rows, n - top));
     });
-    return parts;
+    size_t length = bytes.weight.size();
+    for (const auto& block : blocks) length += block.size();
+    bytes.weight.reserve(length);
+    bytes.index.resize(8 * blocks.size());
+    for (size_t number = 0; number < blocks.size(); ++number) {
+        store_u64(bytes.index.data() + 8 * number, bytes.weight.size());
+        bytes.weight.insert(bytes.weight.end(), blocks[number].begin(), blocks[number].end());
+    }
+    return bytes;
 }
 
 }  // namespace tilepress

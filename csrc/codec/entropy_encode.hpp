@@ -6,14 +6,12 @@
 
 namespace tilepress {
 
-// Parts of `weight`, to be put one after the other.
-struct EntropyParts {
+struct EntropyBytes {
     int64_t block_rows;
-    std::vector<uint8_t> head;
-    std::vector<std::vector<uint8_t>> blocks;
+    std::vector<uint8_t> weight, index;
 };
 
 // For matrix[n, k], n and k at least 1.
-EntropyParts encode_entropy(const int8_t* matrix, int64_t n, int64_t k, int threads);
+EntropyBytes encode_entropy(const int8_t* matrix, int64_t n, int64_t k, int threads);
 
 }  // namespace tilepress

@@ -2,15 +2,14 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
-#include <algorithm>
 #include <memory>
+#include <vector>
 
 #include "codec/entropy_decode.hpp"
 #include "codec/entropy_encode.hpp"
 #include "codec/entropy_format.hpp"
 #include "python/bindings.hpp"
 #include "tiles/geometry.hpp"
-#include "tiles/little_endian.hpp"
 
 namespace nb = nanobind;
 using nb::literals::operator""_a;
@@ -24,9 +23,11 @@ using Out = nb::ndarray<int8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Bytes = nb::ndarray<const int8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Info = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
-nb::object new_bytes(std::unique_ptr<uint8_t[]> bytes, size_t length) {
-    nb::capsule owner(bytes.get(), [](void* p) noexcept { delete[] static_cast<uint8_t*>(p); });
-    return nb::cast(nb::ndarray<nb::numpy, int8_t, nb::ndim<1>>(bytes.release(), {length}, owner));
+nb::object new_bytes(std::vector<uint8_t> bytes) {
+    auto kept = std::make_unique<std::vector<uint8_t>>(std::move(bytes));
+    nb::capsule owner(kept.get(), [](void* p) noexcept { delete static_cast<std::vector<uint8_t>*>(p); });
+    std::vector<uint8_t>* const vector = kept.release();
+    return nb::cast(nb::ndarray<nb::numpy, int8_t, nb::ndim<1>>(vector->data(), {vector->size()}, owner));
 }
 
 nb::tuple encode(Matrix matrix, int threads) {
@@ -34,25 +35,12 @@ nb::tuple encode(Matrix matrix, int threads) {
     if (n < 1 || k < 1 || n > kMaxDimension || k > kMaxDimension) {
         throw nb::value_error("a matrix to encode has 1 to 2^31 - 1 rows and columns");
     }
-    std::unique_ptr<uint8_t[]> weight, index;
-    size_t length, blocks;
-    int64_t block_rows;
+    EntropyBytes bytes;
     {
         nb::gil_scoped_release unlocked;
-        const EntropyParts parts = encode_entropy(matrix.data(), n, k, threads);
-        block_rows = parts.block_rows;
-        blocks = parts.blocks.size();
-        length = parts.head.size();
-        for (const auto& block : parts.blocks) length += block.size();
-        weight.reset(new uint8_t[length]);
-        index.reset(new uint8_t[8 * blocks]);
-        uint8_t* next = std::copy(parts.head.begin(), parts.head.end(), weight.get());
-        for (size_t i = 0; i < blocks; ++i) {
-            store_u64(index.get() + 8 * i, static_cast<uint64_t>(next - weight.get()));
-            next = std::copy(parts.blocks[i].begin(), parts.blocks[i].end(), next);
-        }
+        bytes = encode_entropy(matrix.data(), n, k, threads);
     }
-    return nb::make_tuple(new_bytes(std::move(weight), length), new_bytes(std::move(index), 8 * blocks), block_rows);
+    return nb::make_tuple(new_bytes(std::move(bytes.weight)), new_bytes(std::move(bytes.index)), bytes.block_rows);
 }
 
 EntropyTensor open(const Bytes& weight, const Bytes& index, const Info& info) {

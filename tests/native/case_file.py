@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kernels.linears import Linear
-from tilepress.codec import Compressed, reference
+from tilepress.codec import Compressed, encode_entropy, reference
 
 _FLOAT_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
@@ -28,6 +28,9 @@ def write_cases(path: Path, cases: Iterable[tuple[Linear, list[Tensor]]]) -> Non
             assert np.array_equal(reference.decode(compressed), linear.matrix)
             for tensor in (linear.info, linear.weight, linear.index, linear.matrix):
                 write(tensor)
+            coded = encode_entropy(linear.matrix.numpy())
+            for array in (coded.weight, coded.index, coded.info):
+                write(torch.from_numpy(array))
             for tensor in (linear.deq_scale, linear.quant_bias, linear.weight_sums):
                 write(tensor)
             for tensor in (linear.input_scale, linear.input_offset):

@@ -1,5 +1,6 @@
 // check_cases FILE...: decodes, encodes and multiplies what each file holds, and compares with what it says must come
 // out. cases.py writes the files. With no file, prints the instruction set in use and those that are available.
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -12,6 +13,8 @@
 
 #include "codec/decode.hpp"
 #include "codec/encode.hpp"
+#include "codec/entropy_decode.hpp"
+#include "codec/entropy_encode.hpp"
 #include "kernels/embed.hpp"
 #include "kernels/linear.hpp"
 #include "simd/isa.hpp"
@@ -83,6 +86,19 @@ void check(Reader& file) {
     tilepress::validate(tensor);
     tilepress::decode(tensor, 2, decoded.data());
     require_equal(decoded, matrix, "decoded matrix");
+
+    const auto coded_weight = file.array<uint8_t>(), coded_index = file.array<uint8_t>();
+    const auto coded_info = file.array<int64_t>();
+    const tilepress::EntropyBytes coded = tilepress::encode_entropy(matrix.data(), geometry.n, geometry.k, 2);
+    require_equal(coded.weight, coded_weight, "entropy-coded weight");
+    require_equal(coded.index, coded_index, "entropy-coded index");
+    const tilepress::EntropyTensor coded_tensor =
+        tilepress::open_entropy(coded_weight.data(), coded_weight.size(), coded_index.data(), coded_index.size(),
+                                coded_info.data(), coded_info.size());
+    std::fill(decoded.begin(), decoded.end(), int8_t{0});
+    tilepress::check_entropy(coded_tensor);
+    tilepress::decode_entropy(coded_tensor, 2, decoded.data());
+    require_equal(decoded, matrix, "decoded entropy-coded matrix");
 
     const auto deq_scale = file.array<float>();
     std::vector<int64_t> ids(deq_scale.size());
