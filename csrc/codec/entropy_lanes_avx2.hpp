@@ -43,7 +43,7 @@ struct Lanes {
         const __m256i order = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
         for (int v = 0; v < kVectors; ++v) {
             active[v] = _mm256_cmpgt_epi32(_mm256_set1_epi32(lanes - 8 * v), order);
-            rows[v] = _mm256_maskload_epi32(scales + 8 * v, active[v]);
+            rows[v] = lanes <= 8 * v ? _mm256_setzero_si256() : _mm256_maskload_epi32(scales + 8 * v, active[v]);
         }
     }
 

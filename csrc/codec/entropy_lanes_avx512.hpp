@@ -3,6 +3,8 @@
 
 #include <immintrin.h>
 
+#include <algorithm>
+
 #include "codec/entropy_format.hpp"
 #include "simd/kernels.hpp"
 
@@ -22,9 +24,10 @@ struct Lanes {
 
     void begin(const int32_t* scales, int lanes) {
         for (int half = 0; half < 2; ++half) {
-            const int mine = lanes - 16 * half;
-            active[half] = static_cast<__mmask16>(mine >= 16 ? 0xffff : mine <= 0 ? 0 : (1 << mine) - 1);
-            rows[half] = _mm512_maskz_loadu_epi32(active[half], scales + 16 * half);
+            const int mine = std::clamp(lanes - 16 * half, 0, 16);
+            active[half] = static_cast<__mmask16>((1 << mine) - 1);
+            rows[half] =
+                mine == 0 ? _mm512_setzero_si512() : _mm512_maskz_loadu_epi32(active[half], scales + 16 * half);
         }
     }
 
