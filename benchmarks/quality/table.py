@@ -1,6 +1,7 @@
 """What is lost at which size: ours, round to nearest, GPTQ, SparseGPT and llama.cpp, on one text, in one run.
 
-    python -m benchmarks.quality.table [--cache .bench] [--tokens 100000] [--rows REGEX] [--llama] [--json F] [--plot F]
+    python -m benchmarks.quality.table [--cache .bench] [--tokens 100000] [--calibration docstrings] [--rows REGEX]
+        [--llama] [--json F] [--plot F]
 
 Makes what is missing under the cache: SmolLM2-135M-Instruct, the evaluation text, quantized directories and, with
 --llama, llama.cpp (some 15 minutes on two cores), its GGUF files and, until all its rows are measured, the float
@@ -23,6 +24,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -43,13 +45,15 @@ from tilepress.checkpoint import open_checkpoint
 from tilepress.evaluate.divergence import divergence_on_windows
 from tilepress.evaluate.windows import final_states, token_windows
 from tilepress.models.layer_inputs import LINEARS
-from tilepress.quantize.calibration.documents import default_documents
+from tilepress.quantize.calibration.documents import default_documents, docstrings
 from tilepress.quantize.calibration.sequences import token_sequences
 from tilepress.quantize.estimate.settle import STEPS
 
 ROOT = Path(__file__).parents[2]
 SAMPLES, LENGTH = 64, 512
 WINDOW = 512
+# The calibration text that tilepress took by default before it had a mixed one; documents of it that are enough.
+DOCSTRINGS, DOCUMENTS = "docstrings", 4000
 LLAMA_KINDS = ("Q8_0", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q4_0", "Q2_K")
 MODES = ("overflow", "static", "per-token")
 MIDDLE_BITS = 3.5
@@ -62,8 +66,8 @@ SIZES = ("89.6MB", "84.3MB", "74.7MB", "70.5MB")
 class Bench:
     """The float model, what is made of it under `cache`, and the measurement of each row."""
 
-    def __init__(self, cache: Path, model: Path, text: str, tokens: int) -> None:
-        self.cache, self.model, self.text, self.tokens = cache, model, text, tokens
+    def __init__(self, cache: Path, model: Path, text: str, tokens: int, calibration: str) -> None:
+        self.cache, self.model, self.text, self.tokens, self.calibration = cache, model, text, tokens, calibration
         self._name = f"{model.name}-{fingerprint.of_directory(model)}"
         self._float, self._tokenizer = tilepress.load(model)
         self._windows = token_windows(self._float, self._tokenizer, text, WINDOW, -(-tokens // (WINDOW - 1)))
@@ -97,7 +101,8 @@ class Bench:
     @property
     def kept(self) -> Path:
         """Where results are kept."""
-        return self.cache / f"quality-{self._name}-{fingerprint.of_text(self.text)}-{self.tokens}.json"
+        name = f"{self._name}-{fingerprint.of_text(self.text)}-{self.tokens}-{self.calibration}"
+        return self.cache / f"quality-{name}.json"
 
     def _peer(self, method: Callable[[list[quality_peers.Matrix]], quality_peers.Quantized]) -> Callable[[], Result]:
         def measure() -> Result:
@@ -110,11 +115,23 @@ class Bench:
     def _observed(self) -> Observed:
         """From the tokens that `tilepress quant` reads too."""
         source = open_checkpoint(self.model)
-        documents = default_documents(0, self._tokenizer)
+        documents = self._docstrings if self.calibration == DOCSTRINGS else default_documents(0, self._tokenizer)
         tokens = token_sequences(
             self._tokenizer, documents, samples=SAMPLES, length=LENGTH, vocabulary=source.shape.vocab
         )
         return Observed(source, tokens)
+
+    @cached_property
+    def _docstrings(self) -> list[str]:
+        """Docstrings of Python's standard library, more than are read."""
+        return list(islice(docstrings(0), DOCUMENTS))
+
+    def _calibration_options(self) -> tuple[str, ...]:
+        if self.calibration != DOCSTRINGS:
+            return ()
+        file = self.cache / "docstrings.json"
+        file.write_text(json.dumps(self._docstrings))
+        return "--calib", str(file)
 
     @cached_property
     def _matrices(self) -> list[quality_peers.Matrix]:
@@ -138,10 +155,10 @@ class Bench:
 
     def _directories(self, *options: str) -> tuple[Path, Path]:
         """W8A8S and W8A8SC of the float model with these options of `tilepress quant`."""
-        name = "_".join(option.strip("-") for option in options)
+        name = "_".join([self.calibration, *(option.strip("-") for option in options)])
         quantized, compressed = (self.cache / f"{self._name}-{kind}-{name}" for kind in ("w8a8s", "w8a8sc"))
         program = (sys.executable, "-m", "tilepress")
-        calibration = ("--samples", str(SAMPLES), "--sequence-length", str(LENGTH))
+        calibration = ("--samples", str(SAMPLES), "--sequence-length", str(LENGTH), *self._calibration_options())
         if not quantized.exists():
             llama_cpp.run(*program, "quant", "-m", self.model, "-o", quantized, *calibration, *options)
         if not compressed.exists():
@@ -207,6 +224,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="a float directory (default: SmolLM2, fetched)")
     parser.add_argument("--text", type=Path, help="evaluation text (default: Python's and Debian's documents)")
     parser.add_argument("--tokens", type=int, default=100_000)
+    parser.add_argument("--calibration", choices=("default", DOCSTRINGS), default="default")
     parser.add_argument("--rows", default="", help="measure rows whose name this regular expression finds")
     parser.add_argument("--llama", action="store_true", help="build llama.cpp and measure its files too")
     parser.add_argument("--again", action="store_true", help="measure rows again that the cache has results of")
@@ -218,7 +236,7 @@ def main() -> None:
     if not model.exists():
         llama_cpp.run(sys.executable, ROOT / "demo" / "smollm2.py", options.cache)
     text = options.text.read_text() if options.text else evaluation_text(options.cache)
-    bench = Bench(options.cache, model, text, options.tokens)
+    bench = Bench(options.cache, model, text, options.tokens, options.calibration)
     known = quality_results.read(bench.kept)
     chosen = [row for row in bench.rows if re.search(options.rows, row) and (options.llama or "llama" not in row)]
     if not chosen:

@@ -93,7 +93,7 @@ def test_ingredients_and_activations_are_measured_by_themselves(tiny_qwen3: Path
 
 
 def test_a_tensor_of_a_wrong_name_is_no_float_one(tiny_qwen3: Path, text: Path, tmp_path: Path) -> None:
-    bench = quality.Bench(tmp_path, tiny_qwen3, text.read_text(), 100)
+    bench = quality.Bench(tmp_path, tiny_qwen3, text.read_text(), 100, "default")
     tensors = dict(tilepress.load(tiny_qwen3)[0].state_dict())
 
     bench._float_with(tensors)
