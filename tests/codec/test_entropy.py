@@ -60,12 +60,13 @@ def test_native_and_reference_agree(matrix):
 
 def test_native_and_reference_agree_where_scales_are_finer():
     matrix = quantized_weights(2050, 2048, 3)
-    coded, rows = codec.encode_entropy(matrix), model_reference.choose_model(matrix)
-    assert coded.weight[0] == rows.shift == 1
-    first = coded.index.view("<u8")[0]
-    head = reference._parse_head(coded.weight[:first].tobytes(), 2048)[0]
-    assert head.codes == rows.codes
-    assert np.array_equal(head.columns, rows.columns)
+    coded, model = codec.encode_entropy(matrix), model_reference.choose_model(matrix)
+    assert model.shift == 1
+    weight, begin, rows = coded.weight.tobytes(), int(coded.index.view("<u8")[0]), int(coded.info[1])
+    head = bytes([1, len(model.codes)]) + b"".join(model.codes) + model_reference.rice_encode(model.columns)
+    assert weight.startswith(head)
+    scales = model_reference.rice_encode(model.rows[:rows])
+    assert weight[begin + STATES + NUMBERS :].startswith(scales)
     assert np.array_equal(codec.decode_entropy(coded), matrix)
 
 
