@@ -118,7 +118,7 @@ def main() -> None:
     if arguments.json:
         print(json.dumps({"isa": _native.isa(), "rows": [asdict(row) for row in rows]}))
         return
-    decoded = " | ".join(f"decode, {count} threads" for count in arguments.threads)
+    decoded = " | ".join(f"decode, {count} thread{'s' if count > 1 else ''}" for count in arguments.threads)
     print(f"{_native.isa()}: bits a weight, and 10^9 weights a second")
     print(f"| matrix | tiles | entropy of tiles | coded | less | encode, 1 thread | {decoded} |")
     print("|---|" + "---|" * (5 + len(arguments.threads)))
