@@ -46,7 +46,8 @@ def make_w8a8s(
     which unties a tied one. embeddings: the embedding too. shared: the head of a tied one, which stays its embedding.
     float_linears: names such as "mlp.down_proj" or "model.layers.1.mlp.down_proj" that stay float, as the vendor's
     tool leaves them.
-    activations: what the description says the directory is made for; "per-token" makes down_proj W8A8S_DYNAMIC.
+    activations: what the description says the directory is made for; "per-token" makes down_proj W8A8S_DYNAMIC,
+    "dynamic" all linears but a tied head.
     narrow: ranges are so many times those that suit the activations: with less than 1 tokens leave them.
     extra: further float tensors by name, such as norm biases.
     """
@@ -81,7 +82,9 @@ def make_w8a8s(
                 step, offset = _ACTIVATIONS.get(prefixes[prefix], _AFTER_NORM)
                 scale = round_input_scale(step * narrow, dtype, prefix)
                 linear = _round_to_nearest(checkpoint.tensor(name).float(), bias, scale, offset, levels)
-                dynamic = activations == "per-token" and prefixes[prefix] == "mlp.down_proj"
+                dynamic = activations == "dynamic" or (
+                    activations == "per-token" and prefixes[prefix] == "mlp.down_proj"
+                )
                 writer.add_linear(prefix, replace(linear, kind=W8A8S_DYNAMIC if dynamic else W8A8S))
         for name, tensor in (extra or {}).items():
             writer.add_float(name, tensor)

@@ -24,7 +24,7 @@ from tilepress.errors import TilepressError
         ("quant -m {float} -o {out} --bits 4 --size 90MB", "choose one target"),
         ("quant -m {float} -o {out} --size 90apples", "--size 90apples: no size"),
         ("quant -m {float} -o {out} --loss -1", "loss"),
-        ("quant -m {float} -o {out} --activations dynamic", "choose one of overflow, static, per-token"),
+        ("quant -m {float} -o {out} --activations exact", "choose one of overflow, static, per-token, dynamic"),
         ("quant -m {float} -o {out} --distill-steps -1", "distill_steps is -1"),
         ("quant -m {float} -o {out} --calib {out}/none.txt", "none.txt"),
         ("quant -m {float} -o {float}", "exists"),

@@ -29,7 +29,7 @@ ZEROED = {
 }
 
 
-@pytest.mark.parametrize("activations", ["overflow", "static", "per-token"])
+@pytest.mark.parametrize("activations", ["overflow", "static", "per-token", "dynamic"])
 @pytest.mark.parametrize("zeroed", ZEROED)
 @pytest.mark.parametrize("make", [make_tiny_llama, make_tiny_qwen2], ids=["llama", "qwen2"])
 def test_a_dead_layer_is_quantized(make, zeroed: str, activations: str, calibration: Path, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ class TensorCount:
 class Summary:
     """kind: "float", "w8a8s" or "w8a8sc"; tp: parts of a W8A8SC directory, else 1.
 
-    activations: "overflow", "static" or "per-token", the mode of a quantized directory; None for a float one.
+    activations: the mode of a quantized directory, one of MODES of `activation_mode`; None for a float one.
     types: tensors and bytes by type (FLOAT, W8A8S, W8A8S_DYNAMIC, W8A8SC), as stored, over all parts.
     linear_weights: weights of all decoder linears, and of head and embedding where they are quantized.
     quantized_weights: those of them that are integers. The next three describe these, and are None where there are

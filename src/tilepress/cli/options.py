@@ -95,7 +95,8 @@ Activations = Annotated[
     typer.Option(
         "--activations",
         help="Tokens that overflow the static ranges: overflow gives them dynamic scales; static clips them, for other "
-        "engines; per-token clips them, but gives all tokens of down_proj dynamic scales.",
+        "engines; per-token clips them, but gives all tokens of down_proj dynamic scales; dynamic gives dynamic scales "
+        "to all tokens in all linears.",
         show_default=f"{_RECIPE} overflow",
     ),
 ]

@@ -22,7 +22,7 @@ from tilepress.kernels import reference
 DESCRIPTION, WEIGHTS = "quant_model_description.json", "quant_model_weight_w8a8sc.safetensors"
 Q, DOWN = "model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"
 QKV = "model.layers.0.self_attn.query_key_value"
-MODES = ["overflow", "static", "per-token"]
+MODES = ["overflow", "static", "per-token", "dynamic"]
 
 
 @pytest.fixture(scope="module", params=MODES)
@@ -47,7 +47,7 @@ def overflow_copy(overflow: Path, tmp_path: Path) -> Path:
 
 
 def sums_that_are_needed(mode: str, prefix: str) -> bool:
-    return mode == "overflow" or (mode == "per-token" and prefix.endswith("down_proj"))
+    return mode in ("overflow", "dynamic") or (mode == "per-token" and prefix.endswith("down_proj"))
 
 
 def test_a_directory_that_does_not_say_it_is_static(w8a8s: Path, w8a8sc: Path) -> None:
@@ -57,16 +57,18 @@ def test_a_directory_that_does_not_say_it_is_static(w8a8s: Path, w8a8sc: Path) -
         assert checkpoint.compressed_linear(DOWN).weight_sums is None
 
 
-@pytest.mark.parametrize("mode", ["dynamic", None, ["overflow"]])
+@pytest.mark.parametrize("mode", ["exact", None, ["overflow"]])
 def test_any_other_mode_is_refused(w8a8s_copy: Path, mode: object) -> None:
     edit_json(w8a8s_copy / DESCRIPTION, lambda description: description.update(activations=mode))
-    with pytest.raises(CheckpointError, match=rf"{DESCRIPTION}: activations is .*; it has to be overflow, static or"):
+    with pytest.raises(
+        CheckpointError, match=rf"{DESCRIPTION}: activations is .*; it has to be overflow, static, per-"
+    ):
         open_checkpoint(w8a8s_copy)
 
 
 def test_so_it_is_in_a_part(w8a8sc_copy: Path) -> None:
-    edit_json(w8a8sc_copy / "part1-of-2" / DESCRIPTION, lambda description: description.update(activations="dynamic"))
-    with pytest.raises(CheckpointError, match=rf"part1-of-2/{DESCRIPTION}: activations is 'dynamic'; it has to be"):
+    edit_json(w8a8sc_copy / "part1-of-2" / DESCRIPTION, lambda description: description.update(activations="exact"))
+    with pytest.raises(CheckpointError, match=rf"part1-of-2/{DESCRIPTION}: activations is 'exact'; it has to be"):
         open_checkpoint(w8a8sc_copy)
 
 
@@ -85,7 +87,7 @@ def test_parts_hold_the_sums_over_their_own_columns(of_each_mode: Path, tp: int,
                 expected = decoded.sum(1).to(torch.int32)
                 assert stored[f"{prefix}.weight_sums"].dtype == torch.int32
                 assert torch.equal(stored[f"{prefix}.weight_sums"], expected)
-                kind = "W8A8S_DYNAMIC" if mode == "per-token" else "W8A8S"
+                kind = "W8A8S_DYNAMIC" if mode in ("per-token", "dynamic") else "W8A8S"
                 assert {types[f"{prefix}.{name}"] for name in ("weight_sums", "deq_scale", "input_scale")} == {kind}
 
 
@@ -227,7 +229,7 @@ def test_the_summary_tells_the_mode(of_each_mode: Path, tiny_qwen3: Path, w8a8sc
     mode = W8A8SCheckpoint(of_each_mode).activations
     summary = summarize(open_checkpoint(of_each_mode))
     assert summary.activations == mode
-    assert summary.types.get("W8A8S_DYNAMIC") is None or mode == "per-token"
+    assert (summary.types.get("W8A8S_DYNAMIC") is None) == (mode in ("overflow", "static"))
     assert summary.quantized_weights == summary.linear_weights
     assert summarize(open_checkpoint(tiny_qwen3)).activations is None
     assert summarize(open_checkpoint(w8a8sc)).activations == "static"

@@ -20,7 +20,7 @@ def loaded(path: Path, **options: object) -> PreTrainedModel:
     return tilepress.load(path, **options)[0]
 
 
-@pytest.mark.parametrize("activations", ["overflow", "static", "per-token"])
+@pytest.mark.parametrize("activations", ["overflow", "static", "per-token", "dynamic"])
 def test_directories_are_run_as_they_are_meant(activations: str, tiny_qwen3: Path, tmp_path: Path) -> None:
     quantized = make_w8a8s(tiny_qwen3, tmp_path / "q", head=True, activations=activations, narrow=NARROW)
     compress_directory(quantized, tmp_path / "c", tp=4)

@@ -83,7 +83,7 @@ def test_the_loss_goes_down_and_the_integers_stay(
     ("name", "options", "activations"),
     [
         pytest.param(*case, marks=[] if case in QUICK else pytest.mark.slow)
-        for case in itertools.product(MAKERS, ({}, WHOLE), ("static", "overflow", "per-token"))
+        for case in itertools.product(MAKERS, ({}, WHOLE), ("static", "overflow", "per-token", "dynamic"))
     ],
     ids=lambda value: value if isinstance(value, str) else "whole" if value else "linears",
 )

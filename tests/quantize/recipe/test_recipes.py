@@ -127,7 +127,7 @@ def test_a_recipe_for_another_model_is_refused(tmp_path: Path) -> None:
         ("bits = 4.0\nsize = 1000", "bits and size are given; choose one target"),
         ("size = 4e9", "[settings] size is 4000000000.0; it has to be an integer"),
         ("head = 1", "[settings] head is 1; it has to be true or false"),
-        ('activations = "dynamic"', "activations is 'dynamic'; choose one of overflow, static, per-token"),
+        ('activations = "exact"', "activations is 'exact'; choose one of overflow, static, per-token, dynamic"),
         ('samples = "many"', '[settings] samples is "many"; it has to be an integer or "auto"'),
         ("samples = 0", "samples is 0; at least 1 calibration sequence is needed"),
         ("damping = 0", "damping is 0; choose a share above 0 and up to 1"),

@@ -149,7 +149,7 @@ def test_massive_tokens_overflow_and_leave_the_others_a_finer_step(
     assert reports["overflow"][DOWN].clipped == 0.0
 
 
-@pytest.mark.parametrize("activations", ["overflow", "static", "per-token"])
+@pytest.mark.parametrize("activations", ["overflow", "static", "per-token", "dynamic"])
 def test_the_mode_is_recorded_and_kept_to(activations: str, calibration: Path, tmp_path: Path) -> None:
     source = make_tiny_qwen3(tmp_path / "float", heads=4, kv_heads=2)
     report = quantized(source, tmp_path / "out", calibration, activations=activations, head=True)
@@ -159,7 +159,7 @@ def test_the_mode_is_recorded_and_kept_to(activations: str, calibration: Path, t
     assert json.loads((tmp_path / "out" / "quant_model_description.json").read_text())["activations"] == activations
     dynamic = [name for name in made.quantized_linears() if made.linear(name).kind == "W8A8S_DYNAMIC"]
     down = [f"model.layers.{layer}.mlp.down_proj" for layer in range(2)]
-    assert dynamic == (down if activations == "per-token" else [])
+    assert dynamic == {"per-token": down, "dynamic": made.quantized_linears()}.get(activations, [])
     overflows = {linear.name: linear.overflows for linear in report.linears}
     assert all((overflows[name] > 0.99) == (name in dynamic) for name in overflows)
     assert all(linear.relative_error < 0.01 for linear in report.linears)
@@ -167,5 +167,5 @@ def test_the_mode_is_recorded_and_kept_to(activations: str, calibration: Path, t
 
 
 def test_an_unknown_mode_is_refused() -> None:
-    with pytest.raises(UsageError, match="activations is 'dynamic'; choose one of overflow, static, per-token"):
-        Recipe(activations="dynamic")
+    with pytest.raises(UsageError, match="activations is 'exact'; choose one of overflow, static, per-token, dynamic"):
+        Recipe(activations="exact")

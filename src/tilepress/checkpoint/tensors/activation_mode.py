@@ -9,8 +9,8 @@ from tilepress.checkpoint.description import W8A8S_DYNAMIC, Description
 from tilepress.errors import CheckpointError
 
 KEY = "activations"
-OVERFLOW, STATIC, PER_TOKEN = "overflow", "static", "per-token"
-MODES = (OVERFLOW, STATIC, PER_TOKEN)
+OVERFLOW, STATIC, PER_TOKEN, DYNAMIC = "overflow", "static", "per-token", "dynamic"
+MODES = (OVERFLOW, STATIC, PER_TOKEN, DYNAMIC)
 _BLOCK = 1 << 20  # weights
 
 
@@ -30,7 +30,7 @@ def mode_of(description: Description) -> str:
 
 def is_dynamic(mode: str, kind: str) -> bool:
     """Return True if tokens that overflow the range of a linear of type `kind` get a dynamic scale and offset."""
-    return mode == OVERFLOW or kind == W8A8S_DYNAMIC
+    return mode in (OVERFLOW, DYNAMIC) or kind == W8A8S_DYNAMIC
 
 
 def row_sums(weight: Tensor) -> Tensor:

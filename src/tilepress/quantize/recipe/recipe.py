@@ -26,7 +26,7 @@ class Recipe:
     head's. Both share the target.
     activations: the treatment of tokens that overflow the static ranges, which are fitted accordingly. "overflow": they
     get dynamic scales. "static": they are clipped. "per-token": like "static", but in down_proj all tokens get dynamic
-    scales.
+    scales. "dynamic": all tokens get dynamic scales everywhere.
     dtype: stored type of norms, embeddings and input scales, "float16" or "bfloat16".
     samples, sequence_length: calibration sequences and their length in tokens (capped by the model's context). None:
     128 and 2048, or what model and machine allow (`calibration_size`).

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tilepress.checkpoint import QuantizedLinear
 from tilepress.checkpoint.description import W8A8S, W8A8S_DYNAMIC
-from tilepress.checkpoint.tensors.activation_mode import OVERFLOW, PER_TOKEN, row_sums
+from tilepress.checkpoint.tensors.activation_mode import DYNAMIC, OVERFLOW, PER_TOKEN, STATIC, row_sums
 from tilepress.codec import TILES
 from tilepress.distributed.communicator import ALONE, Communicator
 from tilepress.errors import QuantizationError
@@ -86,7 +86,7 @@ def activation_range(group: FusedWeight, activations: str, dtype: torch.dtype, w
     seen = group.statistics
     if group.feed.massive and activations == PER_TOKEN:
         return per_token_range(seen.rows, dtype, where)
-    if group.feed.massive and activations != OVERFLOW:
+    if group.feed.massive and activations == STATIC:
         return range_of(float(seen.low.min()), float(seen.high.max()), dtype, where)
     parts = zip(torch.split(group.sensitivity, ROWS), torch.split(group.weight, ROWS), strict=True)
     importance = torch.stack([sensitivity @ weight.square() for sensitivity, weight in parts]).sum(dim=0)
@@ -99,6 +99,8 @@ def fitted_range(
     """Return the range of least error, weighted by importance [k]; tokens outside are clipped or get dynamic scales."""
     if activations == OVERFLOW:
         return overflow_range(seen, importance, dtype, where)
+    if activations == DYNAMIC:
+        return per_token_range(seen.rows, dtype, where)
     return clipped_range(float(seen.low.min()), float(seen.high.max()), seen.fewer_rows(), importance, dtype, where)
 
 
