@@ -40,7 +40,7 @@ void decode_entropy(const EntropyTensor& tensor, int threads, int8_t* matrix) {
     shift_scales(columns, head.shift);
     const Kernels& run = isa().kernels;
     std::atomic<int64_t> first_bad = tensor.blocks();
-    parallel_for(tensor.blocks(), threads, [&](int64_t number) {
+    parallel_for_throwing(tensor.blocks(), threads, [&](int64_t number) {
         EntropyBlockView view;
         bool good = tensor.parse(number, view) == nullptr;
         if (good) {

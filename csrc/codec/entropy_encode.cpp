@@ -184,7 +184,7 @@ EntropyBytes encode_entropy(const int8_t* matrix, int64_t n, int64_t k, int thre
     const std::vector<Coded> codes = make_codes(model.head.tables);
     EntropyBytes bytes{choose_block_rows(n, k), make_head(model.head), {}};
     std::vector<std::vector<uint8_t>> blocks(static_cast<size_t>((n + bytes.block_rows - 1) / bytes.block_rows));
-    parallel_for(static_cast<int64_t>(blocks.size()), threads, [&](int64_t number) {
+    parallel_for_throwing(static_cast<int64_t>(blocks.size()), threads, [&](int64_t number) {
         const int64_t top = number * bytes.block_rows;
         BlockEncoder encoder(model.head, codes, k);
         blocks[static_cast<size_t>(number)] =

@@ -98,8 +98,11 @@ uint64_t EntropyTensor::end_of(int64_t block) const {
 }
 
 const char* EntropyTensor::parse(int64_t block, EntropyBlockView& view) const {
-    const uint8_t* const begin = weight + begin_of(block);
-    const uint64_t size = end_of(block) - begin_of(block);
+    // Read again: a mapped file may have changed since the tensor was opened.
+    const uint64_t from = begin_of(block), to = end_of(block);
+    if (from >= to || to > weight_bytes) return "the offset is not between those beside it";
+    const uint8_t* const begin = weight + from;
+    const uint64_t size = to - from;
     if (size < kStateBytes + 16) return "it is shorter than its header";
     view.states = begin;
     for (int lane = 0; lane < kEntropyLanes; ++lane) {

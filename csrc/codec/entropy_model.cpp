@@ -62,7 +62,7 @@ uint32_t square(int8_t value) { return static_cast<uint32_t>(value * value); }
 
 std::vector<int32_t> plain_rows(const int8_t* matrix, int64_t n, int64_t k, const Levels& levels, int threads) {
     std::vector<int32_t> rows(static_cast<size_t>(n));
-    parallel_for(n, threads, [&](int64_t i) {
+    parallel_for_throwing(n, threads, [&](int64_t i) {
         uint64_t sum = 0;
         for (int64_t begin = 0; begin < k; begin += 1 << 16) {
             uint32_t part = 0;  // 2^16 squares of at most 2^14
@@ -80,7 +80,7 @@ std::vector<int32_t> plain_rows(const int8_t* matrix, int64_t n, int64_t k, cons
 std::vector<int32_t> weighted_columns(const int8_t* matrix, int64_t n, int64_t k, const std::vector<int32_t>& rows,
                                       const Levels& levels, int threads) {
     std::vector<int32_t> columns(static_cast<size_t>(k));
-    parallel_for(tasks_of(k, kColumnsTogether), threads, [&](int64_t task) {
+    parallel_for_throwing(tasks_of(k, kColumnsTogether), threads, [&](int64_t task) {
         const int64_t left = task * kColumnsTogether;
         const int64_t width = std::min(kColumnsTogether, k - left);
         uint64_t sums[kColumnsTogether] = {};
@@ -101,7 +101,7 @@ std::vector<int32_t> weighted_rows(const int8_t* matrix, int64_t n, int64_t k, c
     std::vector<uint32_t> weights;
     for (const int32_t column : columns) weights.push_back(levels.weight(column));
     std::vector<int32_t> rows(static_cast<size_t>(n));
-    parallel_for(n, threads, [&](int64_t i) {
+    parallel_for_throwing(n, threads, [&](int64_t i) {
         uint64_t sum = 0;
         for (int64_t j = 0; j < k; ++j) sum += uint64_t{square(matrix[i * k + j])} * weights[static_cast<size_t>(j)];
         rows[static_cast<size_t>(i)] = levels.level(sum, k, kWeightBits);
@@ -117,7 +117,7 @@ std::vector<MagnitudeCounts> count_levels(const int8_t* matrix, int64_t n, int64
     std::mutex mutex;
     // As many tasks for any size: each has tables of its own.
     const int64_t together = std::max(kRowsTogether, tasks_of(n, 64));
-    parallel_for(tasks_of(n, together), threads, [&](int64_t task) {
+    parallel_for_throwing(tasks_of(n, together), threads, [&](int64_t task) {
         std::vector<std::array<uint64_t, 256>> own(static_cast<size_t>(levels));
         const int64_t end = std::min(n, (task + 1) * together);
         for (int64_t i = task * together; i < end; ++i) {

@@ -1,7 +1,9 @@
 // Loops whose steps take microseconds, shared among threads.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
+#include <exception>
 
 namespace tilepress {
 
@@ -22,6 +24,22 @@ void parallel_for(int64_t tasks, int threads, Function&& function) {
     run_tasks(
         tasks, threads, [](void* context, int64_t task) { (*static_cast<Function*>(context))(task); },
         const_cast<void*>(static_cast<const void*>(&function)));
+}
+
+// parallel_for for a function that may throw, such as one that allocates: the first exception is thrown again when all
+// tasks have ended.
+template <typename Function>
+void parallel_for_throwing(int64_t tasks, int threads, Function&& function) {
+    std::exception_ptr thrown;
+    std::atomic_flag taken = ATOMIC_FLAG_INIT;
+    parallel_for(tasks, threads, [&](int64_t task) {
+        try {
+            function(task);
+        } catch (...) {
+            if (!taken.test_and_set()) thrown = std::current_exception();
+        }
+    });
+    if (thrown != nullptr) std::rethrow_exception(thrown);
 }
 
 }  // namespace tilepress

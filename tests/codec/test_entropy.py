@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from unittest.mock import patch
 
@@ -330,3 +331,32 @@ def test_most_damage_to_words_is_found():
         weight[place] ^= 1
         found += outcome(codec.decode_entropy, EntropyCoded(weight, WHOLE.index, WHOLE.info)) is None
     assert found == len(range(STARTS[0] + 400, STARTS[1] - 64, 97))
+
+
+OUT_OF_MEMORY = """
+import resource
+import numpy as np
+from tilepress import codec
+
+matrix = np.random.default_rng(0).integers(-128, 128, (8192, 4096)).astype(np.int8)
+codec.encode_entropy(matrix[:700, :1100].copy(), threads=2)  # the threads have their stacks
+pages = int(open("/proc/self/statm").read().split()[0])
+limit = pages * resource.getpagesize() + 30_000_000
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+try:
+    codec.encode_entropy(matrix, threads=2)
+except MemoryError:
+    print("refused")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and a limit of address space")
+def test_memory_that_runs_out_in_a_thread_is_an_error_and_not_a_crash():
+    finished = run_python(OUT_OF_MEMORY, isa=_native.isas()[0])
+    assert (finished.returncode, finished.stdout.split()) == (0, ["refused"]), finished.stderr
+
+
+def test_a_matrix_larger_than_memory_is_refused_by_its_size():
+    refused = pytest.raises(BitstreamError, match=f"{WHOLE.n} x {WHOLE.k}, more than memory holds")
+    with patch("tilepress.codec.entropy_coding.matrix_to_fill", side_effect=MemoryError), refused:
+        codec.decode_entropy(WHOLE)

@@ -57,7 +57,8 @@ def test_both_answer_alike(coded: Path, source: Path, tmp_path: Path) -> None:
 
 
 def test_it_is_made_for_other_ranks_and_back(source: Path, coded: Path, tmp_path: Path) -> None:
-    reshard_directory(coded, tmp_path / "one", tp=1)
+    made = reshard_directory(coded, tmp_path / "one", tp=1)
+    assert made.encoded == made.tiles > 0
     compress_directory(source, tmp_path / "compressed", tp=1, coding="entropy")
     for file in (f"part0-of-1/{WEIGHTS}", f"part0-of-1/{DESCRIPTION}"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "compressed" / file).read_bytes()

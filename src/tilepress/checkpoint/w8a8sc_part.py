@@ -114,6 +114,10 @@ class Part:
             codec.check_index(stored)
         return stored
 
+    def holds_tiles(self, prefix: str) -> bool:
+        """Return True if the weight of a compressed module is stored as tiles, False for the entropy-coded form."""
+        return isinstance(self._stored(prefix), Compressed)
+
     def matrix(self, prefix: str) -> tuple[NDArray[np.int8], int]:
         """The decoded weight of a fused linear or an own embedding, int8 [n, k], and its bytes in the file."""
         stored = self._stored(prefix)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tilepress import _native
 from tilepress.codec.coding import core_count, matrix_to_fill, matrix_to_read
 from tilepress.codec.compressed import Int8Array, check_arrays
+from tilepress.errors import BitstreamError
 
 BITSTREAM_V2 = 0x54500002
 LANES = 32
@@ -72,7 +73,10 @@ def decode_entropy(coded: EntropyCoded, out: Int8Array | None = None, threads: i
     contents of `out` are then undefined.
     """
     check_entropy(coded)
-    out = matrix_to_fill(coded.shape, out)
+    try:
+        out = matrix_to_fill(coded.shape, out)
+    except MemoryError:
+        raise BitstreamError(f"info gives a matrix of {coded.n} x {coded.k}, more than memory holds") from None
     _native.decode_entropy(coded.weight, coded.index, coded.info, out, threads or core_count())
     return out
 

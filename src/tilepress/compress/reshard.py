@@ -61,7 +61,7 @@ def _check_tiles(checkpoint: W8A8SCCheckpoint) -> None:
     """Raise BitstreamError for a damaged tile header: tiles that move as bytes are not checked later."""
     for part in checkpoint.parts:
         tables = [EMBEDDING] if part.is_quantized(EMBEDDING) else []
-        for prefix in [*checkpoint.fused_groups(), *tables]:
+        for prefix in filter(part.holds_tiles, [*checkpoint.fused_groups(), *tables]):
             with naming_damage(part.path, prefix):
                 codec.validate(part.tiles(prefix))
             checkpoint.release()

@@ -81,7 +81,8 @@ class ShardOfW8A8SC(Shard):
         with naming_damage(self._path, prefix):
             gathered = gather([(held[part], start, stop) for part, start, stop in needed], threads=self.threads)
         self.tiles += gathered.tiles
-        self.encoded += gathered.encoded
+        ready = all(self._parts[part].holds_tiles(prefix) for part in held)
+        self.encoded += gathered.encoded if ready else gathered.tiles
         return gathered.weight
 
     def _column_sums(
