@@ -122,8 +122,12 @@ def test_the_student_computes_what_the_directory_does(
         expected = reference_model(source.path, tmp_path / "trained")(TOKENS).logits
         stored = Student(decoder, trained)
         same = stored.logits(stored.states(embed(decoder, trained, TOKENS)))
-    assert (same - expected).norm() < 0.005 * expected.norm()
-    # Biases are rounded to steps of the sums; an activation may then round to its neighbour.
+    # The same but for the order of sums. An activation halfway between two integers may round to the other one, which
+    # the tokens after it see.
+    errors = (same - expected).norm(dim=-1) / expected.norm(dim=-1)
+    assert errors.quantile(0.1) < 1e-6
+    assert errors.max() < 0.05
+    # Biases are rounded to steps of the sums, so that more activations round to their neighbours.
     assert (found - expected).norm() < 0.05 * expected.norm()
 
 
