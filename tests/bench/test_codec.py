@@ -47,7 +47,7 @@ def test_only_compressed_directories_have_a_compressed_size(tiny_qwen3) -> None:
 def test_the_command_prints_a_table_or_json(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    machine = describe_machine([1], nbytes=1 << 20, passes=2)
+    machine = describe_machine([1], nbytes=1 << 20, repeats=2)
     monkeypatch.setattr("tilepress.bench.machine.describe_machine", lambda threads: machine)
     monkeypatch.setattr("tilepress.bench.codec.QUICK", {"shape": (128, 256), "copies": 2})
     command = ["bench", "codec", "--quick", "--repeats", "1"]

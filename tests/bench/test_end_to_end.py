@@ -26,7 +26,7 @@ def compressed(tiny_qwen3: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture(scope="module")
 def machine() -> Machine:
-    return describe_machine([1, 2], nbytes=1 << 20, passes=2)
+    return describe_machine([1, 2], nbytes=1 << 20, repeats=2)
 
 
 def test_figures_agree_with_the_times(compressed: Path, machine: Machine) -> None:

@@ -14,7 +14,7 @@ from tilepress.cli import main
 
 @pytest.fixture(scope="module")
 def machine() -> Machine:
-    return describe_machine([1, 2], nbytes=1 << 20, passes=2)
+    return describe_machine([1, 2], nbytes=1 << 20, repeats=2)
 
 
 @pytest.fixture(scope="module")

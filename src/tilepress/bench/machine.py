@@ -35,7 +35,7 @@ class Machine:
         return asdict(self)
 
 
-def describe_machine(threads: Sequence[int], *, nbytes: int = GIGABYTE, passes: int = 7) -> Machine:
+def describe_machine(threads: Sequence[int], *, nbytes: int = GIGABYTE, repeats: int = 7) -> Machine:
     """Return this machine, with the bandwidth measured for each number of threads."""
     return Machine(
         processor=_processor(),
@@ -45,17 +45,17 @@ def describe_machine(threads: Sequence[int], *, nbytes: int = GIGABYTE, passes: 
         system=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
         torch=torch.__version__,
-        bandwidth=read_bandwidth(threads, nbytes=nbytes, passes=passes),
+        bandwidth=read_bandwidth(threads, nbytes=nbytes, repeats=repeats),
     )
 
 
-def read_bandwidth(threads: Sequence[int], *, nbytes: int, passes: int) -> dict[int, float]:
-    """Return threads -> bytes a second, the best of `passes` times that `nbytes` of memory are read.
+def read_bandwidth(threads: Sequence[int], *, nbytes: int, repeats: int) -> dict[int, float]:
+    """Return threads -> bytes a second, the best of `repeats` times that `nbytes` of memory are read.
 
     torch allocates the memory, as it does for weights: in small pages, which Zen 4 reads at 25 GB/s, large ones at 29.
     """
     memory = torch.ones(nbytes, dtype=torch.uint8).numpy()
-    return {count: nbytes / min(_seconds(memory, count) for _ in range(passes)) for count in threads}
+    return {count: nbytes / min(_seconds(memory, count) for _ in range(repeats)) for count in threads}
 
 
 def _seconds(memory: np.ndarray[Any, np.dtype[np.uint8]], threads: int) -> float:

@@ -239,7 +239,7 @@ def test_a_damaged_index_is_refused(w8a8sc: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["float", "w8a8sc"])
-def test_a_directory_that_changed_since_it_was_stamped_is_refused(
+def test_a_directory_that_changed_since_the_server_started_is_refused(
     kind: str, float_qwen3: Path, w8a8sc: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = float_qwen3 if kind == "float" else w8a8sc

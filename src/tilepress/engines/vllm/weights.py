@@ -21,24 +21,24 @@ from tilepress.models.architecture import HEAD
 def place(model: nn.Module, share: ModelShard) -> None:
     """Assign every tensor of `share`, except those of layers that another pipeline stage has.
 
-    On the CPU compressed bytes stay where they are, in the mapped file. Raises CheckpointError for a tensor that is
+    On the CPU tiles stay where they are, in the mapped file. Raises CheckpointError for a tensor that is
     missing, that the model has no place for, or that has another shape; UsageError for values that the model's type
     cannot hold and for a vocabulary that vLLM splits in another way.
     """
-    placing = _WeightLoader(model, share)
+    loader = _WeightLoader(model, share)
     rank = share.shard
-    for module in filter(placing.is_here, rank.modules()):
+    for module in filter(loader.is_here, rank.modules()):
         if not rank.is_quantized(module):
             for entry in rank.entries(module):
-                placing.float_tensor(entry.name, entry.tensor)
+                loader.float_tensor(entry.name, entry.tensor)
         elif module == EMBEDDING:
-            placing.embedding(rank.compressed_embedding())
+            loader.embedding(rank.compressed_embedding())
         else:
-            placing.linear(module)
-    if share.shares_table and f"{EMBEDDING}.weight" in placing.missing:  # the head is in another pipeline stage
-        placing.embedding(rank.compressed_embedding())
-    if placing.missing:
-        raise CheckpointError(f"{share.path}: tensor {min(placing.missing)} is missing; get the whole directory again")
+            loader.linear(module)
+    if share.shares_table and f"{EMBEDDING}.weight" in loader.missing:  # the head is in another pipeline stage
+        loader.embedding(rank.compressed_embedding())
+    if loader.missing:
+        raise CheckpointError(f"{share.path}: tensor {min(loader.missing)} is missing; get the whole directory again")
 
 
 class _WeightLoader:

@@ -22,7 +22,7 @@ from tilepress.engines.vllm.serve import ServeOptions, ServePlan, make_plan
 from tilepress.engines.vllm.serve.checks import check_installed, check_port, is_local
 from tilepress.engines.vllm.serve.command import MODULE, chat_template, reasoning_parser, tool_parser
 from tilepress.engines.vllm.serve.environment import binding, environment, physical_cores
-from tilepress.engines.vllm.serve.unchanged import VARIABLE, check_unchanged, stamp
+from tilepress.engines.vllm.serve.unchanged import VARIABLE, check_unchanged, digest_of
 from tiny_models import make_tiny_qwen3
 
 QWEN = "<tools>{{ tools }}</tools> <tool_call>{{ name }}</tool_call> <think></think>"
@@ -234,7 +234,7 @@ def test_missing_packages_are_named_with_what_installs_them() -> None:
 
 
 def test_what_the_user_has_set_stays() -> None:
-    fixed: dict[str, Any] = {"openmp": Path("/lib/libiomp5.so"), "offline": True, "api_key": None, "stamp": "s"}
+    fixed: dict[str, Any] = {"openmp": Path("/lib/libiomp5.so"), "offline": True, "api_key": None, "digest": "s"}
     made = environment({}, binding="0,1", **fixed)
     assert made["LD_PRELOAD"] == "/lib/libiomp5.so"
     assert made["VLLM_CPU_OMP_THREADS_BIND"] == "0,1"
@@ -284,7 +284,7 @@ def test_a_directory_that_changes_during_the_start_is_refused(
     qwen3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = make_w8a8s(qwen3, tmp_path / "w8a8s")
-    monkeypatch.setenv(VARIABLE, stamp(directory))
+    monkeypatch.setenv(VARIABLE, digest_of(directory))
     check_unchanged(directory)
     check_unchanged(qwen3)  # another model, such as one for drafts
     os.utime(directory / "config.json", (1, 1))
@@ -323,5 +323,5 @@ def test_the_process_becomes_the_server(qwen3: Path, monkeypatch: pytest.MonkeyP
     assert main(["serve", str(qwen3), "--port", "0", "--kv-cache", "1MB"]) == 0
     ((program, words, variables),) = started
     assert (program, words[2]) == (sys.executable, MODULE)
-    assert variables[VARIABLE] == stamp(qwen3)
+    assert variables[VARIABLE] == digest_of(qwen3)
     assert variables["PATH"] == os.environ["PATH"]

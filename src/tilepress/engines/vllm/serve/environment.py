@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from tilepress.engines.vllm.serve.unchanged import VARIABLE as STAMP
+from tilepress.engines.vllm.serve.unchanged import VARIABLE as DIGEST
 
 _OPENMP = "libiomp5.so"
 
@@ -19,13 +19,13 @@ def environment(
     openmp: Path | None,
     offline: bool,
     api_key: str | None,
-    stamp: str,
+    digest: str,
 ) -> dict[str, str]:
     """Return the variables to set beside those of `current`.
 
     binding: cores of the ranks, None where vLLM does not run on the CPU. openmp: Intel's OpenMP library. offline: the
     model is a local directory, and nothing has to be asked of the hub. api_key: goes here, since everyone on the
-    machine sees command lines. stamp: what `check_unchanged` compares.
+    machine sees command lines. digest: what `check_unchanged` compares.
     """
     wanted = {"VLLM_NO_USAGE_STATS": "1"}
     if binding is not None:
@@ -39,7 +39,7 @@ def environment(
         wanted["LD_PRELOAD"] = f"{openmp}:{preloaded}" if preloaded else str(openmp)
     if api_key is not None:
         wanted["VLLM_API_KEY"] = api_key
-    return wanted | {STAMP: stamp}
+    return wanted | {DIGEST: digest}
 
 
 def find_openmp() -> Path | None:

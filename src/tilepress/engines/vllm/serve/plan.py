@@ -18,7 +18,7 @@ from tilepress.engines.vllm.serve.command import ModelFacts, chat_template, comm
 from tilepress.engines.vllm.serve.environment import binding, environment, find_openmp, physical_cores
 from tilepress.engines.vllm.serve.memory import KeyValueMemory, choose_context, key_value_bytes, room
 from tilepress.engines.vllm.serve.options import ServeOptions
-from tilepress.engines.vllm.serve.unchanged import stamp
+from tilepress.engines.vllm.serve.unchanged import digest_of
 from tilepress.errors import UsageError
 from tilepress.machine.memory import available_bytes
 
@@ -69,7 +69,7 @@ def make_plan(
         openmp=openmp,
         offline=Path(path).expanduser().exists(),
         api_key=options.api_key,
-        stamp=stamp(checkpoint.path),
+        digest=digest_of(checkpoint.path),
     )
     if not is_local(options.host) and not (options.api_key or current.get("VLLM_API_KEY")):
         notes.append(f"whoever reaches {options.host} can use the server: there is no --api-key")

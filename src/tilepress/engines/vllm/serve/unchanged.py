@@ -12,10 +12,10 @@ from pathlib import Path
 
 from tilepress.errors import CheckpointError
 
-VARIABLE = "TILEPRESS_STAMP"
+VARIABLE = "TILEPRESS_DIGEST"
 
 
-def stamp(directory: Path) -> str:
+def digest_of(directory: Path) -> str:
     """Return a digest of names, sizes and times of change of config, descriptions and weights, and the path."""
     files = [directory / "config.json", *sorted(directory.rglob("*.safetensors"))]
     files += sorted(directory.glob("quant_model_description*.json"))
@@ -34,5 +34,5 @@ def check_unchanged(directory: str | Path) -> None:
     """
     directory = Path(directory)
     digest, _, path = os.environ.get(VARIABLE, "").partition(" ")
-    if digest and path == str(directory.resolve()) and stamp(directory) != f"{digest} {path}":
+    if digest and path == str(directory.resolve()) and digest_of(directory) != f"{digest} {path}":
         raise CheckpointError(f"{directory}: changed while the server was starting; start it again")
