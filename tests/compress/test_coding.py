@@ -12,12 +12,12 @@ import torch
 import tilepress
 from quantized_directories import edit_json, same_tensors, stored_tensors
 from quantized_models import make_w8a8s
-from tilepress.checkpoint import W8A8SCCheckpoint, summarize
+from tilepress.checkpoint import FloatCheckpoint, W8A8SCCheckpoint, summarize
 from tilepress.checkpoint.description import DESCRIPTION
 from tilepress.cli import main
 from tilepress.compress import compress_directory, decompress_directory, reshard_directory, verify
 from tilepress.errors import BitstreamError, CheckpointError
-from tilepress.quantize import Recipe
+from tilepress.quantize import Recipe, quantize_checkpoint
 from tiny_models import make_tiny_llama
 
 WEIGHTS = "quant_model_weight_w8a8sc.safetensors"
@@ -113,3 +113,22 @@ def test_damage_is_named(coded: Path, tmp_path: Path) -> None:
     file.write_bytes(content)
     with pytest.raises(BitstreamError, match=r"model\.layers\.0\.mlp\.down_proj"):
         tilepress.load(damaged)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_quant_meets_its_target_in_the_coding_that_it_was_given(whole: bool, calibration: Path, tmp_path: Path) -> None:
+    source = make_tiny_llama(tmp_path / "float", hidden=256, intermediate=512, tied=True)
+    target = {"size": 900_000, "head": True, "embeddings": True} if whole else {"bits": 4.0}
+    recipe = Recipe(samples=4, sequence_length=64, distill_steps=0, coding="entropy", **target)
+    report = quantize_checkpoint(FloatCheckpoint(source), tmp_path / "w8a8s", recipe, calibration=calibration)
+    compress_directory(tmp_path / "w8a8s", tmp_path / "c")
+
+    summary = summarize(W8A8SCCheckpoint(tmp_path / "c"))
+    if whole:
+        assert summary.weight_bytes == pytest.approx(900_000, rel=0.03)
+    else:
+        assert summary.bits_per_weight == pytest.approx(4.0, abs=0.15)
+        assert report.bits == pytest.approx(summary.bits_per_weight, abs=0.15)
+    assert json.loads((tmp_path / "c" / "part0-of-1" / DESCRIPTION).read_text())["coding"] == "entropy"
+    planned = f"plan {source} --coding entropy --bits 4.0 --json"
+    assert main(planned.split()) == 0
