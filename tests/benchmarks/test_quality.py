@@ -42,7 +42,7 @@ def test_rows_are_measured_kept_and_shown(tiny_qwen3: Path, text: Path, tmp_path
     assert kl["weights: nearest, int8"] < kl["weights: nearest, 3.0 bits"]
     assert "KL" in done.stdout
     assert "weights: nearest, int8: KL 0.0" in done.stderr, "progress, with the seconds it took"
-    (kept,) = tmp_path.glob("quality-*-1000.json")
+    (kept,) = tmp_path.glob("quality-*-1000-default.json")
     assert set(json.loads(kept.read_text())) == set(kl), "an interrupted run would go on from here"
 
 
@@ -88,7 +88,9 @@ def test_ingredients_and_activations_are_measured_by_themselves(tiny_qwen3: Path
     assert 0 < overflow["overflowing"] < 0.3
     assert per_token["bits"] is per_token["overflowing"] is None
     both = rows["both: tilepress, 3.5 bits, overflow"]["kl"]
-    assert both != rows["both: tilepress, 3.5 bits, overflow, undistilled"]["kl"] > weights
+    undistilled = rows["both: tilepress, 3.5 bits, overflow, undistilled"]["kl"]
+    assert undistilled == pytest.approx(weights, rel=0.1), "int8 activations cost next to nothing here"
+    assert both != undistilled != weights
     assert len(list(tmp_path.glob("*-w8a8sc-*"))) == 2, "with distillation and without, the latter for two rows"
 
 
