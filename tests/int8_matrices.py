@@ -23,6 +23,13 @@ DISTRIBUTIONS = {
 }
 
 
+def assert_same(a, b):
+    """Two compressed forms of a matrix have the same three arrays."""
+    assert np.array_equal(a.weight, b.weight)
+    assert np.array_equal(a.index, b.index)
+    assert np.array_equal(a.info, b.info)
+
+
 def make_matrix(kind: str, n: int, k: int, seed: int = 0) -> np.ndarray:
     values = DISTRIBUTIONS[kind](np.random.default_rng(seed), (n, k))
     return np.clip(np.rint(values), -128, 127).astype(np.int8)

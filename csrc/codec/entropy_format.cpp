@@ -6,6 +6,7 @@
 #include "tiles/bitstream_error.hpp"
 #include "tiles/geometry.hpp"
 #include "tiles/little_endian.hpp"
+#include "tiles/tensor_view.hpp"
 
 namespace tilepress {
 
@@ -130,10 +131,7 @@ EntropyTensor open_entropy(const uint8_t* weight, uint64_t weight_bytes, const u
         throw BitstreamError("info[4] is " + number(version) + ", not " + number(kBitstreamV2) +
                              ": the tensor is not in the entropy-coded form, or damaged");
     }
-    if (n < 1 || k < 1 || n > kMaxDimension || k > kMaxDimension) {
-        throw BitstreamError("info gives a matrix of " + number(n) + " x " + number(k) +
-                             "; both must be 1 to 2^31 - 1");
-    }
+    check_dimensions(n, k);
     if (lanes != kEntropyLanes || block_rows < 1 || block_rows > kMaxDimension || block_rows % kEntropyLanes != 0) {
         throw BitstreamError("info gives blocks of " + number(block_rows) + " rows in " + number(lanes) +
                              " lanes; there must be 32 lanes, and a multiple of 32 rows");

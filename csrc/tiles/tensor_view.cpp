@@ -10,6 +10,13 @@ std::string number(int64_t value) { return std::to_string(value); }
 
 }  // namespace
 
+void check_dimensions(int64_t n, int64_t k) {
+    if (n < 1 || k < 1 || n > kMaxDimension || k > kMaxDimension) {
+        throw BitstreamError("info gives a matrix of " + number(n) + " x " + number(k) +
+                             "; both must be 1 to 2^31 - 1");
+    }
+}
+
 TensorView open_tensor(const uint8_t* weight, uint64_t weight_bytes, const uint8_t* index, uint64_t index_bytes,
                        const int64_t* info, uint64_t info_length) {
     if (info_length != 5) throw BitstreamError("info has " + std::to_string(info_length) + " entries, not 5");
@@ -19,10 +26,7 @@ TensorView open_tensor(const uint8_t* weight, uint64_t weight_bytes, const uint8
                              ": the tensor is compressed for the Atlas card by the vendor's closed compressor, or "
                              "damaged; compress it from the W8A8S directory instead");
     }
-    if (n < 1 || k < 1 || n > kMaxDimension || k > kMaxDimension) {
-        throw BitstreamError("info gives a matrix of " + number(n) + " x " + number(k) +
-                             "; both must be 1 to 2^31 - 1");
-    }
+    check_dimensions(n, k);
     if (tiling_n < 1 || tiling_k < 1 || tiling_n > kMaxTileFractals || tiling_k > kMaxTileFractals ||
         tiling_n * tiling_k > kMaxTileFractals) {
         throw BitstreamError("info gives tiles of " + number(tiling_n) + " x " + number(tiling_k) +

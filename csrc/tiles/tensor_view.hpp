@@ -30,6 +30,9 @@ struct TensorView {
     }
 };
 
+// Checks what info says of a matrix in any form: 1 to 2^31 - 1 rows and columns. Throws BitstreamError.
+void check_dimensions(int64_t n, int64_t k);
+
 // Checks info and the length of index, not the tiles. Throws BitstreamError. The bytes stay the caller's.
 TensorView open_tensor(const uint8_t* weight, uint64_t weight_bytes, const uint8_t* index, uint64_t index_bytes,
                        const int64_t* info, uint64_t info_length);

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from int8_matrices import DISTRIBUTIONS, make_matrix, matrices
+from int8_matrices import DISTRIBUTIONS, assert_same, make_matrix, matrices
 from kernels.test_instruction_sets import run_python
 from tilepress import _native, codec
 from tilepress.codec import EntropyCoded
@@ -30,12 +30,6 @@ def quantized_weights(n, k, deviation, seed=0):
     rng = np.random.default_rng(seed)
     rows, columns = rng.normal(0, 0.35, (n, 1)), rng.normal(0, 0.3, (1, k))
     return np.clip(np.rint(rng.normal(0, deviation * 2 ** (rows + columns))), -128, 127).astype(np.int8)
-
-
-def assert_same(a, b):
-    assert np.array_equal(a.weight, b.weight)
-    assert np.array_equal(a.index, b.index)
-    assert np.array_equal(a.info, b.info)
 
 
 # Round trips --------------------------------------------------------------------------------------------------------
@@ -105,7 +99,7 @@ def test_bytes_do_not_depend_on_threads(kind):
 CHECK = """
 import sys
 import numpy as np
-from int8_matrices import DISTRIBUTIONS, make_matrix
+from int8_matrices import DISTRIBUTIONS, assert_same, make_matrix
 from tilepress import _native, codec
 from tilepress.codec import entropy_reference as reference
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from int8_matrices import DISTRIBUTIONS, make_matrix, matrices, tilings
+from int8_matrices import DISTRIBUTIONS, assert_same, make_matrix, matrices, tilings
 from tilepress import codec
 from tilepress.codec import reference
 from tilepress.codec.coding import encode_tiled
@@ -15,12 +15,6 @@ from tilepress.codec.coding import encode_tiled
 widths_of_tiles = st.tuples(
     st.lists(st.integers(1, 7), max_size=3), st.sampled_from(["narrow", "bytes"]), st.integers(0, 2**32 - 1)
 )
-
-
-def assert_same(a, b):
-    assert np.array_equal(a.weight, b.weight)
-    assert np.array_equal(a.index, b.index)
-    assert np.array_equal(a.info, b.info)
 
 
 @settings(max_examples=120, deadline=None)

@@ -22,12 +22,11 @@ Int8Array = NDArray[np.int8]
 
 
 @dataclass(frozen=True, eq=False)
-class Compressed:
-    """An int8 matrix [n, k] as tiles (docs/reference/bitstream.md).
+class CodedMatrix:
+    """An int8 matrix [n, k] in one of its compressed forms.
 
-    weight: int8 [x], the tiles. index: int8 [8 * n_index * k_index], one little-endian 64-bit entry a tile.
-    info: int64 [5], (tiling_k, tiling_n, k, n, version). Raises BitstreamError for another dtype or length of info;
-    `validate` checks the rest.
+    weight: int8 [x]. index: int8 [y]. info: int64 [5], of which the third is k, the fourth n and the last the version.
+    Raises BitstreamError for another dtype or length of info.
     """
 
     weight: Int8Array
@@ -35,7 +34,15 @@ class Compressed:
     info: NDArray[np.int64]
 
     def __post_init__(self) -> None:
-        check_arrays(self.weight, self.index, self.info)
+        for name, array, dtype in (
+            ("weight", self.weight, np.int8),
+            ("index", self.index, np.int8),
+            ("info", self.info, np.int64),
+        ):
+            if array.ndim != 1 or array.dtype != dtype:
+                raise BitstreamError(f"{name} is {array.dtype} {list(array.shape)}, not {np.dtype(dtype)} [...]")
+        if len(self.info) != 5:
+            raise BitstreamError(f"info has {len(self.info)} entries, not 5")
 
     @property
     def n(self) -> int:
@@ -50,6 +57,19 @@ class Compressed:
     @property
     def shape(self) -> tuple[int, int]:
         return self.n, self.k
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the three tensors."""
+        return self.weight.nbytes + self.index.nbytes + self.info.nbytes
+
+
+class Compressed(CodedMatrix):
+    """An int8 matrix [n, k] as tiles (docs/reference/bitstream.md).
+
+    weight: int8 [x], the tiles. index: int8 [8 * n_index * k_index], one little-endian 64-bit entry a tile.
+    info: int64 [5], (tiling_k, tiling_n, k, n, version). `validate` checks more than the types.
+    """
 
     @property
     def tiling_n(self) -> int:
@@ -81,11 +101,6 @@ class Compressed:
         """Tiles of the matrix, across."""
         return -(-self.k1 // self.tiling_k)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the three tensors."""
-        return self.weight.nbytes + self.index.nbytes + self.info.nbytes
-
     def entries(self) -> NDArray[np.uint64]:
         """The index as uint64 [n_index * k_index]."""
         return np.frombuffer(self.index.tobytes(), "<u8")
@@ -97,15 +112,6 @@ class Compressed:
                 r = min(self.tiling_n, self.n1 - i * self.tiling_n)
                 c = min(self.tiling_k, self.k1 - j * self.tiling_k)
                 yield i, j, r, c
-
-
-def check_arrays(weight: Int8Array, index: Int8Array, info: NDArray[np.int64]) -> None:
-    """Raise BitstreamError unless the arrays are int8 [x], int8 [y] and int64 [5]."""
-    for name, array, dtype in (("weight", weight, np.int8), ("index", index, np.int8), ("info", info, np.int64)):
-        if array.ndim != 1 or array.dtype != dtype:
-            raise BitstreamError(f"{name} is {array.dtype} {list(array.shape)}, not {np.dtype(dtype)} [...]")
-    if len(info) != 5:
-        raise BitstreamError(f"info has {len(info)} entries, not 5")
 
 
 def make_info(n: int, k: int, tiling_n: int = TILING, tiling_k: int = TILING) -> NDArray[np.int64]:

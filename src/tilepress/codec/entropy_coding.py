@@ -5,54 +5,23 @@ The module is not called `entropy`: that is a function of the package.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
-from numpy.typing import NDArray
 
 from tilepress import _native
 from tilepress.codec.coding import core_count, matrix_to_fill, matrix_to_read
-from tilepress.codec.compressed import Int8Array, check_arrays
+from tilepress.codec.compressed import CodedMatrix, Int8Array
 from tilepress.errors import BitstreamError
 
 BITSTREAM_V2 = 0x54500002
 LANES = 32
 
 
-@dataclass(frozen=True, eq=False)
-class EntropyCoded:
+class EntropyCoded(CodedMatrix):
     """An int8 matrix [n, k] in the entropy-coded form (docs/reference/bitstream-v2.md).
 
     weight: int8 [x], the head and the blocks. index: int8 [8 * blocks], little-endian 64-bit offsets of the blocks.
-    info: int64 [5], (32, rows of a block, k, n, version). Raises BitstreamError for another dtype or length of info;
-    `check_entropy` checks the rest.
+    info: int64 [5], (32, rows of a block, k, n, version). `check_entropy` checks more than the types.
     """
-
-    weight: Int8Array
-    index: Int8Array
-    info: NDArray[np.int64]
-
-    def __post_init__(self) -> None:
-        check_arrays(self.weight, self.index, self.info)
-
-    @property
-    def n(self) -> int:
-        """Rows of the matrix."""
-        return int(self.info[3])
-
-    @property
-    def k(self) -> int:
-        """Columns of the matrix."""
-        return int(self.info[2])
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.n, self.k
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the three tensors."""
-        return self.weight.nbytes + self.index.nbytes + self.info.nbytes
 
 
 def encode_entropy(matrix: Int8Array, threads: int | None = None) -> EntropyCoded:
