@@ -22,7 +22,6 @@ import random
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ import torch
 import yaml
 from benchmarks.peers.llama_cpp import run
 from benchmarks.quality.packages import debian_package, wheel
-from benchmarks.quality.text import evaluation_text, sentences
+from benchmarks.quality.text import evaluation_text, in_turn, sentences
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -81,16 +80,11 @@ def _joined(parts: Iterable[str]) -> str:
     return "\n\n".join(text)
 
 
-def _in_turn(sources: Iterable[Iterable[str]]) -> Iterator[str]:
-    """One of each source, then the next of each."""
-    return (part for part in chain.from_iterable(zip_longest(*sources)) if part)
-
-
 def _encyclopedia(cache: Path) -> Iterator[str]:
     """The first paragraphs of each article, then the next ones."""
     dump = bz2.decompress(wheel(cache, "gensim==4.4.0").read(WIKIPEDIA)).decode()
     articles = (html.unescape(text) for text in re.findall(r"<text[^>]*>(.*?)</text>", dump, flags=re.DOTALL))
-    return _in_turn(_paragraphs(article) for article in articles if not article.startswith("#REDIRECT"))
+    return in_turn(_paragraphs(article) for article in articles if not article.startswith("#REDIRECT"))
 
 
 def _paragraphs(article: str) -> list[str]:
@@ -127,7 +121,7 @@ def _manual_page(file: Path) -> str:
 
 def _code(cache: Path) -> Iterator[str]:
     """Forty lines of each package in turn."""
-    return _in_turn(_excerpts(debian_package(cache, package) / path, end) for package, (path, end) in CODE.items())
+    return in_turn(_excerpts(debian_package(cache, package) / path, end) for package, (path, end) in CODE.items())
 
 
 def _excerpts(folder: Path, end: str) -> Iterator[str]:
@@ -140,7 +134,7 @@ def _excerpts(folder: Path, end: str) -> Iterator[str]:
 def _reasoning(cache: Path) -> Iterator[str]:
     archive = wheel(cache, "lm-eval==0.4.13")
     tasks = sorted(name for name in archive.namelist() if re.search(r"bbh/cot_fewshot/[a-z].*\.yaml$", name))
-    return _in_turn(_examples(archive.read(name).decode()) for name in tasks)
+    return in_turn(_examples(archive.read(name).decode()) for name in tasks)
 
 
 def _examples(task: str) -> list[str]:
@@ -154,17 +148,13 @@ def _dialogues(cache: Path, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]
     def rendered(messages: list[dict[str, Any]]) -> str:
         return str(tokenizer.apply_chat_template(messages, tokenize=False))
 
-    return map(rendered, _in_turn([_tool_calls(cache), _small_talk(cache)]))
+    return map(rendered, in_turn([_tool_calls(cache), _small_talk(cache)]))
 
 
 def _tool_calls(cache: Path) -> Iterator[list[dict[str, Any]]]:
     """Questions with their calls, in the form that Qwen's and Hermes' templates give them."""
     archive = wheel(cache, "bfcl-eval==2026.3.23")
-    return _in_turn_of([_calls_of(archive.read, kind) for kind in TOOL_CALLS])
-
-
-def _in_turn_of(sources: Sequence[Iterable[Any]]) -> Iterator[Any]:
-    return (part for part in chain.from_iterable(zip_longest(*sources)) if part is not None)
+    return in_turn([_calls_of(archive.read, kind) for kind in TOOL_CALLS])
 
 
 def _calls_of(read: Callable[[str], bytes], kind: str) -> Iterator[list[dict[str, Any]]]:
@@ -186,7 +176,7 @@ def _small_talk(cache: Path) -> Iterator[list[dict[str, Any]]]:
     archive = wheel(cache, "chatterbot-corpus==1.3.3")
     files = sorted(name for name in archive.namelist() if re.search(r"data/english/.*\.yml$", name))
     talks = [yaml.safe_load(archive.read(name))["conversations"] for name in files]
-    for talk in _in_turn_of(talks):
+    for talk in in_turn(talks):
         roles = ("user", "assistant")
         yield [{"role": roles[turn % 2], "content": str(said)} for turn, said in enumerate(talk)]
 

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import gzip
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import chain, zip_longest
 from pathlib import Path
+from typing import TypeVar
 
 from benchmarks.quality.packages import debian_package
 
 from tilepress.evaluate import held_out_english
 from tilepress.text import is_prose
+
+T = TypeVar("T")
 
 BOOKS = {
     "debian-reference-en": "usr/share/debian-reference/debian-reference.en.txt.gz",
@@ -29,8 +32,12 @@ SENTENCE_END = re.compile(r"""[.:?!]["”’)]*( \[\d+\])*$""")
 def evaluation_text(cache: Path) -> str:
     """Paragraphs of all sources in turn, so that any part of the text is of all of them."""
     sources = [held_out_english().split("\n\n"), *(_prose(_book(cache, package)) for package in BOOKS)]
-    turns = chain.from_iterable(zip_longest(*map(sentences, sources)))
-    return "\n\n".join(paragraph for paragraph in turns if paragraph is not None)
+    return "\n\n".join(in_turn(map(sentences, sources)))
+
+
+def in_turn(sources: Iterable[Iterable[T]]) -> Iterator[T]:
+    """Yield one of each source, then the next of each; empty ones are left out."""
+    return (part for part in chain.from_iterable(zip_longest(*sources)) if part)
 
 
 def sentences(paragraphs: Iterable[str]) -> list[str]:

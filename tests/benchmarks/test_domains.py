@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from benchmarks.quality import domains
+from benchmarks.quality.text import in_turn
 
 
 def test_a_manual_page_without_roffs_commands(tmp_path: Path) -> None:
@@ -43,4 +44,4 @@ def test_calls_are_written_as_the_field_writes_them() -> None:
 
 
 def test_the_domains_take_turns() -> None:
-    assert list(domains._in_turn([["a", "b"], ["c"], ["d", "e"]])) == ["a", "c", "d", "b", "e"]
+    assert list(in_turn([["a", "b"], ["c"], ["d", "e"]])) == ["a", "c", "d", "b", "e"]

@@ -19,7 +19,7 @@ from tilepress.cli.console import (
     print_table,
     progress_bar,
 )
-from tilepress.cli.options import Coding, Json, ModelPath, Restart, TrustRemoteCode, check_coding
+from tilepress.cli.options import Coding, Json, ModelPath, Restart, TrustRemoteCode
 from tilepress.errors import UsageError
 from tilepress.machine.requirements import human_bytes
 
@@ -62,7 +62,6 @@ def compress(
     from tilepress.distributed import launched_by_torchrun
 
     save_directory = save_directory.expanduser()
-    check_coding(coding)
     if trust_remote_code:
         print_note("compressing needs no remote code; none is run")
     started = time.monotonic()

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tilepress.cli.console import parse_bytes, print_note
-from tilepress.errors import UsageError
 
 if TYPE_CHECKING:
     from tilepress.quantize import RecipeChoice
@@ -142,14 +141,6 @@ Seed = Annotated[
     int | None,
     typer.Option("--seed", help="Seed of the calibration text's order and samples.", show_default=f"{_RECIPE} 0"),
 ]
-
-
-def check_coding(coding: str | None) -> None:
-    """Raise UsageError for a coding that does not exist."""
-    from tilepress.codec import CODINGS
-
-    if coding is not None and coding not in CODINGS:
-        raise UsageError(f"--coding {coding}: choose one of {', '.join(CODINGS)}")
 
 
 def given(*, size: str | None, **options: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from tilepress.checkpoint.w8a8sc import W8A8SCCheckpoint
 from tilepress.codec import CODINGS, TILES
 from tilepress.compress.journal import Finished, Journal
 from tilepress.compress.resume import WorkDirectory, clear_published, fingerprint, work_directory
-from tilepress.errors import CheckpointError
+from tilepress.errors import CheckpointError, UsageError
 from tilepress.jobs.atomic_directory import refuse_existing, writing
 from tilepress.jobs.json_files import write_object
 
@@ -72,7 +72,9 @@ def make_parts(
 
 
 def described(checkpoint: W8A8SCheckpoint | W8A8SCCheckpoint, coding: str | None) -> dict[str, Any]:
-    """Return the global keys of the parts' description. Raises CheckpointError for an unknown coding of the source."""
+    """Return the global keys of the parts' description. Raises UsageError and CheckpointError for an unknown coding."""
+    if coding is not None and coding not in CODINGS:
+        raise UsageError(f"--coding {coding}: choose one of {', '.join(CODINGS)}")
     extra = dict(checkpoint.description.extra)
     chosen = coding or extra.get(CODING, TILES)
     if chosen not in CODINGS:

@@ -31,12 +31,10 @@ PROBE = {"name": "probed", "arguments": {"key": "argued"}}
 class Abilities:
     """What a chat template writes natively, found by a probe of each.
 
-    empty: the content beside calls, "" or None, with which it writes calls.
+    kinds: of those that `_kinds` names. empty: the content beside calls, "" or None, with which it writes calls.
     """
 
-    tools: bool
-    calls: bool
-    thoughts: bool
+    kinds: frozenset[str]
     empty: str | None
 
 
@@ -82,10 +80,11 @@ class Renderer:
             native = self._applied(messages, tools)
         except Exception as error:
             refusal = error
-        if native is not None and self._writes(messages, tools):
+        kinds = _kinds(messages, tools)
+        if native is not None and kinds <= self._abilities.kinds:
             self.left_out.update(_missing(messages, native))
             return native
-        if refusal is not None and not _is_more_than_text(messages, tools):
+        if refusal is not None and not kinds:
             raise refusal
         plain = in_plain_text(messages, tools)
         try:
@@ -119,21 +118,12 @@ class Renderer:
             return writes([ASK, calling, result, answer], [definition], "argued", "resulted")
 
         empty = "" if calls("") else None
-        return Abilities(
-            tools=writes([ASK, answer], [definition], "defined"),
-            calls=empty == "" or calls(None),
-            thoughts=writes([ASK, answer | {"reasoning_content": "thought"}], None, "thought"),
-            empty=empty,
-        )
-
-    def _writes(self, messages: Messages, tools: list[dict[str, Any]] | None) -> bool:
-        """Whether the template has a place for all kinds of things that these messages have."""
-        can = self._abilities
-        return (
-            (can.tools or not tools)
-            and (can.calls or not any(message["role"] == "tool" or "tool_calls" in message for message in messages))
-            and (can.thoughts or not any("reasoning_content" in message for message in messages))
-        )
+        found = {
+            "tools": writes([ASK, answer], [definition], "defined"),
+            "calls": empty == "" or calls(None),
+            "thoughts": writes([ASK, answer | {"reasoning_content": "thought"}], None, "thought"),
+        }
+        return Abilities(frozenset(kind for kind, written in found.items() if written), empty)
 
     def _applied(self, messages: Messages, tools: list[dict[str, Any]] | None) -> str:
         empty = self._abilities.empty
@@ -150,9 +140,15 @@ class Renderer:
         )
 
 
-def _is_more_than_text(messages: Messages, tools: list[dict[str, Any]] | None) -> bool:
-    kinds = {"tool_calls", "reasoning_content"}
-    return bool(tools) or any(message["role"] == "tool" or kinds & message.keys() for message in messages)
+def _kinds(messages: Messages, tools: list[dict[str, Any]] | None) -> set[str]:
+    """Return the kinds of things in a conversation that not every template writes: "tools", "calls", "thoughts"."""
+    kinds = {"tools"} if tools else set()
+    for message in messages:
+        if message["role"] == "tool" or "tool_calls" in message:
+            kinds.add("calls")
+        if "reasoning_content" in message:
+            kinds.add("thoughts")
+    return kinds
 
 
 def _missing(messages: Messages, text: str) -> Counter[str]:
