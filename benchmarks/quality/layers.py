@@ -77,8 +77,8 @@ class Observed:
 
     @cached_property
     @torch.no_grad()
-    def gradients(self) -> list[dict[str, Tensor]]:
-        """G_o of each layer's linears, from as many tokens as `tilepress quant` takes for it."""
+    def fisher(self) -> list[dict[str, Tensor]]:
+        """`LayerSensitivity.fisher` of each layer, from as many tokens as `tilepress quant` takes for it."""
         samples, length = self._tokens.shape
         context = int(self._source.config["max_position_embeddings"])
         recipe = Recipe(samples=samples, sequence_length=length)
@@ -96,7 +96,7 @@ class Observed:
         for index in reversed(range(self.decoder.layers)):
             of_layer = (inputs[index].split(1), arguments[index], gradient, generator)
             with layer_sensitivity(self.decoder, index, *of_layer) as seen:
-                found.append(seen.gradients)
+                found.append(seen.fisher)
         return found[::-1]
 
     @torch.no_grad()
@@ -114,4 +114,4 @@ class Observed:
         with self.decoder.layer(index) as layer:
             folded = fold(layer.state_dict(), statistics, scales, DTYPE, **self._heads)
         used_up = replace(folded, tensors=dict(folded.tensors), statistics=dict(folded.statistics))
-        return Layer(index, folded, list(fused_weights(used_up, self.gradients[index], self._damping, where)))
+        return Layer(index, folded, list(fused_weights(used_up, self.fisher[index], self._damping, where)))

@@ -1,8 +1,10 @@
 // What quantization runs natively, as Python sees it.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 
 #include <cmath>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,6 +23,7 @@ using Vector = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::c
 using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Order = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Integers = nb::ndarray<int8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Errors = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 template <typename Array>
 void require_shape(const char* name, const Array& array, std::initializer_list<int64_t> shape) {
@@ -45,20 +48,23 @@ void require_finite(const char* name, const Array& array) {
     }
 }
 
-void require_permutation(const Order& order) {
-    const int64_t columns = static_cast<int64_t>(order.size());
+// Each `block` entries have to name themselves in some order.
+void require_permutation(const char* message, const Order& order, int64_t block) {
+    const int64_t count = static_cast<int64_t>(order.size());
     std::vector<bool> seen(order.size());
-    for (int64_t i = 0; i < columns; ++i) {
-        const int64_t column = order.data()[i];
-        if (column < 0 || column >= columns || seen[static_cast<size_t>(column)]) {
-            throw nb::value_error("order has to name every column once");
+    for (int64_t i = 0; i < count; ++i) {
+        const int64_t named = order.data()[i];
+        if (named < 0 || named >= count || named / block != i / block || seen[static_cast<size_t>(named)]) {
+            throw nb::value_error(message);
         }
-        seen[static_cast<size_t>(column)] = true;
+        seen[static_cast<size_t>(named)] = true;
     }
 }
 
 void round_arrays(const Matrix& weight, const Vector& steps, const Order& order, const Matrix& feedback,
-                  const Vector& rate, const Matrix& lengths, const Integers& out, int threads) {
+                  const Vector& rate, const Matrix& lengths, const std::optional<Order>& row_order,
+                  const std::optional<Matrix>& row_feedback, const Integers& out, const std::optional<Errors>& errors,
+                  int threads) {
     const int64_t n = static_cast<int64_t>(weight.shape(0)), k = static_cast<int64_t>(weight.shape(1));
     if (n < 1 || k < 1 || n > kMaxDimension || k > kMaxDimension) {
         throw nb::value_error("a matrix to round has 1 to 2^31 - 1 rows and columns");
@@ -70,19 +76,43 @@ void round_arrays(const Matrix& weight, const Vector& steps, const Order& order,
     require_shape("rate", rate, {k});
     require_shape("lengths", lengths, {tables == 1 ? 1 : (n + kRowsOfATable - 1) / kRowsOfATable, kMagnitudes});
     require_shape("out", out, {n, k});
+    if (row_order.has_value() != row_feedback.has_value()) {
+        throw nb::value_error("row_order and row_feedback go together");
+    }
+    if (row_order) {
+        require_shape("row_order", *row_order, {n});
+        require_shape("row_feedback", *row_feedback, {n, kRowsOfABlock});
+    }
+    if (errors) require_shape("errors", *errors, {n, k});
     const Rounding rounding{
-        n,           k,         weight.data(), steps.data(), order.data(), feedback.data(), rate.data(), lengths.data(),
-        tables == 1, out.data()};
+        .n = n,
+        .k = k,
+        .weight = weight.data(),
+        .steps = steps.data(),
+        .order = order.data(),
+        .feedback = feedback.data(),
+        .rate = rate.data(),
+        .lengths = lengths.data(),
+        .one_table = tables == 1,
+        .row_order = row_order ? row_order->data() : nullptr,
+        .row_feedback = row_feedback ? row_feedback->data() : nullptr,
+        .out = out.data(),
+        .errors = errors ? errors->data() : nullptr,
+    };
     const nb::gil_scoped_release unlocked;
     require_finite("weight", weight);
     require_finite("steps", steps);
     for (int64_t row = 0; row < n; ++row) {
         if (!(steps.data()[row] > 0.0f)) throw nb::value_error("steps have to be positive");
     }
-    require_permutation(order);
+    require_permutation("order has to name every column once", order, k);
     require_finite("feedback", feedback);
     require_finite("rate", rate);
     require_finite("lengths", lengths);
+    if (row_order) {
+        require_permutation("row_order has to name every row of each block once", *row_order, kRowsOfABlock);
+        require_finite("row_feedback", *row_feedback);
+    }
     round_weights(rounding, threads);
 }
 
@@ -90,9 +120,10 @@ void round_arrays(const Matrix& weight, const Vector& steps, const Order& order,
 
 void bind_quantize(nb::module_& m) {
     m.def("round_weights", &round_arrays, "weight"_a.noconvert(), "steps"_a.noconvert(), "order"_a.noconvert(),
-          "feedback"_a.noconvert(), "rate"_a.noconvert(), "lengths"_a.noconvert(), "out"_a.noconvert(), "threads"_a,
+          "feedback"_a.noconvert(), "rate"_a.noconvert(), "lengths"_a.noconvert(), "row_order"_a.noconvert().none(),
+          "row_feedback"_a.noconvert().none(), "out"_a.noconvert(), "errors"_a.noconvert().none(), "threads"_a,
           "Rounds weight float32 [n, k] with error feedback into out int8 [n, k]; csrc/rounding/rounding.hpp has the "
-          "other shapes. Raises ValueError for a wrong shape, values that are not finite, or steps that are not "
+          "other shapes. row_order, row_feedback and errors may be None. Raises ValueError for a wrong shape, values that are not finite, or steps that are not "
           "positive.");
 }
 

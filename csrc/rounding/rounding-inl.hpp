@@ -39,22 +39,27 @@ TILEPRESS_ALWAYS_INLINE Rows cost_of(Rows magnitude, Rows candidate, const float
     const Rows error = magnitude - candidate;
     return error * error + bits * rate;
 }
+TILEPRESS_ALWAYS_INLINE float cost_of(float magnitude, float candidate, const float* lengths, float rate) {
+    const float error = magnitude - candidate;
+    return error * error + lengths[static_cast<int>(candidate)] * rate;
+}
 
 // The |q| of least (|v| - |q|)^2 + rate * lengths[|q|] among a, a - 1, a - 2 and 0, where a = round(|v|), at most 127;
-// the first of them where several are equal. Not-a-number counts as 127.
-TILEPRESS_ALWAYS_INLINE Rows decide(Rows magnitude, const float* lengths, float rate) {
-    const Rows most = Rows{} + static_cast<float>(kMagnitudes - 1);
-    Rows nearest = magnitude < most ? magnitude : most;
+// the first of them where several are equal. Not-a-number counts as 127. Value: Rows or float.
+template <typename Value>
+TILEPRESS_ALWAYS_INLINE Value decide(Value magnitude, const float* lengths, float rate) {
+    const Value most = Value{} + static_cast<float>(kMagnitudes - 1);
+    Value nearest = magnitude < most ? magnitude : most;
     nearest = (nearest + 12582912.0f) - 12582912.0f;  // 1.5 * 2^23: to nearest even
-    Rows chosen = nearest, least = cost_of(magnitude, nearest, lengths, rate), candidate = nearest;
+    Value chosen = nearest, least = cost_of(magnitude, nearest, lengths, rate), candidate = nearest;
     for (int below = 1; below < 3; ++below) {
         candidate = candidate > 0.0f ? candidate - 1.0f : candidate;
-        const Rows cost = cost_of(magnitude, candidate, lengths, rate);
+        const Value cost = cost_of(magnitude, candidate, lengths, rate);
         chosen = cost < least ? candidate : chosen;
         least = cost < least ? cost : least;
     }
-    const Rows cost = magnitude * magnitude + lengths[0] * rate;
-    return cost < least ? Rows{} : chosen;
+    const Value cost = magnitude * magnitude + lengths[0] * rate;
+    return cost < least ? Value{} : chosen;
 }
 
 // A few rows while they are rounded. remaining[j] is their column j, in the order of rounding and in units of
@@ -87,9 +92,12 @@ TILEPRESS_ALWAYS_INLINE Rows round_column(Rows value, const float* lengths, floa
     return value - signed_size;
 }
 
+inline const float* lengths_of(const Rounding& rounding, int64_t row) {
+    return rounding.lengths + (rounding.one_table ? 0 : row / kRowsOfATable * kMagnitudes);
+}
+
 inline void round_block(const Rounding& rounding, const RowsAtWork& rows, int64_t begin, int columns) {
-    const int64_t table = rounding.one_table ? 0 : rows.first / kRowsOfATable;
-    const float* const lengths = rounding.lengths + table * kMagnitudes;
+    const float* const lengths = lengths_of(rounding, rows.first);
     for (int64_t j = begin; j < begin + columns; ++j) {
         const float* const spread = rounding.feedback + j * rounding.k;
         int32_t integers[kRows];
@@ -104,6 +112,71 @@ inline void round_block(const Rounding& rounding, const RowsAtWork& rows, int64_
         }
         int8_t* const out = rounding.out + rows.first * rounding.k + rounding.order[j];
         for (int row = 0; row < rows.count; ++row) out[row * rounding.k] = static_cast<int8_t>(integers[row]);
+    }
+}
+
+// kBlock columns of the rows of a block, row by row in the order of rounding, in vectors of columns.
+struct RowByRow {
+    static constexpr int kParts = kBlock / kRowLanes;
+
+    alignas(64) float values[kRowsOfABlock][kBlock];
+    alignas(64) float errors[kRowsOfABlock][kBlock];
+    alignas(64) float spread[kBlock][kBlock];
+
+    // Rounds row r, of which values[r] is left, and leaves there what spreads over the columns behind: its own error and
+    // the share that it got of the errors of the rows before it.
+    void round_row(const float* row_feedback, int r, int columns, const float* lengths, const float* rate,
+                   int8_t* integers) {
+        Rows sums[kParts] = {};
+        for (int i = 0; i < r; ++i) {
+            for (int part = 0; part < kParts; ++part) {
+                sums[part] += row_feedback[i] * load_rows(errors[i] + part * kRowLanes);
+            }
+        }
+        alignas(64) float fed[kBlock];
+        for (int part = 0; part < kParts; ++part) store_rows(sums[part], fed + part * kRowLanes);
+        float* const left = values[r];
+        for (int c = 0; c < columns; ++c) {
+            const float value = left[c] - fed[c];
+            const float size = decide(value < 0.0f ? -value : value, lengths, rate[c]);
+            const float integer = value < 0.0f ? -size : size;
+            integers[c] = static_cast<int8_t>(integer);
+            errors[r][c] = value - integer;
+            const float error = errors[r][c] + fed[c];
+            for (int part = 0; part < kBlock; part += kRowLanes) {
+                store_rows(load_rows(left + part) - error * load_rows(spread[c] + part), left + part);
+            }
+            left[c] = error;
+        }
+    }
+};
+
+// Rounds `columns` columns of the rows `first` to `last` of a block.
+inline void round_row_by_row(const Rounding& rounding, int64_t first, int64_t last, float* remaining, int64_t stride,
+                             int64_t begin, int columns) {
+    RowByRow block;
+    std::memset(block.spread, 0, sizeof block.spread);
+    for (int c = 0; c < columns; ++c) {
+        const float* const spread = rounding.feedback + (begin + c) * rounding.k + begin;
+        for (int later = c + 1; later < columns; ++later) block.spread[c][later] = spread[later];
+    }
+    const float* const lengths = lengths_of(rounding, first);
+    for (int64_t position = first; position < last; ++position) {
+        const int r = static_cast<int>(position - first);
+        const int64_t row = rounding.row_order[position] - first;
+        float* const column = remaining + row / kRows * stride + begin * kRows + row % kRows;
+        int8_t integers[kBlock];
+        for (int c = 0; c < kBlock; ++c) {
+            block.values[r][c] = c < columns ? column[c * kRows] : 0.0f;
+            block.errors[r][c] = 0.0f;
+        }
+        block.round_row(rounding.row_feedback + position * kRowsOfABlock, r, columns, lengths, rounding.rate + begin,
+                        integers);
+        int8_t* const out = rounding.out + (first + row) * rounding.k;
+        for (int c = 0; c < columns; ++c) {
+            column[c * kRows] = block.values[r][c];
+            out[rounding.order[begin + c]] = integers[c];
+        }
     }
 }
 
@@ -133,7 +206,11 @@ void round_rows(const Rounding& rounding, int64_t first, int64_t last, float* re
     }
     for (int64_t begin = 0; begin < k; begin += kBlock) {
         const int columns = static_cast<int>(k - begin < kBlock ? k - begin : kBlock);
-        for (int64_t row = first; row < last; row += kRows) round_block(rounding, rows_from(row), begin, columns);
+        if (rounding.row_order != nullptr) {
+            round_row_by_row(rounding, first, last, remaining, stride, begin, columns);
+        } else {
+            for (int64_t row = first; row < last; row += kRows) round_block(rounding, rows_from(row), begin, columns);
+        }
         for (int64_t next = begin + columns; next < k; next += kFedTogether) {
             // A copy, for rows of the matrix that lie 2^n bytes apart push each other out of the caches.
             float spread[kBlock][kFedTogether] = {};
@@ -146,6 +223,11 @@ void round_rows(const Rounding& rounding, int64_t first, int64_t last, float* re
                 feed(rows.column(begin), columns, spread, rows.column(next));
             }
         }
+    }
+    if (rounding.errors == nullptr) return;
+    for (int64_t row = first; row < last; ++row) {
+        const float* const column = remaining + (row - first) / kRows * stride + (row - first) % kRows;
+        for (int64_t j = 0; j < k; ++j) rounding.errors[row * k + j] = column[j * kRows];
     }
 }
 

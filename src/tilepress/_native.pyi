@@ -38,7 +38,10 @@ def round_weights(
     feedback: NDArray[np.float32],
     rate: NDArray[np.float32],
     lengths: NDArray[np.float32],
+    row_order: NDArray[np.int64] | None,
+    row_feedback: NDArray[np.float32] | None,
     out: NDArray[np.int8],
+    errors: NDArray[np.float32] | None,
     threads: int,
 ) -> None: ...
 def read_memory(data: NDArray[np.uint8], threads: int) -> int: ...

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from kernels.cases import every_case
 from quantize.rounding.reference_rounding import round_plainly
-from quantize.rounding.rounding_cases import SHAPES, rounding_case
+from quantize.rounding.rounding_cases import SHAPES, correlated_outputs, rounding_case
 from tilepress import _native, codec
 from tilepress.codec.coding import encode_tiled
 from tilepress.kernels import embed
@@ -43,6 +43,9 @@ for n, k in SHAPES:
     weight, steps, factor, rate, lengths = rounding_case(n, k, seed=n)
     expected = round_plainly(weight, steps, factor, rate, lengths)
     assert torch.equal(round_weights(weight, steps, factor, lengths), expected), (n, k)
+    outputs = correlated_outputs(n, seed=k)
+    expected = round_plainly(weight, steps, factor, rate, lengths, outputs)
+    assert torch.equal(round_weights(weight, steps, factor, lengths, outputs), expected), (n, k)
 """
 
 

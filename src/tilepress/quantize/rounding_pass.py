@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tilepress import codec
 from tilepress.checkpoint import EMBEDDING
-from tilepress.models.layer_inputs import FINAL_NORM, LINEARS
+from tilepress.models.layer_inputs import FEEDS, FINAL_NORM
 from tilepress.quantize.context import SAMPLED_ROWS, Job
 from tilepress.quantize.layerwise.hidden_states import Batches, HiddenStates, room_for, write_states
 from tilepress.quantize.quantized_model import Sink, StageResults
@@ -90,9 +90,9 @@ class RoundingPass:
         job, where = self._job, f"model.layers.{index}"
         results = self._results()
         stored = job.work.tensors(sensitivity_stage(index))
-        gradients = {name: stored.read(name).to(job.decoder.device) for name in LINEARS}
+        fisher = {feed.name: stored.read(feed.name).to(job.decoder.device) for feed in FEEDS}
         reports: list[LinearReport] = []
-        for group in fused_weights(folded, gradients, job.recipe.damping, where):
+        for group in fused_weights(folded, fisher, job.recipe.damping, where):
             reports += self._group(group, folded, results, where)
             del group
         for name, tensor in folded.tensors.items():

@@ -123,12 +123,12 @@ class SensitivityPass:
             self._job.work.drop(_gradient(0))
 
     def _tensors(self, seen: LayerSensitivity) -> dict[str, Tensor]:
-        """Return G_o by linear, and the samples from which the weight scales are fitted."""
+        """Return the Fisher information by input, and the samples from which the weight scales are fitted."""
         job = self._job
         where = f"model.layers.{seen.index}"
-        tensors = {name: gradient.cpu() for name, gradient in seen.gradients.items()}
+        tensors = {name: fisher.cpu() for name, fisher in seen.fisher.items()}
         folded = job.fold(seen.layer, seen.statistics, where)
-        for group in fused_weights(folded, seen.gradients, job.recipe.damping, where):
+        for group in fused_weights(folded, seen.fisher, job.recipe.damping, where):
             tensors |= self._sampled(f"{where}.{group.feed.name}", group.sample(job.generator, job.recipe.coding))
             del group
         if seen.index == 0 and job.own_embedding:
@@ -164,7 +164,7 @@ class SensitivityPass:
 
 
 def sensitivity_stage(index: int) -> str:
-    """The stage whose tensors hold G_o of the linears of a layer, float32 [n], by name."""
+    """The stage whose tensors hold a layer's `LayerSensitivity.fisher`, by the names of FEEDS."""
     return f"sensitivity-{index:05}"
 
 

@@ -45,7 +45,7 @@ def test_logits_are_those_of_the_whole_model(make: object, tied: bool, tmp_path:
 
 
 @pytest.mark.parametrize("positions", [128, 16], ids=["whole sequences", "parts of the logits"])
-def test_sensitivities_are_the_squared_gradients_of_the_whole_model(
+def test_sensitivities_are_the_products_of_gradients_of_the_whole_model(
     tiny_qwen3: Path, positions: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Same labels, gradients by autograd through the whole model."""
@@ -59,7 +59,7 @@ def test_sensitivities_are_the_squared_gradients_of_the_whole_model(
     for index in (1, 0):
         sequences = torch.split(inputs[index], 1)
         with layer_sensitivity(decoder, index, sequences, arguments[index], gradient, generator) as seen:
-            found[index], of_inputs[index] = seen.gradients, seen.of_input
+            found[index], of_inputs[index] = seen.fisher, seen.of_input
 
     model = AutoModelForCausalLM.from_pretrained(tiny_qwen3, dtype=torch.float32)
     outputs: dict[str, torch.Tensor] = {}
@@ -81,10 +81,15 @@ def test_sensitivities_are_the_squared_gradients_of_the_whole_model(
     torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum").backward()
 
     for index in range(2):
-        for name in LINEARS:
-            gradient = outputs[f"{index}.{name}"].grad
-            assert gradient is not None
-            torch.testing.assert_close(found[index][name], gradient.square().mean(dim=(0, 1)), rtol=1e-3, atol=1e-6)
+        for feed in FEEDS:
+            gradients = [outputs[f"{index}.{name}"].grad.flatten(0, 1) for name in feed.consumers]
+            of_each = [gradient.T @ gradient / len(gradient) for gradient in gradients]
+            whole = torch.block_diag(*of_each)  # outputs of different linears are taken as independent
+            for number, block in enumerate(found[index][feed.name]):
+                rows = slice(128 * number, 128 * (number + 1))
+                expected = torch.zeros(128, 128)
+                expected[: len(whole[rows]), : len(whole[rows])] = whole[rows, rows]
+                torch.testing.assert_close(block, expected, rtol=1e-3, atol=1e-6)
     torch.testing.assert_close(of_inputs[0], embedded.grad.square().mean(dim=-1), rtol=1e-3, atol=1e-6)
 
 

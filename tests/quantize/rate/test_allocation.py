@@ -19,7 +19,6 @@ from tilepress.quantize.rate.weight_scales import (
     SAMPLED_COLUMNS,
     WeightSample,
     fit_step_factor,
-    relative_scales,
     sample_weights,
 )
 from tilepress.quantize.rounding.gptq import round_weights
@@ -39,8 +38,7 @@ def samples(generator_seed: int = 0) -> list[WeightSample]:
         factor = factorize(torch.eye(64), 0.01, "here")
         by_row = torch.full((48,), sensitivity)
         generator = torch.Generator().manual_seed(generator_seed)
-        relative = relative_scales(by_row, factor)
-        made.append(sample_weights([gaussian(48, 64, seed)], relative, by_row, factor, generator))
+        made.append(sample_weights([gaussian(48, 64, seed)], by_row, factor, generator))
     return made
 
 
@@ -50,8 +48,7 @@ def test_the_predicted_loss_is_half_of_fisher_times_squared_output_error(bits: f
     inputs = gaussian(600, SAMPLED_COLUMNS, 0) @ (torch.eye(SAMPLED_COLUMNS) + 0.2 * gaussian(32, 32, 1))
     factor = factorize(inputs.T @ inputs / 600, 1e-4, "here")
     weight, sensitivity = gaussian(64, SAMPLED_COLUMNS, 2), torch.linspace(0.0, 2.0, 64)
-    relative = relative_scales(sensitivity, factor)
-    sample = sample_weights([weight], relative, sensitivity, factor, torch.Generator().manual_seed(0))
+    sample = sample_weights([weight], sensitivity, factor, torch.Generator().manual_seed(0))
     scale = fit_step_factor([sample], bits)
 
     steps = sample.weight_scales(scale)

@@ -1,4 +1,4 @@
-"""Rounding with error feedback, one column after the other, as plainly as it can be written."""
+"""Rounding with error feedback, one weight after the other, as plainly as it can be written."""
 
 from __future__ import annotations
 
@@ -6,31 +6,56 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tilepress.quantize.statistics.fisher import BLOCK, FisherFactor
 from tilepress.quantize.statistics.hessian import HessianFactor
 
 
-def round_plainly(weight: Tensor, steps: Tensor, factor: HessianFactor, rate: Tensor, lengths: Tensor) -> Tensor:
-    """What round_in_torch is asked for. Its float32 operations, one by one, are those that the native code has to make.
+def round_plainly(
+    weight: Tensor,
+    steps: Tensor,
+    factor: HessianFactor,
+    rate: Tensor,
+    lengths: Tensor,
+    outputs: FisherFactor | None = None,
+) -> Tensor:
+    """Its float32 operations, one by one, are those that the native code has to make.
 
     Each weight is hit by the errors of the columns before it in their order, each by a product and a difference of its
-    own: so results can be compared bit by bit.
+    own, and by the sum of what it gets of the errors of the rows before it: so results can be compared bit by bit.
     """
     remaining = (weight / steps[:, None]).numpy()
     tables = lengths.view(-1, 128).numpy()
-    table_of_row = np.arange(len(remaining)) // 128 if len(tables) > 1 else np.zeros(len(remaining), int)
     feedback, rates = factor.feedback.numpy(), rate.numpy()
+    row_feedback = None if outputs is None else outputs.feedback(steps).numpy()
+    order = range(len(weight)) if outputs is None else outputs.order.tolist()
+    columns = factor.order.numpy()
     integers = np.zeros(remaining.shape, np.int8)
-    order = factor.order.tolist()
-    for position, column in enumerate(order):
-        value = remaining[:, column].copy()
-        magnitude = np.abs(value)
-        nearest = np.minimum(np.round(magnitude), 127).astype(int)
-        candidates = np.stack([nearest, np.maximum(nearest - 1, 0), np.maximum(nearest - 2, 0), np.zeros_like(nearest)])
-        errors = magnitude - candidates.astype(np.float32)
-        costs = errors * errors + tables[table_of_row, candidates] * rates[position]
-        chosen = candidates[costs.argmin(axis=0), np.arange(len(value))]  # the first of equal ones
-        integers[:, column] = np.where(value < 0, -chosen, chosen)
-        error = value - integers[:, column].astype(np.float32)
-        for later in range(position + 1, len(order)):
-            remaining[:, order[later]] -= error * feedback[position, later]
+    own = np.zeros(remaining.shape, np.float32)  # errors of decisions, rows in their order
+    for turn, row in enumerate(order):
+        first = turn // BLOCK * BLOCK
+        fed = np.zeros(len(columns), np.float32)
+        if row_feedback is not None:
+            for before in range(first, turn):
+                fed += row_feedback[turn, before - first] * own[before]
+        table = tables[row // 128 if len(tables) > 1 else 0]
+        for position, column in enumerate(columns):
+            value = remaining[row, column] - fed[position]
+            integers[row, column] = nearest(value, table, rates[position])
+            own[turn, position] = value - np.float32(integers[row, column])
+            error = own[turn, position] + fed[position]
+            later = slice(position + 1, None)
+            remaining[row, columns[later]] -= error * feedback[position, later]
     return torch.from_numpy(integers)
+
+
+def nearest(value: np.float32, lengths: np.ndarray, rate: np.float32) -> int:
+    """The integer of least squared distance and weighted length, of four; the first of equal ones."""
+    magnitude = np.abs(value)
+    rounded = int(min(np.round(magnitude), 127))
+    best, least = 0, None
+    for candidate in (rounded, max(rounded - 1, 0), max(rounded - 2, 0), 0):
+        error = magnitude - np.float32(candidate)
+        cost = error * error + lengths[candidate] * rate
+        if least is None or cost < least:
+            best, least = candidate, cost
+    return -best if value < 0 else best

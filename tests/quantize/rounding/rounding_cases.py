@@ -7,6 +7,7 @@ from torch import Tensor
 
 from tilepress.quantize.rate.rounding_rule import RATE_WEIGHT
 from tilepress.quantize.rate.tile_cost import strip_counts, tile_rate
+from tilepress.quantize.statistics.fisher import BLOCK, FisherFactor, factorize_outputs
 from tilepress.quantize.statistics.hessian import HessianFactor, factorize
 
 DAMPING = 0.01
@@ -33,3 +34,10 @@ def rounding_case(n: int, k: int, seed: int) -> tuple[Tensor, Tensor, HessianFac
     values = (weight / steps[:, None]).round().clamp(-127, 127)
     lengths = tile_rate(strip_counts(values))[1]
     return weight, steps, factor, RATE_WEIGHT * factor.cost.mean() / factor.cost, lengths
+
+
+def correlated_outputs(n: int, seed: int) -> FisherFactor:
+    """The factor of the Fisher information of n outputs whose gradients depend on each other."""
+    gradients = torch.nn.functional.pad(correlated_inputs(2 * n, n, seed), (0, -n % BLOCK))
+    blocks = gradients.view(2 * n, -1, BLOCK).transpose(0, 1)
+    return factorize_outputs(blocks.transpose(1, 2) @ blocks, n, "here")

@@ -9,12 +9,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from quantize.rounding.reference_rounding import round_plainly
-from quantize.rounding.rounding_cases import DAMPING, SHAPES, correlated_inputs, rounding_case
+from quantize.rounding.reference_rounding import nearest, round_plainly
+from quantize.rounding.rounding_cases import (
+    DAMPING,
+    SHAPES,
+    correlated_inputs,
+    correlated_outputs,
+    rounding_case,
+)
 from tilepress import _native
 from tilepress.errors import QuantizationError
 from tilepress.quantize.rate.tile_cost import coded_bits, strip_counts, tile_rate
-from tilepress.quantize.rounding.gptq import round_in_torch, round_weights
+from tilepress.quantize.rounding.gptq import round_in_blocks, round_weights
+from tilepress.quantize.statistics.fisher import FisherFactor
 from tilepress.quantize.statistics.hessian import HessianFactor, factorize
 
 
@@ -77,26 +84,81 @@ def test_every_integer_is_that_of_plain_code(n: int, k: int, threads: int) -> No
         assert torch.equal(round_weights(weight, steps, factor, lengths), expected)
 
 
-def test_elsewhere_than_on_the_cpu_the_integers_are_the_same_up_to_the_order_of_sums() -> None:
+@pytest.mark.parametrize(("n", "k"), SHAPES)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_every_integer_is_that_of_plain_code_where_errors_reach_other_rows(n: int, k: int, threads: int) -> None:
+    weight, steps, factor, rate, lengths = rounding_case(n, k, seed=n)
+    outputs = correlated_outputs(n, seed=k)
+    torch.set_num_threads(threads)
+
+    rounded = round_weights(weight, steps, factor, lengths, outputs)
+
+    assert torch.equal(rounded, round_plainly(weight, steps, factor, rate, lengths, outputs))
+
+
+def test_errors_of_rows_make_up_for_each_other_as_the_surgeon_does_it_for_the_kronecker_product() -> None:
+    """Rows and columns as one vector whose Hessian is F x H, weight by weight: eliminated in float64."""
+    n, k = 6, 8
+    weight, steps, factor, rate, lengths = rounding_case(n, k, seed=3)
+    outputs = correlated_outputs(n, seed=4)
+
+    rounded = round_weights(weight, steps, factor, lengths[0], outputs)
+
+    def whole(upper: Tensor) -> Tensor:
+        return upper.double() @ upper.double().T
+
+    inverse = torch.kron(whole(outputs.upper[0, :n, :n]), whole(factor.upper)).inverse()
+    scaled = steps[outputs.order].double().repeat_interleave(k)
+    remaining = weight[outputs.order][:, factor.order].double().flatten()
+    expected = torch.zeros(n * k)
+    for i in range(n * k):
+        expected[i] = nearest((remaining[i] / scaled[i]).float().numpy(), lengths[0].numpy(), rate[i % k].numpy())
+        error = remaining[i] - expected[i] * scaled[i]
+        remaining -= error * inverse[i] / inverse[i, i]
+        inverse = inverse - torch.outer(inverse[:, i], inverse[i]) / inverse[i, i]
+    assert torch.equal(rounded[outputs.order][:, factor.order].flatten().float(), expected)
+
+
+def test_the_loss_of_correlated_outputs_is_less_than_with_rows_apart() -> None:
+    weight, steps, factor, _, lengths = rounding_case(256, 96, seed=6)
+    outputs = correlated_outputs(256, seed=7)
+    hessian = factor.upper @ factor.upper.T  # in the order of the columns, as F is in that of the rows
+
+    def loss(rounded: Tensor) -> float:
+        error = (rounded * steps[:, None] - weight)[outputs.order][:, factor.order].view(-1, 128, 96)
+        fisher = outputs.upper @ outputs.upper.transpose(1, 2)
+        return float(((fisher @ error @ hessian) * error).sum())
+
+    assert loss(round_weights(weight, steps, factor, lengths, outputs)) < 0.7 * loss(
+        round_weights(weight, steps, factor, lengths)
+    )
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_elsewhere_than_on_the_cpu_the_integers_are_the_same_up_to_the_order_of_sums(apart: bool) -> None:
     for lengths_of_all in (False, True):
         weight, steps, factor, rate, tables = rounding_case(300, 150, seed=1)
         lengths = tables[0] if lengths_of_all else tables
+        outputs = None if apart else correlated_outputs(300, seed=2)
+        rows = None if outputs is None else (outputs.order, outputs.feedback(steps))
 
-        found = round_in_torch(weight, steps, factor, rate, lengths)
+        found = round_in_blocks(weight, steps, factor, rate, lengths, rows)
 
-        # A decision on the edge moves what comes after it in its row: so whole rows are compared.
-        equal = (found == round_weights(weight, steps, factor, lengths)).all(dim=1)
-        assert equal.float().mean() > 0.97
+        # A decision on the edge moves what comes after it.
+        equal = found == round_weights(weight, steps, factor, lengths, outputs)
+        assert equal.float().mean() > 0.99
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_cuda_device_rounds_alike() -> None:
     weight, steps, factor, _, lengths = rounding_case(300, 150, seed=1)
     there = HessianFactor(factor.order.cuda(), factor.upper.cuda())
+    outputs = correlated_outputs(300, seed=2)
+    outputs_there = FisherFactor(outputs.order.cuda(), outputs.upper.cuda())
 
-    found = round_weights(weight.cuda(), steps.cuda(), there, lengths.cuda()).cpu()
+    found = round_weights(weight.cuda(), steps.cuda(), there, lengths.cuda(), outputs_there)
 
-    assert (found == round_weights(weight, steps, factor, lengths)).float().mean() > 0.97
+    assert (found == round_weights(weight, steps, factor, lengths, outputs)).float().mean() > 0.97
 
 
 def test_each_128_rows_follow_their_own_table() -> None:
@@ -114,6 +176,7 @@ def test_each_128_rows_follow_their_own_table() -> None:
 
 def native_arguments() -> dict[str, np.ndarray | int]:
     weight, steps, factor, rate, lengths = rounding_case(130, 24, seed=0)
+    outputs = correlated_outputs(130, seed=0)
     arrays = {
         "weight": weight,
         "steps": steps,
@@ -121,7 +184,10 @@ def native_arguments() -> dict[str, np.ndarray | int]:
         "feedback": factor.feedback,
         "rate": rate,
         "lengths": lengths,
+        "row_order": outputs.order,
+        "row_feedback": outputs.feedback(steps),
         "out": torch.zeros(130, 24, dtype=torch.int8),
+        "errors": torch.zeros(130, 24),
     }
     return {name: array.contiguous().numpy() for name, array in arrays.items()} | {"threads": 1}
 
@@ -135,7 +201,10 @@ def native_arguments() -> dict[str, np.ndarray | int]:
         ("rate", (25,), r"rate has to be \[24\]"),
         ("lengths", (3, 128), r"lengths has to be \[2, 128\]"),
         ("lengths", (1, 127), r"lengths has to be \[1, 128\]"),
+        ("row_order", (128,), r"row_order has to be \[130\]"),
+        ("row_feedback", (130, 127), r"row_feedback has to be \[130, 128\]"),
         ("out", (130, 23), r"out has to be \[130, 24\]"),
+        ("errors", (129, 24), r"errors has to be \[130, 24\]"),
         ("weight", (0, 24), r"a matrix to round has 1 to"),
     ],
 )
@@ -146,7 +215,7 @@ def test_arrays_of_another_shape_are_refused(name: str, shape: tuple[int, ...], 
         _native.round_weights(**arguments)
 
 
-@pytest.mark.parametrize("name", ["weight", "steps", "feedback", "rate", "lengths"])
+@pytest.mark.parametrize("name", ["weight", "steps", "feedback", "rate", "lengths", "row_feedback"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_values_that_are_not_finite_are_refused(name: str, value: float) -> None:
     arguments = native_arguments()
@@ -169,6 +238,21 @@ def test_an_order_that_is_no_permutation_is_refused(column: int) -> None:
     arguments["order"][2] = column
     with pytest.raises(ValueError, match="order has to name every column once"):
         _native.round_weights(**arguments)
+
+
+@pytest.mark.parametrize("row", [-1, 130, 3, 128])
+def test_an_order_of_rows_that_leaves_a_block_is_refused(row: int) -> None:
+    arguments = native_arguments()
+    arguments["row_order"] = np.arange(130)
+    arguments["row_order"][2] = row
+    with pytest.raises(ValueError, match="row_order has to name every row of each block once"):
+        _native.round_weights(**arguments)
+
+
+@pytest.mark.parametrize("missing", ["row_order", "row_feedback"])
+def test_an_order_of_rows_without_their_feedback_is_refused(missing: str) -> None:
+    with pytest.raises(ValueError, match="row_order and row_feedback go together"):
+        _native.round_weights(**native_arguments() | {missing: None})
 
 
 @pytest.mark.parametrize("name", ["weight", "feedback"])

@@ -13,10 +13,13 @@ from tilepress.quantize.layerwise.decoder import HEAD_ROWS, POSITIONS
 from tilepress.quantize.layerwise.hidden_states import TOKENS_A_BATCH
 from tilepress.quantize.recipe.recipe import Recipe
 from tilepress.quantize.rounding.gptq import ROWS as ROUNDED_ROWS
+from tilepress.quantize.statistics.fisher import BLOCK
 
 FLOAT = 4
 # Interpreter, torch, transformers and memory that the allocator keeps, measured.
 PROGRAM = 750 << 20
+# Copies of the Fisher information of a group's outputs while it is rounded: scaled, factored, inverted, in its units.
+FACTORED = 4
 
 
 def peak_memory(shape: ModelShape, recipe: Recipe, size: CalibrationSize) -> int:
@@ -60,12 +63,14 @@ def _running(shape: ModelShape, size: CalibrationSize) -> int:
     """A layer, its statistics and the activations of some sequences; in the first pass the gradient of all of them."""
     a_token = 4 * shape.intermediate + 4 * shape.heads * shape.head_dim + 4 * shape.hidden
     gradient = FLOAT * size.sensitivity_samples * size.sensitivity_length * shape.hidden
-    return _layer(shape, FEEDS) + _statistics(shape, FEEDS) + FLOAT * TOKENS_A_BATCH * a_token + gradient
+    running = FLOAT * TOKENS_A_BATCH * a_token + gradient
+    return _layer(shape, FEEDS) + _statistics(shape, FEEDS) + _outputs(shape, FEEDS) + running
 
 
 def _scaling(shape: ModelShape) -> int:
     """A layer, its statistics and a factor of the largest Hessian."""
-    return _layer(shape, FEEDS) + _statistics(shape, FEEDS) + max(_hessians(shape, (feed,)) for feed in FEEDS)
+    largest = max(_hessians(shape, (feed,)) + FACTORED * _outputs(shape, (feed,)) for feed in FEEDS)
+    return _layer(shape, FEEDS) + _statistics(shape, FEEDS) + _outputs(shape, FEEDS) + largest
 
 
 def _rounding(shape: ModelShape, feed: Feed) -> int:
@@ -79,7 +84,8 @@ def _rounding(shape: ModelShape, feed: Feed) -> int:
     weights, hessian = _layer(shape, (feed,)), _hessians(shape, (feed,))
     fused = weights if len(feed.consumers) > 1 else 0
     measured = min(weights, FLOAT * ROUNDED_ROWS * shape.linear(feed.consumers[0])[1])
-    return _layer(shape, left) + _statistics(shape, left) + hessian + max(fused, hessian + measured) + rounded
+    outputs = _outputs(shape, FEEDS) + FACTORED * _outputs(shape, (feed,))
+    return _layer(shape, left) + _statistics(shape, left) + hessian + max(fused, hessian + measured) + rounded + outputs
 
 
 def _logits(shape: ModelShape, size: CalibrationSize) -> int:
@@ -101,6 +107,11 @@ def _layer(shape: ModelShape, feeds: tuple[Feed, ...]) -> int:
 def _statistics(shape: ModelShape, feeds: tuple[Feed, ...]) -> int:
     """Hessians, and the tokens that are kept as a sample."""
     return _hessians(shape, feeds) + FLOAT * SAMPLED_ROWS * sum(shape.linear(feed.consumers[0])[1] for feed in feeds)
+
+
+def _outputs(shape: ModelShape, feeds: tuple[Feed, ...]) -> int:
+    """Fisher information of the outputs, in blocks."""
+    return FLOAT * BLOCK * sum(shape.linear(consumer)[0] for feed in feeds for consumer in feed.consumers)
 
 
 def _hessians(shape: ModelShape, feeds: tuple[Feed, ...]) -> int:

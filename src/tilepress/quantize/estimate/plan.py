@@ -124,7 +124,7 @@ def estimated_seconds(shape: ModelShape, recipe: Recipe, size: CalibrationSize, 
         rows = sum(shape.linear(consumer)[0] for consumer in feed.consumers)
         products += shape.layers * SEARCH_WORK * rows
         factors += shape.layers * (FACTORS * cholesky_work(columns) + inverse_work(columns))
-        rounding += shape.layers * rounding_work(rows, columns)
+        rounding += shape.layers * rounding_work(rows, columns, row_feedback=True)
     if recipe.head:
         products += SEARCH_WORK * shape.vocab
         factors += FACTORS * cholesky_work(shape.hidden) + inverse_work(shape.hidden)

@@ -15,6 +15,7 @@ from tilepress.quantize.calibration.size import CalibrationSize
 from tilepress.quantize.layerwise.decoder import TensorSource
 from tilepress.quantize.rate.weight_scales import SAMPLED_COLUMNS
 from tilepress.quantize.recipe.recipe import DEFAULT_BITS, Recipe
+from tilepress.quantize.statistics.fisher import BLOCK
 
 INDEX_ENTRY = 8
 INFO = 5 * 8
@@ -109,5 +110,5 @@ def work_size(shape: ModelShape, recipe: Recipe, size: CalibrationSize) -> int:
     rows = shape.layers * sum(shape.linear(name)[0] for name in LINEARS)
     weights = shape.layers * sum(n * k for n, k in map(shape.linear, LINEARS))
     tables = shape.vocab * (recipe.head + recipe.has_own_embedding(shape))
-    samples = (rows + tables) * FLOAT * (SAMPLED_COLUMNS + 4)
+    samples = (rows + tables) * FLOAT * (SAMPLED_COLUMNS + 4) + rows * FLOAT * BLOCK
     return samples + max(first, second + weights + tables * shape.hidden)

@@ -18,8 +18,6 @@ from tilepress.quantize.rate.rounding_rule import LARGEST, RATE_WEIGHT, decide
 from tilepress.quantize.rate.tile_cost import mean_bits, strip_counts, tile_rate
 from tilepress.quantize.statistics.hessian import HessianFactor
 
-# This share of the linear's mean sensitivity is added to every channel's, for channels that hardly affect the loss.
-SENSITIVITY_FLOOR = 0.02
 SAMPLED_COLUMNS = 32
 TOLERANCE = 0.003
 OUT_OF_REACH = 0.1
@@ -37,7 +35,7 @@ class WeightSample:
 
     columns: float32 [m, n], transposed. rate: float32 [m, 1], weight of the bits in `decide`. relative: float32 [n],
     weight scales without the common factor. least: float32 [n], max |w| / 127 of each row. weights: n · k.
-    sensitivity: float32 [n], G_o · mean c. cost: float32 [m, 1], c_j / mean c. Their product is the cost of an error.
+    sensitivity: float32 [n], d_o · mean c. cost: float32 [m, 1], c_j / mean c. Their product is the cost of an error.
     coding: of the integers, "tiles" or "entropy".
     """
 
@@ -115,19 +113,8 @@ class StoredSamples(Sequence[WeightSample]):
         return WeightSample(**tensors, weights=weights, coding=self._coding)
 
 
-def relative_scales(sensitivity: Tensor, factor: HessianFactor) -> Tensor:
-    """Return weight scales without the common factor, float32 [n]: 1 / sqrt((G_o + 0.02 mean G) · mean c).
-
-    Rounding channel o adds G_o Δ_o² mean(c) / 12 to the loss, where G_o = E[(dloss/dy_o)²] is the diagonal of the
-    Fisher information. At the best allocation of bits all channels add the same (reverse water-filling).
-    """
-    floored = sensitivity + SENSITIVITY_FLOOR * sensitivity.mean()
-    return (floored * factor.cost.mean()).clamp(min=torch.finfo(torch.float32).tiny).rsqrt()
-
-
 def sample_weights(
     blocks: Iterable[Tensor],
-    relative: Tensor,
     sensitivity: Tensor,
     factor: HessianFactor,
     generator: torch.Generator,
@@ -135,13 +122,16 @@ def sample_weights(
 ) -> WeightSample:
     """Draw columns of a weight float32 [n, k], given as blocks of its rows, with a CPU generator.
 
-    relative: from `relative_scales`. sensitivity: G_o without any floor. Both float32 [n].
+    sensitivity: d_o, float32 [n], what an error of a row's output costs. Rounding row o adds d_o Δ_o² mean(c) / 12 to
+    the loss. At the best allocation of bits all rows add the same (reverse water-filling): relative weight scales are
+    1 / sqrt(d_o · mean c).
     """
     k = len(factor.order)
     picked = torch.randperm(k, generator=generator)[:SAMPLED_COLUMNS].to(factor.order.device)
     mean = factor.cost.mean()
     cost = factor.cost[picked, None] / mean
     columns, least = drawn_columns(blocks, factor.order[picked])
+    relative = (sensitivity * mean).clamp(min=torch.finfo(torch.float32).tiny).rsqrt()
     return WeightSample(columns, RATE_WEIGHT / cost, relative, least, len(least) * k, sensitivity * mean, cost, coding)
 
 

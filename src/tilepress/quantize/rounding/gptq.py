@@ -11,72 +11,101 @@ from torch import Tensor
 from tilepress import _native
 from tilepress.codec import TILE_ROWS
 from tilepress.distributed.communicator import Communicator
-from tilepress.quantize.rate.rounding_rule import LARGEST, RATE_WEIGHT, decide
+from tilepress.quantize.rate.rounding_rule import LARGEST, RATE_WEIGHT
+from tilepress.quantize.statistics.fisher import FisherFactor, weighted_errors
 from tilepress.quantize.statistics.hessian import HessianFactor
 from tilepress.quantize.transforms.activation_ranges import ActivationRange
 
 BLOCK = 64
 
 
-def round_weights(weight: Tensor, weight_scale: Tensor, factor: HessianFactor, lengths: Tensor) -> Tensor:
+def round_weights(
+    weight: Tensor, weight_scale: Tensor, factor: HessianFactor, lengths: Tensor, outputs: FisherFactor | None = None
+) -> Tensor:
     """Return integers q, int8 [n, k], |q| <= 127, cheap to code and with small error on the calibration inputs.
 
     weight: float32 [n, k]. weight_scale: float32 [n], positive. lengths, from `tile_rate`: float32 [128] for all rows,
-    or [ceil(n / 128), 128], a table for each 128 rows. All finite.
+    or [ceil(n / 128), 128], a table for each 128 rows. All finite. outputs: of the Fisher information of the outputs;
+    without it rows are independent.
 
     Column by column in `factor.order`, q is the candidate of least
     (w - q Δ)² c_j + η Δ² mean(c) bits(q), and the remaining error is spread over the columns not rounded yet:
     w_k -= (w_j - q_j Δ) U_jk / U_jj. Sources: optimal brain surgeon (Hassibi & Stork 1993), GPTQ (Frantar et al. 2022),
     SparseGPT (Frantar & Alistarh 2023); the rate term as in CERWU. Everything is in units of Δ, so that Δ drops out.
+    Given `outputs`, errors spread over the rows after it as well: the Hessian of the loss is taken as the Kronecker
+    product of F and H, and so is its factor (YAQA, Tseng et al. 2025).
 
     On the CPU the integers do not depend on the number of threads or the instruction set. Other devices add up the
     same errors in another order, so that near-ties may be decided otherwise.
     """
     rate = RATE_WEIGHT * factor.cost.mean() / factor.cost
+    rows = None if outputs is None else (outputs.order.cpu(), outputs.feedback(weight_scale).cpu())
     if weight.device.type != "cpu":
-        return round_in_torch(weight, weight_scale, factor, rate, lengths)
+        return round_in_blocks(weight, weight_scale, factor, rate, lengths, rows)
+    return _round_natively(weight, weight_scale, factor.order, factor.feedback, rate, lengths, rows)
+
+
+Rows = tuple[Tensor, Tensor] | None
+
+
+def _round_natively(
+    weight: Tensor,
+    weight_scale: Tensor,
+    order: Tensor,
+    feedback: Tensor,
+    rate: Tensor,
+    lengths: Tensor,
+    rows: Rows,
+    errors: Tensor | None = None,
+) -> Tensor:
+    """Return integers, and fill errors, float32 [n, k], with what spreads over columns behind these.
+
+    rows: order and feedback of the rows.
+    """
     out = torch.empty(weight.shape, dtype=torch.int8)
     _native.round_weights(
         weight.contiguous().numpy(),
         weight_scale.contiguous().numpy(),
-        factor.order.numpy(),
-        factor.feedback.contiguous().numpy(),
+        order.numpy(),
+        feedback.contiguous().numpy(),
         rate.numpy(),
         lengths.reshape(-1, LARGEST + 1).contiguous().numpy(),
+        None if rows is None else rows[0].numpy(),
+        None if rows is None else rows[1].numpy(),
         out.numpy(),
+        None if errors is None else errors.numpy(),
         torch.get_num_threads(),
     )
     return out
 
 
-def round_in_torch(
-    weight: Tensor, weight_scale: Tensor, factor: HessianFactor, rate: Tensor, lengths: Tensor
+def round_in_blocks(
+    weight: Tensor, weight_scale: Tensor, factor: HessianFactor, rate: Tensor, lengths: Tensor, rows: Rows
 ) -> Tensor:
-    """Do what `round_weights` does, on any device.
+    """Do what `round_weights` does for a weight on any device, which gets most of the work.
 
-    rate: float32 [k], the weight of the bits in `decide` for the columns in `factor.order`. The matrix is transposed,
-    so that a column is contiguous. Feedback is applied at once inside a block of columns, and once per block to the
-    columns after it (GPTQ's lazy updates).
+    The CPU rounds some columns at a time; their errors are spread over the columns behind on the device.
     """
-    remaining = (weight / weight_scale[:, None]).T[factor.order].contiguous()
-    integers = torch.empty_like(remaining)
-    columns = len(factor.order)
-    feedback = factor.feedback
-    for start in range(0, columns, BLOCK):
-        stop = min(start + BLOCK, columns)
-        block = remaining[start:stop]
-        spread = feedback[start:stop, start:stop]
-        for j in range(stop - start):
-            integers[start + j] = decide(block[j], lengths, rate[start + j])
-            block[j] -= integers[start + j]
-            block[j + 1 :].addr_(spread[j, j + 1 :], block[j], alpha=-1.0)
-        remaining[stop:].addmm_(feedback[start:stop, stop:].T, block, alpha=-1.0)
-    in_place = torch.empty_like(integers, dtype=torch.int8)
-    in_place[factor.order] = integers.to(torch.int8)
-    return in_place.T.contiguous()
+    remaining = (weight / weight_scale[:, None])[:, factor.order]
+    integers = torch.empty(weight.shape, dtype=torch.int8)
+    order, ones, tables = factor.order.cpu(), torch.ones(len(weight)), lengths.cpu()
+    columns, rates, feedback = torch.arange(BLOCK), rate.cpu(), factor.feedback
+    for start in range(0, len(order), BLOCK):
+        block = remaining[:, start : start + BLOCK].cpu()
+        some = slice(start, start + block.shape[1])
+        errors = torch.empty_like(block)
+        spread = feedback[some, some].cpu()
+        integers[:, order[some]] = _round_natively(
+            block, ones, columns[: block.shape[1]], spread, rates[some], tables, rows, errors
+        )
+        remaining[:, some.stop :].addmm_(errors.to(weight.device), feedback[some, some.stop :], alpha=-1.0)
+    return integers
 
 
 ROWS = 64 * TILE_ROWS
+
+# The Fisher information of a weight's outputs, float32 [ceil(n / 128), 128, 128], behind its factor.
+Outputs = tuple[FisherFactor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -84,11 +113,13 @@ class RoundedRows:
     """integers int8 [n, k], on the CPU.
 
     error: float32 [n], squared error of each row's outputs, summed over the tokens. norm: float32 [n], their squares.
+    loss: float32 [n], Σ e_o (F e)_o of the errors e of all outputs; zero where F is not given.
     """
 
     integers: Tensor
     error: Tensor
     norm: Tensor
+    loss: Tensor
 
 
 def round_rows(
@@ -99,24 +130,29 @@ def round_rows(
     inputs: ActivationRange,
     tokens: Tensor,
     ranks: Communicator,
+    outputs: Outputs | None = None,
 ) -> RoundedRows:
     """Round the n rows that `weight` returns, float32 [up to ROWS, k] at a time.
 
     weight_scale: float32 [n]. lengths: of the codes, float32 [ceil(n / 128), 128]. tokens: float32 [m, k]; on them,
-    quantized by `inputs`, the error is measured. Each rank rounds its share and gets all rows. On the CPU the integers
-    are the same for any number of ranks.
+    quantized by `inputs`, the error is measured. outputs: without it rows are independent. Each rank rounds its share
+    and gets all rows. On the CPU the integers are the same for any number of ranks.
     """
     seen = inputs.round_trip(tokens)
     integers = torch.empty(len(weight_scale), tokens.shape[1], dtype=torch.int8)
-    error, norm = torch.zeros_like(weight_scale), torch.zeros_like(weight_scale)
+    error, norm, loss = (torch.zeros_like(weight_scale) for _ in range(3))
     mine = ranks.share(len(weight_scale), TILE_ROWS)
     for start in range(mine.start, mine.stop, ROWS):
         part = slice(start, min(start + ROWS, mine.stop))
         block = weight(part)
-        tables = lengths[start // TILE_ROWS : -(-part.stop // TILE_ROWS)]
-        q = round_weights(block, weight_scale[part], factor, tables)
+        blocks = slice(start // TILE_ROWS, -(-part.stop // TILE_ROWS))
+        of_outputs = None if outputs is None else outputs[0].part(blocks)
+        q = round_weights(block, weight_scale[part], factor, lengths[blocks], of_outputs)
         exact = tokens @ block.T
-        error[part] = (seen @ (q * weight_scale[part, None]).T - exact).square().sum(dim=0)
+        difference = seen @ (q.to(block.device) * weight_scale[part, None]).T - exact
+        if outputs is not None:
+            loss[part] = weighted_errors(outputs[1][blocks], difference)
+        error[part] = difference.square().sum(dim=0)
         norm[part] = exact.square().sum(dim=0)
         integers[part] = q
-    return RoundedRows(ranks.filled(integers, TILE_ROWS), ranks.add_up(error), ranks.add_up(norm))
+    return RoundedRows(ranks.filled(integers, TILE_ROWS), *map(ranks.add_up, (error, norm, loss)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from tilepress.models.layer_inputs import FINAL_NORM
 from tilepress.quantize.layerwise.decoder import POSITIONS, LayerwiseDecoder
 from tilepress.quantize.layerwise.hidden_states import HiddenStates
 from tilepress.quantize.rate.tile_cost import coded_bits, share_of_zeros
-from tilepress.quantize.rate.weight_scales import WeightSample, refit_step_factor, relative_scales, sample_weights
+from tilepress.quantize.rate.weight_scales import WeightSample, refit_step_factor, sample_weights
 from tilepress.quantize.report import LinearReport
 from tilepress.quantize.rounding.gptq import ROWS, round_rows
 from tilepress.quantize.rounding.layer import fitted_range, pack
@@ -59,8 +59,8 @@ class Head:
 
     def sample(self, generator: torch.Generator, coding: str = TILES) -> WeightSample:
         """Draw the columns from which the weight scales are fitted."""
-        relative = relative_scales(self.sensitivity, self.factor)
-        return sample_weights(self.blocks(), relative, self.of_logits(), self.factor, generator, coding)
+        sample = sample_weights(self.blocks(), self.sensitivity, self.factor, generator, coding)
+        return replace(sample, sensitivity=self.of_logits() * self.factor.cost.mean())
 
     def of_logits(self) -> Tensor:
         """G_v without the floor, float32 [vocabulary]."""

@@ -16,9 +16,10 @@ from tilepress.distributed.communicator import ALONE, Communicator
 from tilepress.errors import QuantizationError
 from tilepress.models.layer_inputs import FEEDS, Feed
 from tilepress.quantize.rate.tile_cost import coded_bits, share_of_zeros
-from tilepress.quantize.rate.weight_scales import WeightSample, relative_scales, sample_weights
+from tilepress.quantize.rate.weight_scales import WeightSample, sample_weights
 from tilepress.quantize.report import LinearReport
 from tilepress.quantize.rounding.gptq import round_rows
+from tilepress.quantize.statistics.fisher import FisherFactor, factorize_outputs, scaled_outputs
 from tilepress.quantize.statistics.hessian import HessianFactor, factorize
 from tilepress.quantize.statistics.input_statistics import InputStatistics
 from tilepress.quantize.transforms.activation_ranges import ActivationRange, clipped_range, range_of
@@ -35,47 +36,52 @@ TINY = torch.finfo(torch.float32).tiny
 class FusedWeight:
     """The linears that read one input, fused to one matrix with rows in the order of `feed.consumers`.
 
-    weight: float32 [n, k]. sensitivity: float32 [n]. rows: the number of rows of each consumer.
+    weight: float32 [n, k]. fisher: of its outputs, float32 [ceil(n / 128), 128, 128]. rows: the number of rows of each
+    consumer. factor, outputs: of the statistics of inputs and outputs.
     """
 
     feed: Feed
     weight: Tensor
-    sensitivity: Tensor
+    fisher: Tensor
     rows: tuple[int, ...]
     factor: HessianFactor
+    outputs: FisherFactor
     statistics: InputStatistics
+
+    @property
+    def sensitivity(self) -> Tensor:
+        """G_o = E[(dloss/dy_o)²], float32 [n]."""
+        return self.fisher.diagonal(dim1=1, dim2=2).flatten()[: len(self.weight)]
 
     def sample(self, generator: torch.Generator, coding: str = TILES) -> WeightSample:
         """Draw the columns from which the weight scales are fitted."""
-        relative = relative_scales(self.sensitivity, self.factor)
         blocks = torch.split(self.weight, ROWS)
-        return sample_weights(blocks, relative, self.sensitivity, self.factor, generator, coding)
+        return sample_weights(blocks, self.outputs.cost, self.factor, generator, coding)
 
 
 def fused_weights(
-    folded: FoldedLayer, sensitivity: Mapping[str, Tensor], damping: float, where: str
+    folded: FoldedLayer, fisher: Mapping[str, Tensor], damping: float, where: str
 ) -> Iterator[FusedWeight]:
     """Yield the four groups of a layer. Each is made when it is asked for, and its tensors are removed from `folded`.
 
-    sensitivity: G_o by linear, of the layer before the folds.
+    fisher: `LayerSensitivity.fisher` of the layer before the folds.
     """
     for feed in FEEDS:
-        yield _group(feed, folded, sensitivity, damping, where)
+        yield _group(feed, folded, fisher[feed.name], damping, f"{where}.{feed.name}")
 
 
-def _group(
-    feed: Feed, folded: FoldedLayer, sensitivity: Mapping[str, Tensor], damping: float, where: str
-) -> FusedWeight:
+def _group(feed: Feed, folded: FoldedLayer, fisher: Tensor, damping: float, where: str) -> FusedWeight:
     weights = [folded.tensors.pop(f"{consumer}.weight") for consumer in feed.consumers]
-    # Dividing an output by s makes its gradient s times as large.
-    scaled = [
-        sensitivity[consumer] * folded.row_scales.get(consumer, torch.ones(()).to(weights[0].device)) ** 2
-        for consumer in feed.consumers
+    scales = [
+        folded.row_scales.get(consumer, weight.new_ones(len(weight)))
+        for consumer, weight in zip(feed.consumers, weights, strict=True)
     ]
     statistics = folded.statistics.pop(feed.name)
-    factor = factorize(statistics.hessian, damping, f"{where}.{feed.name}")
+    factor = factorize(statistics.hessian, damping, where)
     whole = weights[0] if len(weights) == 1 else torch.cat(weights)
-    return FusedWeight(feed, whole, torch.cat(scaled), tuple(len(w) for w in weights), factor, statistics)
+    scaled = scaled_outputs(fisher, torch.cat(scales))
+    outputs = factorize_outputs(scaled, len(whole), where)
+    return FusedWeight(feed, whole, scaled, tuple(map(len, weights)), factor, outputs, statistics)
 
 
 def activation_range(group: FusedWeight, activations: str, dtype: torch.dtype, where: str) -> ActivationRange:
@@ -120,7 +126,10 @@ def quantize_fused(
     rank rounds its share of the rows. The first rank gets (consumer, linear, report) of each linear, others nothing.
     """
     tokens = group.statistics.fewer_rows()
-    rounded = round_rows(lambda part: group.weight[part], weight_scale, lengths, group.factor, inputs, tokens, ranks)
+    of_outputs = (group.outputs, group.fisher)
+    rounded = round_rows(
+        lambda part: group.weight[part], weight_scale, lengths, group.factor, inputs, tokens, ranks, of_outputs
+    )
     if not ranks.writes:
         return []
     clipped = inputs.clipped(tokens)
@@ -138,7 +147,7 @@ def quantize_fused(
             zeros=share_of_zeros(q),
             relative_error=float(error.sum() / rounded.norm[part].sum().clamp(min=1e-30)),
             clipped=clipped,
-            loss=0.5 * float(error @ group.sensitivity[part]) / len(tokens),
+            loss=0.5 * float(rounded.loss[part].sum()) / len(tokens),
             overflows=overflows,
         )
         result.append(

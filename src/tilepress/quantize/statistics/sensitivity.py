@@ -1,4 +1,4 @@
-"""Sensitivity of the loss to each output channel: the diagonal of the Fisher information."""
+"""Sensitivity of the loss to the outputs of each linear: the Fisher information, in blocks of rows."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from tilepress.distributed.communicator import ALONE, Communicator
-from tilepress.models.layer_inputs import LINEARS
+from tilepress.models.layer_inputs import FEEDS
 from tilepress.quantize.layerwise.decoder import POSITIONS, LayerwiseDecoder
 from tilepress.quantize.layerwise.hidden_states import HiddenStates
+from tilepress.quantize.statistics.fisher import BLOCK
 from tilepress.quantize.statistics.input_statistics import InputStatistics, StatisticsCollector
 
 # Positions whose cumulative probabilities, in float64, are in memory at a time.
@@ -24,13 +25,15 @@ DRAWN = 128
 class LayerSensitivity:
     """layer: the materialised decoder layer. statistics: of its inputs.
 
-    gradients: G_o = E[(dloss/dy_o)²] of every linear, float32 [n], over the same tokens. of_input: the squared gradient
-    at the input of the layer, mean over its channels, float32 [sequences, length]; layer 0 reads the embedding.
+    fisher: E[(dloss/dy)(dloss/dy)ᵀ] of the outputs y of each group of fused linears, over the same tokens, in blocks
+    of 128 rows on the diagonal, float32 [ceil(n / 128), 128, 128], by the names of FEEDS. Products of outputs of
+    different linears are left out. of_input: the squared gradient at the input of the layer, mean over its channels,
+    float32 [sequences, length]; layer 0 reads the embedding.
     """
 
     index: int
     layer: nn.Module
-    gradients: dict[str, Tensor]
+    fisher: dict[str, Tensor]
     of_input: Tensor
     statistics: dict[str, InputStatistics]
 
@@ -57,7 +60,7 @@ def layer_sensitivity(
     before, after = ranks.others(len(gradient))
     length = gradient.shape[1]
     with decoder.layer(index) as layer:
-        with _SquaredGradients(layer) as squares, StatisticsCollector(layer, 1, generator) as collector:
+        with _OutputGradients(layer) as gradients, StatisticsCollector(layer, 1, generator) as collector:
             collector.skip([length] * before)
             for of_sequence, sequence in zip(gradient[:, None], inputs, strict=True):
                 hidden = sequence.to(decoder.device).requires_grad_(True)
@@ -68,7 +71,7 @@ def layer_sensitivity(
                 of_sequence.copy_(hidden.grad)
             collector.skip([length] * after)
         of_input = ranks.concatenated(gradient.square().mean(dim=-1))
-        yield LayerSensitivity(index, layer, squares.mean(ranks), of_input, collector.result(ranks))
+        yield LayerSensitivity(index, layer, gradients.mean(ranks), of_input, collector.result(ranks))
 
 
 def gradient_of_sampled_loss(
@@ -124,37 +127,51 @@ def sampled_labels(p: Tensor, drawn: Tensor) -> Tensor:
     return torch.cat(labels).clamp_(max=p.shape[-1] - 1)
 
 
-class _SquaredGradients:
-    """Sums the squared gradients at the outputs of a layer's linears while it runs backward."""
+class _OutputGradients:
+    """Sums the products of the gradients at the outputs of a layer's linears while it runs backward."""
 
     def __init__(self, layer: nn.Module) -> None:
         self._layer = layer
         self._sums: dict[str, Tensor] = {}
-        self._tokens = dict.fromkeys(LINEARS, 0)
+        self._tokens = dict.fromkeys((feed.name for feed in FEEDS), 0)
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
-    def __enter__(self) -> _SquaredGradients:
-        for name in LINEARS:
-            module = self._layer.get_submodule(name)
-            self._sums[name] = module.get_parameter("weight").new_zeros(module.get_parameter("weight").shape[0])
-            self._handles.append(module.register_forward_hook(self._watch(name)))
+    def __enter__(self) -> _OutputGradients:
+        for feed in FEEDS:
+            rows = 0
+            for name in feed.consumers:
+                module = self._layer.get_submodule(name)
+                weight = module.get_parameter("weight")
+                self._handles.append(module.register_forward_hook(self._watch(feed.name, rows)))
+                rows += len(weight)
+            self._sums[feed.name] = weight.new_zeros(-(-rows // BLOCK), BLOCK, BLOCK)
         return self
 
     def __exit__(self, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
 
-    def _watch(self, name: str):  # type: ignore[no-untyped-def]
+    def _watch(self, feed: str, first: int):  # type: ignore[no-untyped-def]
+        """first: of the linear's rows among those of the group."""
+
         def forward_hook(_: nn.Module, __: object, output: Tensor) -> None:
             output.register_hook(add)  # type: ignore[no-untyped-call]
 
         def add(gradient: Tensor) -> None:
             flat = gradient.reshape(-1, gradient.shape[-1])
-            self._sums[name] += flat.square().sum(dim=0)
-            self._tokens[name] += len(flat)
+            before = first % BLOCK
+            padded = nn.functional.pad(flat, (before, -(before + flat.shape[1]) % BLOCK))
+            blocks = padded.view(len(flat), -1, BLOCK).transpose(0, 1)
+            self._sums[feed][first // BLOCK :][: len(blocks)].baddbmm_(blocks.transpose(1, 2), blocks)
+            if first == 0:
+                self._tokens[feed] += len(flat)
 
         return forward_hook
 
     def mean(self, ranks: Communicator) -> dict[str, Tensor]:
-        tokens = ranks.add_up(torch.tensor([self._tokens[name] for name in LINEARS]))
-        return {name: ranks.add_up(self._sums[name]) / count for name, count in zip(LINEARS, tokens, strict=True)}
+        """Return the means by the names of FEEDS, in the memory of the sums."""
+        tokens = ranks.add_up(torch.tensor([self._tokens[feed.name] for feed in FEEDS]))
+        return {
+            feed.name: ranks.add_up(self._sums[feed.name]).div_(count)
+            for feed, count in zip(FEEDS, tokens, strict=True)
+        }
