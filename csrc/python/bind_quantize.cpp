@@ -123,7 +123,8 @@ void bind_quantize(nb::module_& m) {
           "feedback"_a.noconvert(), "rate"_a.noconvert(), "lengths"_a.noconvert(), "row_order"_a.noconvert().none(),
           "row_feedback"_a.noconvert().none(), "out"_a.noconvert(), "errors"_a.noconvert().none(), "threads"_a,
           "Rounds weight float32 [n, k] with error feedback into out int8 [n, k]; csrc/rounding/rounding.hpp has the "
-          "other shapes. row_order, row_feedback and errors may be None. Raises ValueError for a wrong shape, values that are not finite, or steps that are not "
+          "other shapes. row_order, row_feedback and errors may be None. Raises ValueError for a wrong shape, values "
+          "that are not finite, or steps that are not "
           "positive.");
 }
 

@@ -123,8 +123,8 @@ struct RowByRow {
     alignas(64) float errors[kRowsOfABlock][kBlock];
     alignas(64) float spread[kBlock][kBlock];
 
-    // Rounds row r, of which values[r] is left, and leaves there what spreads over the columns behind: its own error and
-    // the share that it got of the errors of the rows before it.
+    // Rounds row r, of which values[r] is left, and leaves there what spreads over the columns behind: its own error
+    // and the share that it got of the errors of the rows before it.
     void round_row(const float* row_feedback, int r, int columns, const float* lengths, const float* rate,
                    int8_t* integers) {
         Rows sums[kParts] = {};

@@ -23,7 +23,8 @@ int64_t rows_of_a_task(const Rounding& rounding, int threads) {
 }  // namespace
 
 void round_weights(const Rounding& rounding, int threads) {
-    const int64_t n = rounding.n, columns = round_up(rounding.k, kFedTogether), rows = rows_of_a_task(rounding, threads);
+    const int64_t n = rounding.n, columns = round_up(rounding.k, kFedTogether),
+                  rows = rows_of_a_task(rounding, threads);
     // For all tasks at once: tasks must not throw.
     const std::unique_ptr<float[]> remaining(new float[static_cast<size_t>(round_up(n, kRoundedTogether) * columns)]);
     auto* const round_rows = isa().kernels.round_rows;
