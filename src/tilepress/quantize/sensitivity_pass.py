@@ -132,7 +132,7 @@ class SensitivityPass:
             tensors |= self._sampled(f"{where}.{group.feed.name}", group.sample(job.generator, job.recipe.coding))
             del group
         if seen.index == 0 and job.own_embedding:
-            table = embedding_table(job.decoder, job.tokens, seen.of_input)
+            table = embedding_table(job.decoder, job.tokens, job.sensitivity_tokens, seen.of_input)
             sample = table.sample(job.generator, job.recipe.coding)
             tensors |= {TABLE: table.sensitivity.cpu().clone()} | self._sampled(EMBEDDING, sample)
         return tensors

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from reference_model import logits_of, reference_model
@@ -32,13 +33,56 @@ def test_half_of_the_sensitivity_goes_by_the_text_and_half_is_even(decoder: Laye
     tokens = torch.tensor([[9, 5, 5, 7], [9, 7, 5, 6], [9, 5, 5, 5]])
     squares = torch.tensor([[100.0, 1.0, 2.0, 3.0], [200.0, 4.0, 5.0, 6.0]])
 
-    sensitivity = embedding_table(decoder, tokens, squares).sensitivity
+    sensitivity = embedding_table(decoder, tokens, tokens[:2], squares).sensitivity
 
     mean = 21.0 / 6  # without the start tokens
     share = {9: 3 / 12, 5: 6 / 12, 7: 2 / 12, 6: 1 / 12, 100: 0.0}
     for token, p in share.items():
         assert float(sensitivity[token]) == pytest.approx(mean * (p + 1 / VOCABULARY) / 2)
     assert float(sensitivity.sum()) == pytest.approx(mean)
+
+
+@pytest.mark.parametrize("row", [0.0, 1e-7])
+def test_a_row_next_to_zero_does_not_decide_for_all(tmp_path: Path, row: float) -> None:
+    """The norm divides by it, so that its gradient is beyond all others."""
+    source = make_tiny_qwen3(tmp_path / "float")
+    file = source / "model.safetensors"
+    tensors = load_file(file)
+    tensors[f"{EMBEDDING}.weight"][[5, 6]] = row
+    save_file(tensors, file, metadata={"format": "pt"})
+    decoder = LayerwiseDecoder(FloatCheckpoint(source), torch.device("cpu"))
+    tokens = torch.tensor([[9, 5, 8, 7], [9, 7, 6, 8]])
+    squares = torch.tensor([[100.0, 1e9, 2.0, 3.0], [200.0, 4.0, 1e12, 3.0]])
+
+    sensitivity = embedding_table(decoder, tokens, tokens, squares).sensitivity
+
+    assert float(sensitivity.sum()) == pytest.approx(12.0 / 4)
+
+
+def test_a_table_of_zeros_has_no_sensitivity(tmp_path: Path) -> None:
+    source = make_tiny_qwen3(tmp_path / "float")
+    file = source / "model.safetensors"
+    tensors = load_file(file)
+    tensors[f"{EMBEDDING}.weight"].zero_()
+    save_file(tensors, file, metadata={"format": "pt"})
+    decoder = LayerwiseDecoder(FloatCheckpoint(source), torch.device("cpu"))
+    tokens = torch.tensor([[9, 5, 8, 7]])
+    assert float(embedding_table(decoder, tokens, tokens, torch.full((1, 4), 1e9)).sensitivity.sum()) == 0.0
+
+
+@pytest.mark.slow
+def test_the_reports_loss_stays_sane_where_rows_that_are_read_are_zero(tmp_path: Path, calibration: Path) -> None:
+    losses = []
+    for rows in (0, 200):
+        source = make_tiny_qwen3(tmp_path / f"float-{rows}", tied=False)
+        file = source / "model.safetensors"
+        tensors = load_file(file)
+        tensors[f"{EMBEDDING}.weight"][:rows] = 0.0
+        save_file(tensors, file, metadata={"format": "pt"})
+        recipe = Recipe(head=True, embeddings=True, samples=6, sequence_length=64, distill_steps=0)
+        report = quantize_checkpoint(FloatCheckpoint(source), tmp_path / f"out-{rows}", recipe, calibration=calibration)
+        losses.append(sum(linear.loss for linear in report.linears))
+    assert losses[1] < 3 * losses[0]
 
 
 def test_tokens_that_are_read_often_have_finer_steps(decoder: LayerwiseDecoder) -> None:

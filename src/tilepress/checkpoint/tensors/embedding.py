@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tilepress.checkpoint.description import W8A8S, W8A8SC, Description
+from tilepress.checkpoint.description import W8A8S, W8A8S_DYNAMIC, W8A8SC, Description
 from tilepress.checkpoint.safetensors.reader import TensorFiles
 from tilepress.checkpoint.tensors.compressed_linear import CompressedLinear
 from tilepress.checkpoint.tensors.quantized_linear import QuantizedLinear
@@ -63,7 +63,7 @@ def shares_table(shape: ModelShape, description: Description, stored: TensorFile
     """
     table = f"{EMBEDDING}.weight"
     alone = table not in stored and table not in description.types
-    return shape.tied and alone and description.types.get(f"{HEAD.name}.weight") in (W8A8S, W8A8SC)
+    return shape.tied and alone and description.types.get(f"{HEAD.name}.weight") in (W8A8S, W8A8S_DYNAMIC, W8A8SC)
 
 
 def check_weight_scale(weight_scale: Tensor) -> Tensor:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tilepress.checkpoint.tensors.activation_mode import MODES
-from tilepress.codec import CODINGS, TILES
+from tilepress.checkpoint.tensors.activation_mode import DYNAMIC, MODES
+from tilepress.codec import CODINGS, ENTROPY
 from tilepress.errors import UsageError
 from tilepress.models.architecture import ModelShape
 
@@ -24,9 +24,9 @@ class Recipe:
     nats per token.
     head: quantize the output head too. embeddings: quantize the embedding table too, which in a tied model is the
     head's. Both share the target.
-    activations: the treatment of tokens that overflow the static ranges, which are fitted accordingly. "overflow": they
-    get dynamic scales. "static": they are clipped. "per-token": like "static", but in down_proj all tokens get dynamic
-    scales. "dynamic": all tokens get dynamic scales everywhere.
+    activations: "dynamic": each token gets a scale of its own in every linear. Else there are static ranges, fitted to
+    what happens to tokens that overflow them. "overflow": they get dynamic scales. "static": they are clipped.
+    "per-token": like "static", but in down_proj all tokens get dynamic scales.
     dtype: stored type of norms, embeddings and input scales, "float16" or "bfloat16".
     samples, sequence_length: calibration sequences and their length in tokens (capped by the model's context). None:
     128 and 2048, or what model and machine allow (`calibration_size`).
@@ -34,7 +34,7 @@ class Recipe:
     distill_steps: steps of distillation after the rounding, of one calibration sequence each; 0 for none. None: 45, or
     fewer or none where model and machine would make it long (`distillation_steps`).
     damping: share of the mean diagonal added to each Hessian's diagonal (GPTQ's "percdamp").
-    coding: of the compressed files that bits and size count, "tiles" or "entropy"; `compress` follows it.
+    coding: of the compressed files that bits and size count, "entropy" or "tiles"; `compress` follows it.
     """
 
     bits: float | None = None
@@ -42,14 +42,14 @@ class Recipe:
     loss: float | None = None
     head: bool = False
     embeddings: bool = False
-    activations: str = "overflow"
+    activations: str = DYNAMIC
     dtype: str = "float16"
     samples: int | None = None
     sequence_length: int | None = None
     seed: int = 0
     distill_steps: int | None = None
     damping: float = 0.1
-    coding: str = TILES
+    coding: str = ENTROPY
 
     def has_own_embedding(self, shape: ModelShape) -> bool:
         """Return whether the embedding gets integers of its own; in a tied model it shares the head's."""
