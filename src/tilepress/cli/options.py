@@ -120,6 +120,14 @@ DistillSteps = Annotated[
         show_default=f"{_RECIPE} 45, or what is feasible",
     ),
 ]
+Effort = Annotated[
+    str | None,
+    typer.Option(
+        "--effort",
+        help="Time for statistics: low takes a quarter of it and does not distill, high takes four times as much.",
+        show_default=f"{_RECIPE} default",
+    ),
+]
 Coding = Annotated[
     str | None,
     typer.Option(

@@ -12,6 +12,7 @@ from tilepress.cli.options import (
     Activations,
     Bits,
     Coding,
+    Effort,
     Device,
     DistillSteps,
     Embeddings,
@@ -62,6 +63,7 @@ def plan(
     max_memory: MaxMemory = None,
     seed: Seed = None,
     coding: Coding = None,
+    effort: Effort = None,
     json: Json = False,
 ) -> None:
     """Say how much memory, disk and time `quant`, `compress` and `run` will take. Reads headers, not weights.
@@ -94,6 +96,7 @@ def plan(
         seed=seed,
         distill_steps=distill_steps,
         coding=coding,
+        effort=effort,
     )
     memory = None if max_memory is None else parse_bytes("--max-memory", max_memory)
     target = resolve_device(device)

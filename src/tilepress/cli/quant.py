@@ -22,6 +22,7 @@ from tilepress.cli.options import (
     Activations,
     Bits,
     Coding,
+    Effort,
     Device,
     DistillSteps,
     Embeddings,
@@ -71,6 +72,7 @@ def quant(
     ] = False,
     seed: Seed = None,
     coding: Coding = None,
+    effort: Effort = None,
     trust_remote_code: TrustRemoteCode = False,
     json: Json = False,
 ) -> None:
@@ -122,6 +124,7 @@ def quant(
         seed=seed,
         distill_steps=distill_steps,
         coding=coding,
+        effort=effort,
     )
     target = resolve_device(device)
     source = open_checkpoint(model_path)

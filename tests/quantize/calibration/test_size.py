@@ -73,3 +73,16 @@ def test_the_report_says_what_was_chosen_and_why(tiny_qwen3: Path, calibration: 
     assert report.limits == ("text",)
     assert report.sequence_length == 512, "the context of the model"
     assert report.samples * report.sequence_length == report.calibration_tokens
+
+
+def test_effort_is_a_quarter_or_four_times_the_tokens() -> None:
+    machine = Machine(24 * GB, 2)
+    low, default, high = (
+        calibration_size(Recipe(effort=effort, sequence_length=512), SMOLLM2, 8192, machine)
+        for effort in ("low", "default", "high")
+    )
+
+    assert low.samples * low.length == FEWEST_TOKENS
+    assert default.samples * default.length > 2 * FEWEST_TOKENS
+    assert (low.samples, default.samples, high.samples) == (32, 72, 128)
+    assert (low.sensitivity_samples, default.sensitivity_samples, high.sensitivity_samples) == (8, 32, 128)

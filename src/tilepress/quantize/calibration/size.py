@@ -45,7 +45,7 @@ def calibration_size(recipe: Recipe, shape: ModelShape, context: int, machine: M
     """
     length = min(recipe.sequence_length or LENGTH, context)
     memory = int(MEMORY_SHARE * machine.memory)
-    bounds = _bounds(shape, length, memory, machine)
+    bounds = _bounds(shape, length, memory, machine, recipe.work)
     most = min(bounds.values())
     sensitivity_length = min(length, SENSITIVITY_LENGTH)
     if recipe.sequence_length is None:
@@ -59,18 +59,18 @@ def calibration_size(recipe: Recipe, shape: ModelShape, context: int, machine: M
     return CalibrationSize(
         samples,
         length,
-        min(samples, _sensitivity_samples(shape, sensitivity_length, machine)),
+        min(samples, _sensitivity_samples(shape, sensitivity_length, machine, recipe.work)),
         min(length, sensitivity_length),
         memory,
         tuple(limits),
     )
 
 
-def _bounds(shape: ModelShape, length: int, memory: int, machine: Machine) -> dict[str, int]:
+def _bounds(shape: ModelShape, length: int, memory: int, machine: Machine, effort: float) -> dict[str, int]:
     """The most tokens by what limits them; without "work" where a device computes."""
     bounds = {"memory": memory // (4 * shape.hidden)}
     if machine.cores is not None:
-        work = (1 - SENSITIVITY_SHARE) * WORK_A_CORE * machine.cores
+        work = effort * (1 - SENSITIVITY_SHARE) * WORK_A_CORE * machine.cores
         bounds["work"] = max(FEWEST_TOKENS, int(work / statistics_work(shape, length)))
     return bounds
 
@@ -82,9 +82,10 @@ def _shortened(length: int, fewest: int, most: int) -> int:
     return length
 
 
-def _sensitivity_samples(shape: ModelShape, length: int, machine: Machine) -> int:
+def _sensitivity_samples(shape: ModelShape, length: int, machine: Machine, effort: float) -> int:
+    most = round(effort * SENSITIVITY_SAMPLES)
     if machine.cores is None:
-        return SENSITIVITY_SAMPLES
-    work = SENSITIVITY_SHARE * WORK_A_CORE * machine.cores
+        return most
+    work = effort * SENSITIVITY_SHARE * WORK_A_CORE * machine.cores
     workable = int(work / (sensitivity_work(shape, length) * length))
-    return max(FEWEST_SENSITIVITY_SAMPLES, min(SENSITIVITY_SAMPLES, workable))
+    return max(FEWEST_SENSITIVITY_SAMPLES, min(most, workable))

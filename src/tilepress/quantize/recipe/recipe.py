@@ -13,6 +13,8 @@ DTYPES = ("float16", "bfloat16")
 DEFAULT_BITS = 4.0
 # The possible targets of a quantization, of which a recipe has one at most.
 TARGETS = ("bits", "size", "loss")
+# Work of calibration and distillation, of that of "default".
+EFFORTS = {"low": 0.25, "default": 1.0, "high": 4.0}
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Recipe:
     seed: for the order of the calibration text, the sampled rows and the sampled labels.
     distill_steps: steps of distillation after the rounding, of one calibration sequence each; 0 for none. None: 45, or
     fewer or none where model and machine would make it long (`distillation_steps`).
+    effort: "low", "default" or "high": a quarter of the work on statistics and no distillation, or four times the work.
     damping: share of the mean diagonal added to each Hessian's diagonal (GPTQ's "percdamp").
     coding: of the compressed files that bits and size count, "entropy" or "tiles"; `compress` follows it.
     """
@@ -48,8 +51,14 @@ class Recipe:
     sequence_length: int | None = None
     seed: int = 0
     distill_steps: int | None = None
+    effort: str = "default"
     damping: float = 0.1
     coding: str = ENTROPY
+
+    @property
+    def work(self) -> float:
+        """Work of calibration and distillation, of that of the default effort."""
+        return EFFORTS[self.effort]
 
     def has_own_embedding(self, shape: ModelShape) -> bool:
         """Return whether the embedding gets integers of its own; in a tied model it shares the head's."""
@@ -77,5 +86,7 @@ class Recipe:
             raise UsageError(f"sequence_length is {self.sequence_length}; choose at least 8 tokens")
         if self.distill_steps is not None and self.distill_steps < 0:
             raise UsageError(f"distill_steps is {self.distill_steps}; choose 0 for no distillation, or more")
+        if self.effort not in EFFORTS:
+            raise UsageError(f"effort is {self.effort!r}; choose one of {', '.join(EFFORTS)}")
         if not 0.0 < self.damping <= 1.0:
             raise UsageError(f"damping is {self.damping}; choose a share above 0 and up to 1 (0.1 is usual)")
