@@ -108,7 +108,7 @@ class Observed:
         # Folding and grouping use up what they are given, to save memory; here it is needed again.
         statistics, where = deepcopy(self.statistics[index]), f"model.layers.{index}"
         if scaled:
-            scales = mix_scales(statistics, self._damping, where, **self._heads)
+            scales = mix_scales(statistics, self._damping, where, **self._heads, ranged=True)
         else:
             scales = {name: torch.ones_like(seen.mean) for name, seen in statistics.items()}
         with self.decoder.layer(index) as layer:

@@ -23,6 +23,9 @@ QWEN3_8B = ModelShape(
 def test_a_small_model_is_distilled_unless_told_otherwise(machine: Machine) -> None:
     assert distillation_steps(Recipe(), SMOLLM2, 64, 512, machine) == 45
     assert distillation_steps(Recipe(distill_steps=0), SMOLLM2, 64, 512, machine) == 0
+    assert distillation_steps(Recipe(effort="low"), SMOLLM2, 64, 512, machine) == 0
+    assert distillation_steps(Recipe(effort="high"), SMOLLM2, 128, 512, machine) == 112
+    assert distillation_steps(Recipe(effort="high"), SMOLLM2, 1000, 512, machine) == 180
     assert distillation_steps(Recipe(distill_steps=500), SMOLLM2, 64, 512, machine) == 500
 
 

@@ -33,9 +33,8 @@ def hidden() -> torch.Tensor:
 @pytest.fixture
 def folded(decoder: LayerwiseDecoder, hidden: torch.Tensor) -> Head:
     seen = head_statistics(decoder, torch.split(hidden, 1), 40, 16, torch.Generator().manual_seed(0))
-    return fold_head(
-        decoder, seen, logit_sensitivity(decoder, torch.split(hidden, 1)), 0.01, torch.float16, shared=False
-    )
+    sensitivity = logit_sensitivity(decoder, torch.split(hidden, 1))
+    return fold_head(decoder, seen, sensitivity, 0.01, torch.float16, shared=False, ranged=True)
 
 
 def test_the_fold_changes_nothing(folded: Head, decoder: LayerwiseDecoder, hidden: torch.Tensor) -> None:
@@ -59,7 +58,7 @@ def test_tokens_that_the_text_never_asks_for_keep_fine_steps(decoder: LayerwiseD
     of_one_token = torch.zeros(VOCABULARY)
     of_one_token[7] = 1.0
     seen = head_statistics(decoder, torch.split(hidden, 1), 40, 16, torch.Generator().manual_seed(0))
-    head = fold_head(decoder, seen, of_one_token, 0.01, torch.float16, shared=False)
+    head = fold_head(decoder, seen, of_one_token, 0.01, torch.float16, shared=False, ranged=True)
     relative = head.sample(torch.Generator().manual_seed(0)).relative
     assert float(relative.max() / relative[7]) == pytest.approx((1.0 + VOCABULARY) ** 0.5, rel=0.02)
 

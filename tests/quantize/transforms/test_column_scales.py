@@ -23,7 +23,8 @@ from tiny_models import make_tiny_llama, make_tiny_qwen2, make_tiny_qwen3
 
 
 @pytest.mark.parametrize("make", [make_tiny_qwen3, make_tiny_qwen2, make_tiny_llama])
-def test_the_statistics_of_scaled_inputs_are_foretold(make: Callable[..., Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("ranged", [False, True])
+def test_the_statistics_of_scaled_inputs_are_foretold(make: Callable[..., Path], ranged: bool, tmp_path: Path) -> None:
     source = FloatCheckpoint(make(tmp_path / "model", heads=4, kv_heads=2))
     heads = {"heads": source.shape.heads, "kv_heads": source.shape.kv_heads}
     decoder = LayerwiseDecoder(source, torch.device("cpu"))
@@ -35,7 +36,7 @@ def test_the_statistics_of_scaled_inputs_are_foretold(make: Callable[..., Path],
         with StatisticsCollector(layer, 8, generator) as collector:
             layer(hidden, **arguments)
         statistics = collector.result()
-        scales = mix_scales(statistics, 0.01, "here", **heads)
+        scales = mix_scales(statistics, 0.01, "here", **heads, ranged=ranged)
         folded = fold(layer.state_dict(), statistics, scales, torch.float16, **heads)
         layer.load_state_dict(folded.tensors)
         with StatisticsCollector(layer, 8, torch.Generator().manual_seed(0)) as collector:
@@ -48,22 +49,30 @@ def test_the_statistics_of_scaled_inputs_are_foretold(make: Callable[..., Path],
         torch.testing.assert_close(seen.largest(), foretold.largest(), rtol=1e-3, atol=1e-4)
 
 
-def test_scales_are_the_geometric_mean_of_both_needs() -> None:
-    scales = column_scales(torch.tensor([16.0, 1.0, 1.0]), torch.tensor([1.0, 4.0, 1.0]))
+def test_with_a_range_scales_are_the_geometric_mean_of_both_needs() -> None:
+    scales = column_scales(torch.tensor([16.0, 1.0, 1.0]), torch.tensor([1.0, 4.0, 1.0]), ranged=True)
 
     torch.testing.assert_close(scales, torch.tensor([2.0, 2.0, 1.0]) / 4 ** (1 / 3))
+
+
+def test_without_a_range_an_error_costs_the_same_in_all_columns() -> None:
+    cost = torch.tensor([16.0, 1.0, 4.0])
+    scales = column_scales(cost, torch.tensor([1.0, 100.0, 1.0]), ranged=False)
+
+    torch.testing.assert_close(cost / scales.square(), torch.full((3,), 4.0))
 
 
 def test_a_massive_column_is_brought_within_reach_of_the_others() -> None:
     largest = torch.ones(101)
     largest[7] = 3000.0
-    scales = limit_reach(column_scales(torch.ones(101), largest), largest)
+    scales = limit_reach(column_scales(torch.ones(101), largest, ranged=True), largest)
 
     assert (largest / scales)[7] == pytest.approx(4.0 * float((largest / scales).median()))
 
 
-def test_a_column_that_is_always_zero_keeps_its_scale() -> None:
-    scales = column_scales(torch.tensor([1.0, 1.0, 1.0]), torch.tensor([0.0, 9.0, 1.0]))
+@pytest.mark.parametrize("ranged", [False, True])
+def test_a_column_that_is_always_zero_keeps_its_scale(ranged: bool) -> None:
+    scales = column_scales(torch.tensor([1e-3, 2.0, 1.0]), torch.tensor([0.0, 9.0, 1.0]), ranged=ranged)
 
     assert scales[0] == 1.0
     assert scales[1] * scales[2] == pytest.approx(1.0)

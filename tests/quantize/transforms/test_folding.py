@@ -61,14 +61,14 @@ def logits_before_and_after(
         before = model(tokens).logits
     for layer, collector in zip(model.model.layers, collectors, strict=True):
         statistics = collector.result()
-        scales = mix_scales(statistics, 0.01, "here", **heads)
+        scales = mix_scales(statistics, 0.01, "here", **heads, ranged=True)
         assert all(float(scale.log().abs().max()) > 0.1 for scale in scales.values()), "nothing would be tested"
         folded = fold(layer.state_dict(), statistics, scales, dtype, **heads)
         change(folded)
         layer.load_state_dict(folded.tensors)
     decoder = LayerwiseDecoder(source, torch.device("cpu"))
     seen = head_statistics(decoder, torch.split(states[0], 1), states[0].shape[1], 8, generator)
-    head = fold_head(decoder, seen, logit_sensitivity(decoder, states), 0.01, dtype, shared=False)
+    head = fold_head(decoder, seen, logit_sensitivity(decoder, states), 0.01, dtype, shared=False, ranged=True)
     model.model.norm.weight.data = head.gain.double()
     model.lm_head.weight.data *= head.scales
     with torch.no_grad():

@@ -15,8 +15,9 @@ from tilepress.quantize.layerwise.hidden_states import FinalStates
 from tilepress.quantize.quantized_model import CollectedModel
 from tilepress.quantize.report import DistillationReport
 
-# For log scales, log gains and biases in units of their root mean square.
-LEARNING_RATE = 2e-3
+# For log scales, log gains and biases in units of their root mean square. SmolLM2 at 4.0 bits, 45 steps, sequences held
+# back: from .0527 to .0491 nats; 2e-3, four times as much, does not lower it at all.
+LEARNING_RATE = 5e-4
 WARM_UP = 0.1
 HELD_BACK = 8
 

@@ -59,7 +59,10 @@ def distillation_steps(recipe: Recipe, shape: ModelShape, samples: int, length: 
     weights = shape.layers * sum(n * k for n, k in map(shape.linear, LINEARS))
     if weights + 4 * shape.vocab * shape.hidden > MEMORY_SHARE * machine.memory:
         return 0
-    steps = min(STEPS, samples - held_back(samples))
+    if recipe.effort == "low":
+        return 0
+    steps = min(round(recipe.work * STEPS), samples - held_back(samples))
     if machine.cores is not None:
-        steps = min(steps, int(WORK_A_CORE * machine.cores / (length * distillation_work(shape, length))))
+        work = recipe.work * WORK_A_CORE * machine.cores
+        steps = min(steps, int(work / (length * distillation_work(shape, length))))
     return steps if steps >= FEWEST_STEPS else 0

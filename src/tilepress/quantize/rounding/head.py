@@ -92,16 +92,19 @@ def fold_head(
     dtype: torch.dtype,
     *,
     shared: bool,
+    ranged: bool,
 ) -> Head:
     """Divide the head's input by column scales, folded into the final norm's gain, exact in `dtype`.
 
     shared: the head's integers are the embedding too, where nothing would undo scales, so that all of them are 1.
+    ranged: whether tokens share a range.
     """
     floored = sensitivity + FLOOR * sensitivity.mean()
     gain = decoder.load(FINAL_NORM.gain)
     scales = torch.ones_like(gain)
     if not shared:
-        scales = column_scales(factorize(seen.hessian, damping, NAME).cost_by_column(), seen.largest())
+        cost = factorize(seen.hessian, damping, NAME).cost_by_column()
+        scales = column_scales(cost, seen.largest(), ranged=ranged)
         scales = within_range(scales, seen.fewer_rows())
         gain, scales = representable_scales(gain, scales, dtype)
     statistics = seen.divided(scales)

@@ -13,19 +13,22 @@ LEAST_INPUT, MOST_INPUT = 0.125, 2.0**20
 REACH = 4.0
 
 
-def column_scales(cost: Tensor, largest: Tensor) -> Tensor:
-    """s_j = sqrt(sqrt(cost_j) · largest_j) with geometric mean 1, float32 [k].
+def column_scales(cost: Tensor, largest: Tensor, *, ranged: bool) -> Tensor:
+    """s_j = sqrt(sqrt(cost_j) · largest_j) with geometric mean 1, float32 [k]; sqrt(cost_j) unless `ranged`.
 
     cost: c_j = 1 / U_jj², the cost of an error of the column's weights. largest: max |x_j| over the calibration tokens.
-    s_j is the geometric mean of the scale that is right for the weights, sqrt(c_j), and the one that is right for a
-    per-tensor activation range, max|x_j|. SmoothQuant (Xiao et al. 2022) is between the two as well. Inputs become
-    x / s, weights W · s. A column that is always zero keeps scale 1.
+    ranged: whether all tokens share a range. sqrt(c_j) is right for the weights: an error then costs the same in all
+    columns. max|x_j| is right for a per-tensor activation range, and s_j is the geometric mean of both. SmoothQuant
+    (Xiao et al. 2022) is between the two as well. Inputs become x / s, weights W · s. A column that is always zero
+    keeps scale 1.
     """
     used = (largest > 0) & (cost > 0)
     if not used.any():
         return torch.ones_like(largest)
     logarithm = torch.zeros_like(largest)
-    logarithm[used] = 0.25 * cost[used].log() + 0.5 * largest[used].log()
+    logarithm[used] = 0.5 * cost[used].log()
+    if ranged:
+        logarithm[used] = 0.5 * (logarithm[used] + largest[used].log())
     logarithm[used] -= logarithm[used].mean()
     return logarithm.exp()
 

@@ -34,15 +34,18 @@ class FoldedLayer:
 
 
 def mix_scales(
-    statistics: Mapping[str, InputStatistics], damping: float, where: str, *, heads: int, kv_heads: int
+    statistics: Mapping[str, InputStatistics], damping: float, where: str, *, heads: int, kv_heads: int, ranged: bool
 ) -> dict[str, Tensor]:
-    """Return column scales [k] of each input by its name, such that `fold` can be exact."""
+    """Return column scales [k] of each input by its name, such that `fold` can be exact.
+
+    ranged: whether tokens share ranges.
+    """
     scales = {}
     for feed in FEEDS:
         seen = statistics[feed.name]
         cost = factorize(seen.hessian, damping, f"{where}.{feed.name}").cost_by_column()
-        mixed = column_scales(cost, seen.largest())
-        if feed.massive:
+        mixed = column_scales(cost, seen.largest(), ranged=ranged)
+        if ranged and feed.massive:
             mixed = limit_reach(mixed, seen.largest())
         if isinstance(feed.source, Projection) and feed.source.by_kv_head:
             mixed = share_over_query_heads(mixed, heads, kv_heads)
