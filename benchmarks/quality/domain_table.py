@@ -1,6 +1,6 @@
 """Divergence from the float model on six kinds of text, beside llama.cpp's files.
 
-    python -m benchmarks.quality.domain_table FOLDER [QUANTIZED ...] [--model DIR] [--cache .bench] [--chunks 12]
+    python -m benchmarks.quality.domain_table FOLDER [QUANTIZED ...] [--model DIR] [--cache .bench] [--chunks 6]
         [--llama KIND ...] [--json FILE]
 
 Writes a text file of each kind to FOLDER (`tilepress eval --text` takes them). Prints bytes of the weight files and KL
@@ -32,7 +32,7 @@ from tilepress.text import load_tokenizer
 
 ROOT = Path(__file__).parents[2]
 WEIGHTED = "+imatrix"
-CALIBRATION = 400_000  # characters, some 200 chunks
+CALIBRATION = 100_000  # characters, some 60 chunks
 FIRST_SCORED = llama_cpp.CHUNK - 1 - llama_cpp.SCORED
 
 Row = tuple[str, float, list[float]]  # name, megabytes, KL of each text
@@ -42,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("quantized", type=Path, nargs="*", help="W8A8S or W8A8SC directories to measure")
-    parser.add_argument("--chunks", type=int, default=12, help="of 512 tokens of each text")
+    parser.add_argument("--chunks", type=int, default=6, help="of 512 tokens of each text")
     parser.add_argument("--llama", nargs="*", default=[], metavar="KIND", help="builds llama.cpp in the cache")
     parser.add_argument(
         "--model", type=Path, help="whose chat template renders the dialogues (default: SmolLM2, fetched)"
@@ -59,6 +59,8 @@ def main() -> None:
         (options.folder / f"{name}.txt").write_text(text, encoding="utf-8")
     rows = [*_ours(model, options.quantized, texts, options.chunks)] if options.quantized else []
     rows += [_of_llama(options.cache, model, kind, texts, options.chunks) for kind in options.llama]
+    for text in texts.values() if options.llama else ():  # gigabytes, soon made again
+        llama_cpp.logits_file(options.cache, model, text, _tokens(options.chunks)).unlink(missing_ok=True)
     print("| | MB | " + " | ".join([*texts, "mean", "worst"]) + " |")
     for name, megabytes, found in rows:
         values = " | ".join(f"{kl:.4f}" for kl in (*found, sum(found) / len(found), max(found)))
@@ -95,9 +97,14 @@ def _of_llama(cache: Path, model: Path, kind: str, texts: Mapping[str, str], chu
         documents = default_documents(0, load_tokenizer(model))
         calibration = "\n\n".join(islice(documents, 5000))[:CALIBRATION]
     bare = kind.removesuffix(WEIGHTED)
-    tokens = chunks * (llama_cpp.CHUNK - 1)
-    found = [llama_cpp.divergence(cache, model, bare, text, tokens, calibration)[0] for text in texts.values()]
+    count = _tokens(chunks)
+    found = [llama_cpp.divergence(cache, model, bare, text, count, calibration)[0] for text in texts.values()]
     return f"llama.cpp {kind}", llama_cpp.quantized(cache, model, bare, calibration).stat().st_size / 1e6, found
+
+
+def _tokens(chunks: int) -> int:
+    """Of so many chunks, as `llama_cpp.divergence` counts them."""
+    return chunks * (llama_cpp.CHUNK - 1)
 
 
 if __name__ == "__main__":

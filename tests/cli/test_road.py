@@ -115,11 +115,11 @@ def test_inspect_describes_every_kind(road: dict[str, Path], capsys: pytest.Capt
         summary = json.loads(capsys.readouterr().out)
         assert summary["kind"] == kind
         assert summary["layers"] == 2
-        assert summary["activations"] == (None if kind == "float" else "overflow")
+        assert summary["activations"] == (None if kind == "float" else "dynamic")
         assert main(["inspect", str(path)]) == 0
         shown = capsys.readouterr().out
         assert "Qwen3ForCausalLM, 2 layers" in shown
-        assert ("overflow" in shown) == (kind != "float")
+        assert ("dynamic" in shown) == (kind != "float")
 
 
 def test_inspect_verifies_that_compression_lost_nothing(
