@@ -32,7 +32,7 @@ class Overflowing:
 def quantized_inputs(model: PreTrainedModel, layers: Sequence[Layer], mode: str) -> Iterator[Overflowing]:
     """Inside, the linears of `model`, which has the folded tensors of `layers`, read int8 with the ranges of a mode.
 
-    mode: "overflow", "static" or "per-token", as in Recipe.
+    mode: of the activations, as in Recipe.
     """
     seen = Overflowing()
     handles = []

@@ -185,7 +185,7 @@ def _apply(all_of: Sequence[M], steps_of: Callable[[M], Tensor], rounded: Callab
         steps = steps_of(matrix)
         q = rounded(matrix, steps)
         weights |= matrix.cut(q * steps[:, None])
-        stored += codec.encode(q.to(torch.int8).numpy()).nbytes
+        stored += codec.encode_entropy(q.to(torch.int8).numpy()).nbytes
         count += q.numel()
     return Quantized(weights, 8 * stored / count)
 

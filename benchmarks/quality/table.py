@@ -55,7 +55,7 @@ WINDOW = 512
 # The calibration text that tilepress took by default before it had a mixed one; documents of it that are enough.
 DOCSTRINGS, DOCUMENTS = "docstrings", 4000
 LLAMA_KINDS = ("Q8_0", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q4_0", "Q2_K")
-MODES = ("overflow", "static", "per-token")
+MODES = ("dynamic", "overflow", "static", "per-token")
 MIDDLE_BITS = 3.5
 # The former is what `tilepress quant` does unasked where the machine allows it: said, so that all machines do the same.
 DISTILLED, UNDISTILLED = ("--distill-steps", str(STEPS)), ("--distill-steps", "0")

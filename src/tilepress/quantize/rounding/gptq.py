@@ -16,7 +16,15 @@ from tilepress.quantize.statistics.fisher import FisherFactor, weighted_errors
 from tilepress.quantize.statistics.hessian import HessianFactor
 from tilepress.quantize.transforms.activation_ranges import ActivationRange
 
+# Columns that are rounded on the CPU at a time for a weight elsewhere.
 BLOCK = 64
+# Rows that `round_rows` takes at a time.
+ROWS = 64 * TILE_ROWS
+
+# Order and feedback of the rows.
+Rows = tuple[Tensor, Tensor] | None
+# The Fisher information of a weight's outputs, float32 [ceil(n / 128), 128, 128], behind its factor.
+Outputs = tuple[FisherFactor, Tensor]
 
 
 def round_weights(
@@ -45,9 +53,6 @@ def round_weights(
     return _round_natively(weight, weight_scale, factor.order, factor.feedback, rate, lengths, rows)
 
 
-Rows = tuple[Tensor, Tensor] | None
-
-
 def _round_natively(
     weight: Tensor,
     weight_scale: Tensor,
@@ -58,10 +63,7 @@ def _round_natively(
     rows: Rows,
     errors: Tensor | None = None,
 ) -> Tensor:
-    """Return integers, and fill errors, float32 [n, k], with what spreads over columns behind these.
-
-    rows: order and feedback of the rows.
-    """
+    """Return integers, and fill errors, float32 [n, k], with what spreads over columns behind these."""
     out = torch.empty(weight.shape, dtype=torch.int8)
     _native.round_weights(
         weight.contiguous().numpy(),
@@ -100,12 +102,6 @@ def round_in_blocks(
         )
         remaining[:, some.stop :].addmm_(errors.to(weight.device), feedback[some, some.stop :], alpha=-1.0)
     return integers
-
-
-ROWS = 64 * TILE_ROWS
-
-# The Fisher information of a weight's outputs, float32 [ceil(n / 128), 128, 128], behind its factor.
-Outputs = tuple[FisherFactor, Tensor]
 
 
 @dataclass(frozen=True)
