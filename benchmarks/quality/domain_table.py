@@ -1,13 +1,13 @@
 """Divergence from the float model on six kinds of text, beside llama.cpp's files.
 
     python -m benchmarks.quality.domain_table FOLDER [QUANTIZED ...] [--model DIR] [--cache .bench] [--chunks 6]
-        [--llama KIND ...] [--json FILE]
+        [--llama KIND ...] [--json FILE] [--plot FILE.svg]
 
 Writes a text file of each kind to FOLDER (`tilepress eval --text` takes them). Prints bytes of the weight files and KL
 in nats of each quantized directory, and of llama.cpp's quantization to each KIND, such as Q4_K_M; "+imatrix" behind a
 kind, such as IQ3_M+imatrix, weighs it by an importance matrix of our calibration text. Both are measured on the first
 chunks of 512 tokens of each text, by the last 255 predictions of each chunk, as llama-perplexity does: llama.cpp by its
-own program, ours in our engine.
+own program, ours in our engine. Rows that FILE has already are not measured again: remove it after a change.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from itertools import chain, islice
 from pathlib import Path
 
 import torch
 from benchmarks.peers import llama_cpp
 from benchmarks.quality.domains import domain_texts
+from benchmarks.quality.plot import plot
 
 import tilepress
 from tilepress.checkpoint import open_checkpoint, summarize
@@ -35,7 +37,18 @@ WEIGHTED = "+imatrix"
 CALIBRATION = 100_000  # characters, some 60 chunks
 FIRST_SCORED = llama_cpp.CHUNK - 1 - llama_cpp.SCORED
 
-Row = tuple[str, float, list[float]]  # name, megabytes, KL of each text
+
+@dataclass(frozen=True)
+class Row:
+    """kl: of each text, in nats."""
+
+    name: str
+    megabytes: float
+    kl: dict[str, float]
+
+    @property
+    def mean(self) -> float:
+        return sum(self.kl.values()) / len(self.kl)
 
 
 def main() -> None:
@@ -48,7 +61,8 @@ def main() -> None:
         "--model", type=Path, help="whose chat template renders the dialogues (default: SmolLM2, fetched)"
     )
     parser.add_argument("--cache", type=Path, default=Path(".bench"))
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="where rows are kept")
+    parser.add_argument("--plot", type=Path, help="mean KL against bytes")
     options = parser.parse_args()
     model = options.model or options.cache / "SmolLM2-135M-Instruct"
     if not model.exists():
@@ -57,49 +71,68 @@ def main() -> None:
     texts = domain_texts(options.cache, load_tokenizer(model))
     for name, text in texts.items():
         (options.folder / f"{name}.txt").write_text(text, encoding="utf-8")
-    rows = [*_ours(model, options.quantized, texts, options.chunks)] if options.quantized else []
-    rows += [_of_llama(options.cache, model, kind, texts, options.chunks) for kind in options.llama]
-    for text in texts.values() if options.llama else ():  # gigabytes, soon made again
+    rows = _measured(options, model, texts)
+    print("| | MB | " + " | ".join([*texts, "mean"]) + " |")
+    for row in rows:
+        values = " | ".join(f"{kl:.4f}" for kl in (*row.kl.values(), row.mean))
+        print(f"| {row.name} | {row.megabytes:.1f} | {values} |")
+    if options.plot:
+        options.plot.write_text(plot({row.name: (round(1e6 * row.megabytes), row.mean) for row in rows}))
+
+
+def _measured(options: argparse.Namespace, model: Path, texts: Mapping[str, str]) -> list[Row]:
+    """The rows asked for, measured unless they are kept."""
+    kept, known = options.json, dict[str, Row]()
+    if kept is not None and kept.exists():
+        known = {row["name"]: Row(**row) for row in json.loads(kept.read_text())}
+    directories = {f"tilepress {directory.name}": directory for directory in options.quantized}
+    kinds = {f"llama.cpp {kind}": kind for kind in options.llama}
+    ours = {name: directory for name, directory in directories.items() if name not in known}
+    theirs = {name: kind for name, kind in kinds.items() if name not in known}
+    for row in chain(_ours(options, model, ours, texts), _of_llama(options, model, theirs, texts)):
+        known[row.name] = row
+        if kept is not None:
+            kept.write_text(json.dumps([asdict(row) for row in known.values()], indent=1))
+    for text in texts.values() if theirs else ():  # gigabytes, soon made again
         llama_cpp.logits_file(options.cache, model, text, _tokens(options.chunks)).unlink(missing_ok=True)
-    print("| | MB | " + " | ".join([*texts, "mean", "worst"]) + " |")
-    for name, megabytes, found in rows:
-        values = " | ".join(f"{kl:.4f}" for kl in (*found, sum(found) / len(found), max(found)))
-        print(f"| {name} | {megabytes:.1f} | {values} |")
-    if options.json:
-        options.json.write_text(
-            json.dumps(
-                [
-                    {"row": name, "megabytes": megabytes, "kl": dict(zip(texts, found, strict=True))}
-                    for name, megabytes, found in rows
-                ],
-                indent=1,
-            )
-        )
+    return [known[name] for name in (*directories, *kinds)]
 
 
 @torch.inference_mode()
-def _ours(model: Path, directories: Sequence[Path], texts: Mapping[str, str], chunks: int) -> Iterator[Row]:
+def _ours(
+    options: argparse.Namespace, model: Path, directories: Mapping[str, Path], texts: Mapping[str, str]
+) -> Iterator[Row]:
+    if not directories:
+        return
     reference, tokenizer = tilepress.load(model)
-    windows = [token_windows(reference, tokenizer, text, llama_cpp.CHUNK, chunks) for text in texts.values()]
+    windows = [token_windows(reference, tokenizer, text, llama_cpp.CHUNK, options.chunks) for text in texts.values()]
     states = [[final_states(reference, ids) for ids in of_text] for of_text in windows]
-    for directory in directories:
+    for name, directory in directories.items():
         quantized = tilepress.load(directory)[0]
-        found = [
-            divergence_on_windows(quantized, reference, of_text, kept, window=llama_cpp.CHUNK, unscored=FIRST_SCORED).kl
-            for of_text, kept in zip(windows, states, strict=True)
-        ]
-        yield directory.name, summarize(open_checkpoint(directory)).weight_bytes / 1e6, found
+        found = {
+            text: divergence_on_windows(
+                quantized, reference, of_text, kept, window=llama_cpp.CHUNK, unscored=FIRST_SCORED
+            ).kl
+            for text, of_text, kept in zip(texts, windows, states, strict=True)
+        }
+        yield Row(name, summarize(open_checkpoint(directory)).weight_bytes / 1e6, found)
 
 
-def _of_llama(cache: Path, model: Path, kind: str, texts: Mapping[str, str], chunks: int) -> Row:
-    calibration = None
-    if kind.endswith(WEIGHTED):
-        documents = default_documents(0, load_tokenizer(model))
-        calibration = "\n\n".join(islice(documents, 5000))[:CALIBRATION]
-    bare = kind.removesuffix(WEIGHTED)
-    count = _tokens(chunks)
-    found = [llama_cpp.divergence(cache, model, bare, text, count, calibration)[0] for text in texts.values()]
-    return f"llama.cpp {kind}", llama_cpp.quantized(cache, model, bare, calibration).stat().st_size / 1e6, found
+def _of_llama(
+    options: argparse.Namespace, model: Path, kinds: Mapping[str, str], texts: Mapping[str, str]
+) -> Iterator[Row]:
+    cache, count = options.cache, _tokens(options.chunks)
+    for row, kind in kinds.items():
+        calibration = None
+        if kind.endswith(WEIGHTED):
+            documents = default_documents(0, load_tokenizer(model))
+            calibration = "\n\n".join(islice(documents, 5000))[:CALIBRATION]
+        bare = kind.removesuffix(WEIGHTED)
+        found = {
+            name: llama_cpp.divergence(cache, model, bare, text, count, calibration)[0] for name, text in texts.items()
+        }
+        size = llama_cpp.quantized(cache, model, bare, calibration).stat().st_size
+        yield Row(row, size / 1e6, found)
 
 
 def _tokens(chunks: int) -> int:
