@@ -81,7 +81,8 @@ def test_the_order_of_sums_is_all_that_differs(world: int, calibration: Path, tm
     integers = [name for name, tensor in alone.items() if tensor.dtype == torch.int8 and tensor.dim() == 2]
     assert len(integers) == 2 * 7 + 2
     for name in integers:
-        assert (alone[name] != many[name]).float().mean() < 0.01, name
+        # A decision on the edge moves what comes after it in its block of 128 rows: here that is a whole matrix.
+        assert (alone[name] != many[name]).float().mean() < 0.1, name
 
 
 def test_all_ranks_end_where_the_first_one_fails(tiny_qwen3: Path, tmp_path: Path) -> None:

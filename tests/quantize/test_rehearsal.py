@@ -51,7 +51,7 @@ def test_a_model_that_can_be_quantized_passes_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("broken", "error"),
     [
-        ("tilepress.codec.encode", ImportError("no module named coder")),
+        ("tilepress.codec.encode_entropy", ImportError("no module named coder")),
         ("torch.linalg.cholesky_ex", RuntimeError("no kernel image is available for execution on the device")),
         ("tilepress.checkpoint.w8a8s_writer.save_tensors", OSError("input/output error")),
     ],

@@ -85,4 +85,4 @@ def test_effort_is_a_quarter_or_four_times_the_tokens() -> None:
     assert low.samples * low.length == FEWEST_TOKENS
     assert default.samples * default.length > 2 * FEWEST_TOKENS
     assert (low.samples, default.samples, high.samples) == (32, 72, 128)
-    assert (low.sensitivity_samples, default.sensitivity_samples, high.sensitivity_samples) == (8, 32, 128)
+    assert (low.sensitivity_samples, default.sensitivity_samples, high.sensitivity_samples) == (8, 14, 58)

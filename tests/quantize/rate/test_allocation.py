@@ -160,3 +160,9 @@ def test_the_fixed_size_has_the_row_sums_of_linears_whose_tokens_are_quantized_d
 def test_two_targets_are_refused() -> None:
     with pytest.raises(UsageError, match="bits and size are given; choose one target"):
         Recipe(bits=4.0, size=10**6)
+
+
+def test_groups_that_take_no_bits_leave_nothing_to_share() -> None:
+    budget = Budget({"a": 4.0, "zeros": 0.0}, {"a": 100, "zeros": 100}, exact=True)
+    budget.spend("a", 4.0, 4.1)
+    assert budget.bits("zeros") == 0.0

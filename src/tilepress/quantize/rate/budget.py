@@ -24,7 +24,7 @@ class Budget:
 
     def bits(self, name: str) -> float:
         """Bits per weight to aim at for the next group, `name`."""
-        if not self._exact or self._planned == 0.0:
+        if not self._exact or self._planned == 0.0 or self._planned_left <= 0.0:  # zeros take no bits of entropy
             return self._bits[name]
         longer = min(max(self._spent / self._planned, 1.0 / LONGER), LONGER)
         return self._bits[name] * self._left / (self._planned_left * longer)
