@@ -15,7 +15,7 @@ from tilepress.quantize.layerwise.hidden_states import HiddenStates, room_for, s
 from tilepress.quantize.rate.allocation import CurvePoint, fit_target, loss_curve
 from tilepress.quantize.rate.budget import Budget
 from tilepress.quantize.rate.weight_scales import StoredSamples, WeightSample, foretell_bits, sample_tensors
-from tilepress.quantize.rounding.embedding import embedding_table
+from tilepress.quantize.rounding.embedding import embedding_table, typical_tokens
 from tilepress.quantize.rounding.head import NAME as HEAD
 from tilepress.quantize.rounding.head import logit_sensitivity
 from tilepress.quantize.rounding.layer import fused_weights
@@ -97,12 +97,14 @@ class SensitivityPass:
             return
         gradient = job.work.tensors(_gradient(first + 1)).read(_gradient(first + 1)).to(job.decoder.device)
         arguments = job.decoder.layer_arguments(gradient.shape[1])
+        typical = typical_tokens(job.decoder, job.sensitivity_tokens)
+        mine = typical[job.ranks.share(len(typical))]
         for index in reversed(range(first + 1)):
             inputs = HiddenStates(job.work, _inputs(index))
             with layer_sensitivity(
-                job.decoder, index, inputs, arguments[index], gradient, job.generator, job.ranks
+                job.decoder, index, inputs, arguments[index], gradient, job.generator, job.ranks, mine
             ) as seen:
-                tensors = self._tensors(seen)
+                tensors = self._tensors(seen, typical)
             del seen  # its Hessians take as much memory as the next layer
             job.work.save(_gradient(index), {_gradient(index): gradient.cpu()})
             job.work.save(sensitivity_stage(index), tensors)
@@ -122,8 +124,11 @@ class SensitivityPass:
         if index == 0:
             self._job.work.drop(_gradient(0))
 
-    def _tensors(self, seen: LayerSensitivity) -> dict[str, Tensor]:
-        """Return the Fisher information by input, and the samples from which the weight scales are fitted."""
+    def _tensors(self, seen: LayerSensitivity, typical: Tensor) -> dict[str, Tensor]:
+        """Return the Fisher information by input, and the samples from which the weight scales are fitted.
+
+        typical: `typical_tokens` of the tokens that this pass reads.
+        """
         job = self._job
         where = f"model.layers.{seen.index}"
         tensors = {name: fisher.cpu() for name, fisher in seen.fisher.items()}
@@ -132,7 +137,7 @@ class SensitivityPass:
             tensors |= self._sampled(f"{where}.{group.feed.name}", group.sample(job.generator, job.recipe.coding))
             del group
         if seen.index == 0 and job.own_embedding:
-            table = embedding_table(job.decoder, job.tokens, job.sensitivity_tokens, seen.of_input)
+            table = embedding_table(job.decoder, job.tokens, typical, seen.of_input)
             sample = table.sample(job.generator, job.recipe.coding)
             tensors |= {TABLE: table.sensitivity.cpu().clone()} | self._sampled(EMBEDDING, sample)
         return tensors

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from tilepress.checkpoint import FloatCheckpoint
+from tilepress.distributed.communicator import ALONE
 from tilepress.errors import CheckpointError, QuantizationError
 from tilepress.models.layer_inputs import FEEDS, LINEARS
 from tilepress.quantize.layerwise.decoder import LayerwiseDecoder
@@ -91,6 +92,26 @@ def test_sensitivities_are_the_products_of_gradients_of_the_whole_model(
                 expected[: len(whole[rows]), : len(whole[rows])] = whole[rows, rows]
                 torch.testing.assert_close(block, expected, rtol=1e-3, atol=1e-6)
     torch.testing.assert_close(of_inputs[0], embedded.grad.square().mean(dim=-1), rtol=1e-3, atol=1e-6)
+
+
+def test_tokens_that_are_not_counted_leave_no_gradients(tiny_qwen3: Path) -> None:
+    decoder = LayerwiseDecoder(FloatCheckpoint(tiny_qwen3), torch.device("cpu"))
+    *inputs, final = layer_inputs(decoder, TOKENS)
+    generator = torch.Generator().manual_seed(5)
+    whole = gradient_of_sampled_loss(decoder, torch.split(final, 1), final.shape[1], generator)
+    arguments = decoder.layer_arguments(TOKENS.shape[1])[1]
+    counted = torch.ones(TOKENS.shape, dtype=torch.bool)
+    counted[0, 3:], counted[1] = False, False
+
+    def fisher(*mask: torch.Tensor) -> torch.Tensor:
+        sequences = torch.split(inputs[1], 1)
+        with layer_sensitivity(decoder, 1, sequences, arguments, whole.clone(), generator, ALONE, *mask) as seen:
+            return seen.fisher["down"]
+
+    # The outputs of down_proj are added to the layer's: their gradients are those that are passed.
+    of_counted = whole[counted]
+    torch.testing.assert_close(fisher(counted)[0, :64, :64], of_counted.T @ of_counted / len(of_counted))
+    assert torch.equal(fisher(counted | True), fisher())
 
 
 def test_statistics_are_those_of_all_tokens(tiny_qwen3: Path) -> None:

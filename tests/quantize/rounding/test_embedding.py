@@ -15,7 +15,7 @@ from tilepress.errors import UsageError
 from tilepress.quantize import Recipe, quantize_checkpoint
 from tilepress.quantize.layerwise.decoder import LayerwiseDecoder
 from tilepress.quantize.rounding import embedding as embedding_module
-from tilepress.quantize.rounding.embedding import EmbeddingTable, embedding_table, quantize_embedding
+from tilepress.quantize.rounding.embedding import EmbeddingTable, embedding_table, quantize_embedding, typical_tokens
 from tiny_models import VOCABULARY, make_tiny_llama, make_tiny_qwen3
 
 
@@ -33,7 +33,7 @@ def test_half_of_the_sensitivity_goes_by_the_text_and_half_is_even(decoder: Laye
     tokens = torch.tensor([[9, 5, 5, 7], [9, 7, 5, 6], [9, 5, 5, 5]])
     squares = torch.tensor([[100.0, 1.0, 2.0, 3.0], [200.0, 4.0, 5.0, 6.0]])
 
-    sensitivity = embedding_table(decoder, tokens, tokens[:2], squares).sensitivity
+    sensitivity = embedding_table(decoder, tokens, typical_tokens(decoder, tokens[:2]), squares).sensitivity
 
     mean = 21.0 / 6  # without the start tokens
     share = {9: 3 / 12, 5: 6 / 12, 7: 2 / 12, 6: 1 / 12, 100: 0.0}
@@ -54,7 +54,7 @@ def test_a_row_next_to_zero_does_not_decide_for_all(tmp_path: Path, row: float) 
     tokens = torch.tensor([[9, 5, 8, 7], [9, 7, 6, 8]])
     squares = torch.tensor([[100.0, 1e9, 2.0, 3.0], [200.0, 4.0, 1e12, 3.0]])
 
-    sensitivity = embedding_table(decoder, tokens, tokens, squares).sensitivity
+    sensitivity = embedding_table(decoder, tokens, typical_tokens(decoder, tokens), squares).sensitivity
 
     assert float(sensitivity.sum()) == pytest.approx(12.0 / 4)
 
@@ -67,7 +67,9 @@ def test_a_table_of_zeros_has_no_sensitivity(tmp_path: Path) -> None:
     save_file(tensors, file, metadata={"format": "pt"})
     decoder = LayerwiseDecoder(FloatCheckpoint(source), torch.device("cpu"))
     tokens = torch.tensor([[9, 5, 8, 7]])
-    assert float(embedding_table(decoder, tokens, tokens, torch.full((1, 4), 1e9)).sensitivity.sum()) == 0.0
+    typical = typical_tokens(decoder, tokens)
+    assert not typical.any()
+    assert float(embedding_table(decoder, tokens, typical, torch.full((1, 4), 1e9)).sensitivity.sum()) == 0.0
 
 
 @pytest.mark.slow

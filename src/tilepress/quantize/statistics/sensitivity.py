@@ -47,6 +47,7 @@ def layer_sensitivity(
     gradient: Tensor,
     generator: torch.Generator,
     ranks: Communicator = ALONE,
+    counted: Tensor | None = None,
 ) -> Iterator[LayerSensitivity]:
     """Run one decoder layer backward. The yielded result is valid inside the block.
 
@@ -55,14 +56,16 @@ def layer_sensitivity(
     layer is materialised and run again with gradients, so that memory holds one layer's weights and the activations of
     one sequence.
 
-    Each rank passes its share of the sequences; the result is over all sequences.
+    counted: bool [sequences, length], the tokens whose gradients are summed; None for all. Each rank passes its share
+    of the sequences; the result is over all sequences.
     """
     before, after = ranks.others(len(gradient))
     length = gradient.shape[1]
     with decoder.layer(index) as layer:
         with _OutputGradients(layer) as gradients, StatisticsCollector(layer, 1, generator) as collector:
             collector.skip([length] * before)
-            for of_sequence, sequence in zip(gradient[:, None], inputs, strict=True):
+            for number, (of_sequence, sequence) in enumerate(zip(gradient[:, None], inputs, strict=True)):
+                gradients.counted = None if counted is None or bool(counted[number].all()) else counted[number]
                 hidden = sequence.to(decoder.device).requires_grad_(True)
                 with torch.enable_grad():
                     output = layer(hidden, **arguments)
@@ -128,10 +131,14 @@ def sampled_labels(p: Tensor, drawn: Tensor) -> Tensor:
 
 
 class _OutputGradients:
-    """Sums the products of the gradients at the outputs of a layer's linears while it runs backward."""
+    """Sums the products of the gradients at the outputs of a layer's linears while it runs backward.
+
+    counted: bool [tokens], those of the sequence under way that are summed; None for all.
+    """
 
     def __init__(self, layer: nn.Module) -> None:
         self._layer = layer
+        self.counted: Tensor | None = None
         self._sums: dict[str, Tensor] = {}
         self._tokens = dict.fromkeys((feed.name for feed in FEEDS), 0)
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
@@ -159,9 +166,11 @@ class _OutputGradients:
 
         def add(gradient: Tensor) -> None:
             flat = gradient.reshape(-1, gradient.shape[-1])
+            if self.counted is not None:
+                flat = flat[self.counted]
             before = first % BLOCK
             padded = nn.functional.pad(flat, (before, -(before + flat.shape[1]) % BLOCK))
-            blocks = padded.view(len(flat), -1, BLOCK).transpose(0, 1)
+            blocks = padded.view(len(flat), padded.shape[1] // BLOCK, BLOCK).transpose(0, 1)
             self._sums[feed][first // BLOCK :][: len(blocks)].baddbmm_(blocks.transpose(1, 2), blocks)
             if first == 0:
                 self._tokens[feed] += len(flat)
@@ -172,6 +181,6 @@ class _OutputGradients:
         """Return the means by the names of FEEDS, in the memory of the sums."""
         tokens = ranks.add_up(torch.tensor([self._tokens[feed.name] for feed in FEEDS]))
         return {
-            feed.name: ranks.add_up(self._sums[feed.name]).div_(count)
+            feed.name: ranks.add_up(self._sums[feed.name]).div_(max(1, int(count)))
             for feed, count in zip(FEEDS, tokens, strict=True)
         }
