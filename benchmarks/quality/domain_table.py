@@ -17,7 +17,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -122,11 +122,11 @@ def _of_llama(
     options: argparse.Namespace, model: Path, kinds: Mapping[str, str], texts: Mapping[str, str]
 ) -> Iterator[Row]:
     cache, count = options.cache, _tokens(options.chunks)
+    text_of_matrix = ""
+    if any(kind.endswith(WEIGHTED) for kind in kinds.values()):
+        text_of_matrix = "\n\n".join(default_documents(0, load_tokenizer(model)))[:CALIBRATION]
     for row, kind in kinds.items():
-        calibration = None
-        if kind.endswith(WEIGHTED):
-            documents = default_documents(0, load_tokenizer(model))
-            calibration = "\n\n".join(islice(documents, 5000))[:CALIBRATION]
+        calibration = text_of_matrix if kind.endswith(WEIGHTED) else None
         bare = kind.removesuffix(WEIGHTED)
         found = {
             name: llama_cpp.divergence(cache, model, bare, text, count, calibration)[0] for name, text in texts.items()

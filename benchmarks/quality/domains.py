@@ -27,7 +27,6 @@ from transformers import PreTrainedTokenizerBase
 
 from tilepress.text import is_prose
 
-ROOT = Path(__file__).parents[2]
 CHARACTERS = 120_000
 CODE = {
     "nlohmann-json3-dev": ("usr/include/nlohmann", ".hpp"),
@@ -36,7 +35,6 @@ CODE = {
     "libjs-underscore": ("usr/share/javascript/underscore", "underscore.js"),
 }
 LINES = 40  # of a file in turn
-WINDOW, MOST = 512, 40
 WIKIPEDIA = "gensim/test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
 TOOL_CALLS = ("simple_python", "live_parallel_multiple", "multiple")
 HERMES = (

@@ -119,11 +119,11 @@ inline void round_block(const Rounding& rounding, const RowsAtWork& rows, int64_
 struct RowByRow {
     static constexpr int kParts = kBlock / kRowLanes;
 
-    alignas(64) float values[kRowsOfABlock][kBlock];
+    alignas(64) float left[kBlock];
     alignas(64) float errors[kRowsOfABlock][kBlock];
     alignas(64) float spread[kBlock][kBlock];
 
-    // Rounds row r, of which values[r] is left, and leaves there what spreads over the columns behind: its own error
+    // Rounds row r, whose values are in `left`, and leaves there what spreads over the columns behind: its own error
     // and the share that it got of the errors of the rows before it.
     void round_row(const float* row_feedback, int r, int columns, const float* lengths, const float* rate,
                    int8_t* integers) {
@@ -135,7 +135,6 @@ struct RowByRow {
         }
         alignas(64) float fed[kBlock];
         for (int part = 0; part < kParts; ++part) store_rows(sums[part], fed + part * kRowLanes);
-        float* const left = values[r];
         for (int c = 0; c < columns; ++c) {
             const float value = left[c] - fed[c];
             const float size = decide(value < 0.0f ? -value : value, lengths, rate[c]);
@@ -167,14 +166,14 @@ inline void round_row_by_row(const Rounding& rounding, int64_t first, int64_t la
         float* const column = remaining + row / kRows * stride + begin * kRows + row % kRows;
         int8_t integers[kBlock];
         for (int c = 0; c < kBlock; ++c) {
-            block.values[r][c] = c < columns ? column[c * kRows] : 0.0f;
+            block.left[c] = c < columns ? column[c * kRows] : 0.0f;
             block.errors[r][c] = 0.0f;
         }
         block.round_row(rounding.row_feedback + position * kRowsOfABlock, r, columns, lengths, rounding.rate + begin,
                         integers);
         int8_t* const out = rounding.out + (first + row) * rounding.k;
         for (int c = 0; c < columns; ++c) {
-            column[c * kRows] = block.values[r][c];
+            column[c * kRows] = block.left[c];
             out[rounding.order[begin + c]] = integers[c];
         }
     }

@@ -50,16 +50,15 @@ def settle(
 def distillation_steps(recipe: Recipe, shape: ModelShape, samples: int, length: int, machine: Machine) -> int:
     """The steps that the recipe asks for; where it leaves them open, 45 or as many as feasible, 0 for fewer than 16.
 
-    Low effort means none, high effort four times as many. Each step takes one of the `samples` sequences of `length`
-    tokens, none twice. The floating-point operations have to stay within WORK_A_CORE per core. The student, a byte per
-    weight and the float head, has to fit the share of the memory that hidden states may take.
+    High effort means four times as many; a quarter of them, low effort's, are too few. Each step takes one of the
+    `samples` sequences of `length` tokens, none twice. The floating-point operations have to stay within WORK_A_CORE
+    per core. The student, a byte per weight and the float head, has to fit the share of the memory that hidden states
+    may take.
     """
     if recipe.distill_steps is not None:
         return recipe.distill_steps
     weights = shape.layers * sum(n * k for n, k in map(shape.linear, LINEARS))
     if weights + 4 * shape.vocab * shape.hidden > MEMORY_SHARE * machine.memory:
-        return 0
-    if recipe.effort == "low":
         return 0
     steps = min(round(recipe.work * STEPS), samples - held_back(samples))
     if machine.cores is not None:

@@ -54,9 +54,7 @@ class FisherFactor:
 
         In units of the weight scales, float32 [n].
         """
-        scales = weight_scale.new_ones(len(self.upper) * BLOCK)
-        scales[: len(self.order)] = weight_scale[self.order]
-        scales = scales.view(-1, BLOCK)
+        scales = _in_blocks(weight_scale[self.order])
         spread = self._inverse * (scales[:, :, None] / scales[:, None, :])
         return spread.transpose(1, 2).reshape(-1, BLOCK)[: len(self.order)].contiguous()
 
@@ -86,10 +84,13 @@ def factorize_outputs(fisher: Tensor, rows: int, where: str) -> FisherFactor:
 
 def scaled_outputs(fisher: Tensor, scales: Tensor) -> Tensor:
     """Return the blocks for outputs that were divided by scales, float32 [n]: their gradients are so much larger."""
-    padded = scales.new_ones(len(fisher) * BLOCK)
-    padded[: len(scales)] = scales
-    padded = padded.view(-1, BLOCK)
-    return fisher * padded[:, :, None] * padded[:, None, :]
+    by_block = _in_blocks(scales)
+    return fisher * by_block[:, :, None] * by_block[:, None, :]
+
+
+def _in_blocks(scales: Tensor) -> Tensor:
+    """Return scales, float32 [n], as [ceil(n / 128), 128], with ones behind the last."""
+    return torch.nn.functional.pad(scales, (0, -len(scales) % BLOCK), value=1.0).view(-1, BLOCK)
 
 
 def weighted_errors(fisher: Tensor, errors: Tensor) -> Tensor:
