@@ -13,6 +13,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -45,6 +47,11 @@ def make_tiny_qwen2(path: Path, **options: object) -> Path:
 def make_tiny_llama(path: Path, **options: object) -> Path:
     """Llama: neither. Options: see `_save`."""
     return _save(LlamaForCausalLM, LlamaConfig, path, **options)
+
+
+def make_tiny_mistral(path: Path, **options: object) -> Path:
+    """Mistral: Llama with a sliding window, of 24 tokens unless told otherwise. Options: see `_save`."""
+    return _save(MistralForCausalLM, MistralConfig, path, **{"sliding_window": 24, **options})
 
 
 def _save(

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from quantized_directories import edit_json, edit_tensors, write_json
 from tilepress.checkpoint import FloatCheckpoint, open_checkpoint
 from tilepress.errors import CheckpointError, TilepressWarning
-from tiny_models import make_tiny_llama, make_tiny_qwen2, make_tiny_qwen3
+from tiny_models import make_tiny_llama, make_tiny_mistral, make_tiny_qwen2, make_tiny_qwen3
 
 WEIGHTS = "model.safetensors"
 
@@ -95,6 +95,7 @@ VARIANTS: dict[str, tuple[Callable[..., Path], dict[str, object], Callable[[Path
     ),
     "no kv heads: as many as heads": (make_tiny_llama, {"kv_heads": 8}, without("num_key_value_heads")),
     "null kv heads": (make_tiny_llama, {"kv_heads": 8}, saying(num_key_value_heads=None)),
+    "no kv heads: 8 are the class's": (make_tiny_mistral, {"kv_heads": 8}, without("num_key_value_heads")),
     "not said to be tied": (make_tiny_qwen3, {}, without("tie_word_embeddings")),
     "tied, and an equal head stored": (
         make_tiny_qwen3,

@@ -48,6 +48,7 @@ def test_sizes_that_config_leaves_out() -> None:
         ("Qwen3ForCausalLM", {"attention_bias": True}, "q k v o"),
         ("LlamaForCausalLM", {"attention_bias": True, "mlp_bias": False}, "q k v o"),
         ("LlamaForCausalLM", {"mlp_bias": True}, "gate up down"),
+        ("MistralForCausalLM", {"attention_bias": True}, ""),
     ],
 )
 def test_biases_follow_architecture_and_config(name: str, switches: dict[str, bool], biased: str) -> None:
@@ -57,7 +58,7 @@ def test_biases_follow_architecture_and_config(name: str, switches: dict[str, bo
 
 @pytest.mark.parametrize("named", [["Qwen3MoeForCausalLM"], [], None, "x", [["LlamaForCausalLM"]], [{}], 3])
 def test_unknown_architectures_are_refused_with_those_known(named: object) -> None:
-    with pytest.raises(CheckpointError, match=r"m/config.json: architectures is .*Llama.*Qwen2.*Qwen3ForCausalLM"):
+    with pytest.raises(CheckpointError, match=r"m/config.json: architectures is .*Llama.*Mistral.*Qwen2.*Qwen3"):
         architecture_of({"architectures": named}, Path("m/config.json"))
 
 
@@ -77,6 +78,14 @@ def test_unknown_architectures_are_refused_with_those_known(named: object) -> No
 def test_impossible_sizes_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         ModelShape.from_config(CONFIG | change)
+
+
+@pytest.mark.parametrize("window", [0, -1, "4096", False])
+def test_a_sliding_window_that_mistral_cannot_have_is_refused(window: object) -> None:
+    ModelShape.check(CONFIG | {"model_type": "mistral", "sliding_window": None})
+    ModelShape.check(CONFIG | {"model_type": "qwen3", "sliding_window": window})
+    with pytest.raises(CheckpointError, match=f"sliding_window is {window!r}; it has to be an integer from 1"):
+        ModelShape.check(CONFIG | {"model_type": "mistral", "sliding_window": window})
 
 
 def test_fused_prefixes() -> None:

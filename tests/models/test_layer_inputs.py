@@ -13,9 +13,14 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from tilepress.checkpoint import FloatCheckpoint, architecture_of
 from tilepress.models.architecture import GROUPS
 from tilepress.models.layer_inputs import FEEDS, HEAD_NORMS, LAYER_NORMS, LINEARS, Feed, Norm
-from tiny_models import make_tiny_llama, make_tiny_qwen2, make_tiny_qwen3
+from tiny_models import make_tiny_llama, make_tiny_mistral, make_tiny_qwen2, make_tiny_qwen3
 
-MAKERS = {"qwen3": make_tiny_qwen3, "qwen2": make_tiny_qwen2, "llama": make_tiny_llama}
+MAKERS = {
+    "qwen3": make_tiny_qwen3,
+    "qwen2": make_tiny_qwen2,
+    "llama": make_tiny_llama,
+    "mistral": make_tiny_mistral,
+}
 HEADS, KV_HEADS = 4, 2
 
 

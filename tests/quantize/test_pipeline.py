@@ -13,10 +13,15 @@ from tilepress.models.layer_inputs import GATE_UP, LINEARS, QKV
 from tilepress.quantize import Progress, Recipe, quantize_checkpoint
 from tilepress.quantize.rounding.layer import pack
 from tilepress.quantize.transforms.activation_ranges import ActivationRange
-from tiny_models import make_tiny_llama, make_tiny_qwen2, make_tiny_qwen3
+from tiny_models import make_tiny_llama, make_tiny_mistral, make_tiny_qwen2, make_tiny_qwen3
 
 QUICK = Recipe(samples=6, sequence_length=64)
-MAKERS = {"qwen3": make_tiny_qwen3, "qwen2": make_tiny_qwen2, "llama": make_tiny_llama}
+MAKERS = {
+    "qwen3": make_tiny_qwen3,
+    "qwen2": make_tiny_qwen2,
+    "llama": make_tiny_llama,
+    "mistral": make_tiny_mistral,
+}
 
 
 def apply(linear: QuantizedLinear, x: torch.Tensor) -> torch.Tensor:

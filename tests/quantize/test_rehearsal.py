@@ -16,7 +16,7 @@ from tilepress.cli import main
 from tilepress.errors import TilepressWarning
 from tilepress.quantize import Recipe, rehearse
 from tilepress.quantize.rehearsal import CutOut
-from tiny_models import make_tiny_llama, make_tiny_qwen2, make_tiny_qwen3
+from tiny_models import make_tiny_llama, make_tiny_mistral, make_tiny_qwen2, make_tiny_qwen3
 
 CPU = torch.device("cpu")
 
@@ -86,6 +86,7 @@ def test_what_is_broken_ends_the_command_before_any_work(
         (make_tiny_qwen2, {"vocab_size": 2048, "bos_token_id": 2001, "eos_token_id": 2002, "pad_token_id": 2003}),
         (make_tiny_llama, {"vocab_size": 2048, "eos_token_id": [2001, 2008, 2009], "pad_token_id": 2004}),
         (make_tiny_qwen2, {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1}),
+        (make_tiny_mistral, {"sliding_window": 16}),
         (make_tiny_qwen2, {"heads": 14, "kv_heads": 2, "hidden": 896, "head_dim": 64}),
         (make_tiny_llama, {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}}),
         (
@@ -121,6 +122,7 @@ def test_what_is_broken_ends_the_command_before_any_work(
         "pad",
         "eos list",
         "sliding",
+        "sliding in all layers",
         "seven heads a group",
         "linear",
         "llama3",

@@ -1,4 +1,4 @@
-"""Published models of the three architectures go through the main job: plan, rehearsal, quant, compress, run, serve.
+"""Published models of the four architectures go through the main job: plan, rehearsal, quant, compress, run, serve.
 
 Weights and sizes are not theirs: see zoo_models.
 """
@@ -32,6 +32,7 @@ FAST = {
     "HuggingFaceTB/SmolLM2-135M-Instruct",
     "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
     "decapoda-research/llama-7b-hf",
+    "mistralai/Mistral-7B-v0.1",
     "Irfanuruchi/Llama-3.2-1B-Computer-Engineering-LLM",
     "written here: Llama-3.2-1B-Instruct re-saved by transformers 5.24.0",
 }

@@ -18,10 +18,16 @@ _KNOWN: dict[str, tuple[bool, frozenset[str], dict[str, frozenset[str]]]] = {
     "Qwen3ForCausalLM": (True, frozenset(), {"attention_bias": _QKV | _O}),
     "Qwen2ForCausalLM": (False, _QKV, {}),
     "LlamaForCausalLM": (False, frozenset(), {"attention_bias": _QKV | _O, "mlp_bias": _MLP}),
+    "MistralForCausalLM": (False, frozenset(), {}),
 }
 
 # By model_type of config.json, from which transformers chooses the class.
-CLASSES = {"qwen3": "Qwen3ForCausalLM", "qwen2": "Qwen2ForCausalLM", "llama": "LlamaForCausalLM"}
+CLASSES = {
+    "qwen3": "Qwen3ForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+}
 
 MAX_LAYERS = 1024
 MAX_SIZE = 1 << 24
@@ -34,6 +40,7 @@ _SIZES = dict.fromkeys(
         "head_dim",
         "vocab_size",
         "max_position_embeddings",
+        "sliding_window",
     ),
     MAX_SIZE,
 ) | {"num_hidden_layers": MAX_LAYERS}
@@ -186,9 +193,14 @@ class ModelShape:
 
     @staticmethod
     def check(config: Mapping[str, Any], path: Path | str = "config.json") -> None:
-        """Raises CheckpointError for a size that is present but not a positive integer within the limits."""
+        """Raises CheckpointError for a size that is present but not a positive integer within the limits.
+
+        Of the sliding windows Mistral's is checked: 0 is none to vLLM, and attention to nothing to transformers. The
+        others' say nothing by themselves.
+        """
         for key in _SIZES:
-            if config.get(key) is not None:
+            read = key != "sliding_window" or config.get("model_type") == "mistral"
+            if read and config.get(key) is not None:
                 _checked(key, config[key], path)
 
     def linear(self, name: str) -> tuple[int, int]:

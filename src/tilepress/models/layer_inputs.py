@@ -1,7 +1,7 @@
 """The inputs of a decoder layer's linears, the module that produces each, and the linears that read it.
 
-They are the same for Llama, Qwen2 and Qwen3; `architecture` adds biases and head norms. Names are those inside a
-decoder layer; those of the head are the model's own.
+They are the same for Llama, Mistral, Qwen2 and Qwen3; `architecture` adds biases and head norms. Names are those
+inside a decoder layer; those of the head are the model's own.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from tilepress.compress import compress_directory
 from tilepress.engines.transformers.compressed_embedding import CompressedEmbedding
 from tilepress.engines.transformers.compressed_linear import CompressedLinear
 from tilepress.engines.transformers.model import build_quantized_model
-from tiny_models import make_tiny_llama, make_tiny_qwen2, make_tiny_qwen3
+from tiny_models import make_tiny_llama, make_tiny_mistral, make_tiny_qwen2, make_tiny_qwen3
 
 
 def loaded(path: Path, **options: object) -> PreTrainedModel:
@@ -33,11 +34,17 @@ def loaded(path: Path, **options: object) -> PreTrainedModel:
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize(
     ("make", "options"),
-    [(make_tiny_qwen3, {}), (make_tiny_qwen2, {"head_dim": 8}), (make_tiny_llama, {})],
-    ids=["qwen3", "qwen2", "llama"],
+    [
+        (make_tiny_qwen3, {}),
+        (make_tiny_qwen2, {"head_dim": 8}),
+        (make_tiny_llama, {}),
+        (make_tiny_mistral, {"sliding_window": None}),
+        (make_tiny_mistral, {"sliding_window": 8}),
+    ],
+    ids=["qwen3", "qwen2", "llama", "mistral", "mistral with a window"],
 )
 def test_quantized_directories_compute_what_the_format_defines(
-    make: Callable[..., Path], options: dict[str, int], tied: bool, tmp_path: Path
+    make: Callable[..., Path], options: dict[str, Any], tied: bool, tmp_path: Path
 ) -> None:
     source = make(tmp_path / "float", tied=tied, **options)
     quantized = make_w8a8s(source, tmp_path / "w8a8s")

@@ -26,7 +26,7 @@ from tilepress import BitstreamError, CheckpointError, UsageError
 from tilepress.compress import compress_directory
 from tilepress.engines.vllm import register
 from tilepress.engines.vllm.serve.unchanged import VARIABLE
-from tiny_models import make_tiny_llama, make_tiny_qwen2, make_tiny_qwen3
+from tiny_models import make_tiny_llama, make_tiny_mistral, make_tiny_qwen2, make_tiny_qwen3
 
 if importlib.util.find_spec("vllm") is None:
     pytest.skip("vLLM is not installed here; `make test-vllm` runs these tests", allow_module_level=True)
@@ -127,6 +127,14 @@ def test_it_answers_as_the_transformers_engine(make, tied: bool, options: dict[s
     assert len({tuple(tokens) for tokens in answered}) == len(PROMPTS)
     compress_directory(quantized, tmp_path / "w8a8sc", tp=1)
     assert answers(tmp_path / "w8a8sc") == answered
+
+
+@pytest.mark.parametrize("window", [24, None])
+def test_mistral_attends_to_its_window(window: int | None, tmp_path: Path) -> None:
+    source = make_tiny_mistral(tmp_path / "float", sliding_window=window, **SHAPE)
+    quantized = make_w8a8s(source, tmp_path / "w8a8s", activations="overflow")
+    compress_directory(quantized, tmp_path / "w8a8sc", tp=1)
+    assert agreement(quantized, answers(tmp_path / "w8a8sc")) > 0.98
 
 
 def test_a_head_of_its_own_wins_over_a_config_that_calls_it_tied(tmp_path: Path) -> None:

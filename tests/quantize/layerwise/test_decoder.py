@@ -18,7 +18,7 @@ from tilepress.quantize.layerwise.decoder import LayerwiseDecoder
 from tilepress.quantize.statistics import sensitivity as sensitivity_module
 from tilepress.quantize.statistics.input_statistics import StatisticsCollector
 from tilepress.quantize.statistics.sensitivity import gradient_of_sampled_loss, layer_sensitivity
-from tiny_models import make_tiny_llama, make_tiny_qwen2, make_tiny_qwen3
+from tiny_models import make_tiny_llama, make_tiny_mistral, make_tiny_qwen2, make_tiny_qwen3
 
 TOKENS = torch.randint(0, 256, (3, 40), generator=torch.Generator().manual_seed(0))
 
@@ -33,7 +33,7 @@ def layer_inputs(decoder: LayerwiseDecoder, tokens: torch.Tensor) -> list[torch.
 
 
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("make", [make_tiny_qwen3, make_tiny_qwen2, make_tiny_llama])
+@pytest.mark.parametrize("make", [make_tiny_qwen3, make_tiny_qwen2, make_tiny_llama, make_tiny_mistral])
 def test_logits_are_those_of_the_whole_model(make: object, tied: bool, tmp_path: Path) -> None:
     path = make(tmp_path / "model", tied=tied, heads=4, kv_heads=2)  # type: ignore[operator]
     decoder = LayerwiseDecoder(FloatCheckpoint(path), torch.device("cpu"))
@@ -43,6 +43,20 @@ def test_logits_are_those_of_the_whole_model(make: object, tied: bool, tmp_path:
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     with torch.no_grad():
         torch.testing.assert_close(logits, model(TOKENS).logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("window", [8, None])
+def test_hidden_states_behind_a_sliding_window_are_those_of_the_whole_model(window: int | None, tmp_path: Path) -> None:
+    path = make_tiny_mistral(tmp_path / "model", sliding_window=window)
+    tokens = torch.randint(0, 256, (2, 64), generator=torch.Generator().manual_seed(0))
+
+    *inputs, _ = layer_inputs(LayerwiseDecoder(FloatCheckpoint(path), torch.device("cpu")), tokens)
+
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    with torch.no_grad():
+        expected = model.model(tokens, output_hidden_states=True).hidden_states
+    for found, of_model in zip(inputs, expected[:-1], strict=True):
+        torch.testing.assert_close(found, of_model)
 
 
 @pytest.mark.parametrize("positions", [128, 16], ids=["whole sequences", "parts of the logits"])

@@ -15,7 +15,7 @@ from tilepress.engines.transformers import generate
 from tilepress.engines.transformers.generation.decode_step import DecodeStep
 from tilepress.engines.transformers.generation.decoding_loop import effective_settings, is_plain
 from tilepress.engines.transformers.generation.kv_cache import GrowingCache
-from tiny_models import make_tiny_llama, make_tiny_qwen2, make_tiny_qwen3
+from tiny_models import make_tiny_llama, make_tiny_mistral, make_tiny_qwen2, make_tiny_qwen3
 
 Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
@@ -43,10 +43,16 @@ def assert_same_steps(model: PreTrainedModel, steps: int = 40) -> None:
 
 @pytest.mark.parametrize(
     ("make", "options"),
-    [(make_tiny_qwen3, {}), (make_tiny_qwen2, {"head_dim": 8}), (make_tiny_llama, {"tied": True})],
-    ids=["qwen3", "qwen2", "llama"],
+    [
+        (make_tiny_qwen3, {}),
+        (make_tiny_qwen2, {"head_dim": 8}),
+        (make_tiny_llama, {"tied": True}),
+        (make_tiny_mistral, {"sliding_window": None}),
+        (make_tiny_mistral, {"sliding_window": 24}),  # reached after four of the steps
+    ],
+    ids=["qwen3", "qwen2", "llama", "mistral", "mistral with a window"],
 )
-def test_every_architecture(make: Callable[..., Path], options: dict[str, int], tmp_path: Path) -> None:
+def test_every_architecture(make: Callable[..., Path], options: dict[str, object], tmp_path: Path) -> None:
     source = make(tmp_path / "float", **options)
     for directory in (source, make_w8a8s(source, tmp_path / "w8a8s")):
         assert_same_steps(tilepress.load(directory)[0])
@@ -59,11 +65,12 @@ def test_linears_left_float_and_norms_with_a_bias(tmp_path: Path) -> None:
     assert_same_steps(tilepress.load(make_w8a8s(source, tmp_path / "w8a8s", float_linears=kept, extra=bias))[0])
 
 
+@pytest.mark.parametrize("make", [make_tiny_qwen3, make_tiny_mistral])
 @pytest.mark.parametrize("options", [{}, {"head": True}, {"activations": "per-token", "narrow": 0.5}], ids=str)
 def test_several_tokens_give_the_bits_of_one_at_a_time(
-    tiny_qwen3: Path, options: dict[str, object], tmp_path: Path
+    make: Callable[..., Path], options: dict[str, object], tmp_path: Path
 ) -> None:
-    model, _ = tilepress.load(make_w8a8s(tiny_qwen3, tmp_path / "w8a8s", **options))
+    model, _ = tilepress.load(make_w8a8s(make(tmp_path / "float"), tmp_path / "w8a8s", **options))
     ids = torch.randint(0, 256, (1, 40), generator=torch.Generator().manual_seed(1))
     together, alone = GrowingCache(), GrowingCache()
     with torch.inference_mode():
@@ -79,14 +86,16 @@ def test_several_tokens_give_the_bits_of_one_at_a_time(
         assert torch.equal(one.values, other.values)
 
 
-def test_a_float_model_differs_in_the_last_bits_only(tiny_qwen3: Path) -> None:
-    model, _ = tilepress.load(tiny_qwen3)
+@pytest.mark.parametrize("make", [make_tiny_qwen3, make_tiny_mistral])
+def test_a_float_model_differs_in_the_last_bits_only(make: Callable[..., Path], tmp_path: Path) -> None:
+    model, _ = tilepress.load(make(tmp_path / "float"))
     ids = torch.randint(0, 256, (1, 300), generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         cache = GrowingCache()
         model(ids[:, :-1], past_key_values=cache)
         (logits,) = DecodeStep(model)(ids[:, -1:], cache)
-        torch.testing.assert_close(logits, model(ids).logits[:, -1], atol=1e-4, rtol=1e-4)
+        expected = model(ids, use_cache=False).logits[:, -1]
+        torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_answers_are_those_of_transformers(tiny: Loaded) -> None:

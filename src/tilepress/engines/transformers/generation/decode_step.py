@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
-from transformers import LlamaForCausalLM, PreTrainedModel, Qwen2ForCausalLM, Qwen3ForCausalLM
+from transformers import LlamaForCausalLM, MistralForCausalLM, PreTrainedModel, Qwen2ForCausalLM, Qwen3ForCausalLM
 
 from tilepress.engines.biased_norm import BiasedNorm
 from tilepress.engines.transformers.compressed_linear import CompressedLinear
 from tilepress.engines.transformers.generation.kv_cache import GrowingCache
-from tilepress.kernels import attend
+from tilepress.kernels import attend, attend_in_torch
 
 Function = Callable[[Tensor], Tensor]
 
@@ -33,9 +33,9 @@ class _Layer:
 class DecodeStep:
     """The forward pass for one token, or a few, behind a cache, in a batch of one.
 
-    It does the operations of transformers' Llama, Qwen2 and Qwen3 on the same numbers, in 27 calls of torch a layer
-    instead of 50, and without modules. In a model of 30 layers that overhead takes longer than all linears. Logits
-    differ from the model's own in the last bits, as the sums of attention do.
+    It does the operations of transformers' Llama, Mistral, Qwen2 and Qwen3 on the same numbers, in 27 calls of torch a
+    layer instead of 50, and without modules. In a model of 30 layers that overhead takes longer than all linears.
+    Logits differ from the model's own in the last bits, as the sums of attention do.
 
     Several tokens give the same bits as one at a time, so that drafts change no answer: compressed linears do not
     depend on the batch, and attention and a float head are called once a token. Only float linears are not that exact.
@@ -50,14 +50,18 @@ class DecodeStep:
         self._head_size = _head_size(model)
         self._queries: int = config.num_attention_heads
         self._normed = self._queries + config.num_key_value_heads
+        self._window: int | None = config.sliding_window if isinstance(model, MistralForCausalLM) else None
         self._layers = [self._layer(layer) for layer in decoder.layers]
 
     @staticmethod
     def supports(model: PreTrainedModel) -> bool:
-        """Return True for Llama, Qwen2 or Qwen3 in float32 on the CPU, with attention to all tokens and no hooks."""
+        """Return True for the four architectures in float32 on the CPU, without hooks.
+
+        Mistral may have a sliding window, which is the same in all layers; the others have to attend to all tokens.
+        """
         config = model.config
         return (
-            type(model) in (LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
+            type(model) in (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
             and model.dtype == torch.float32
             and model.device.type == "cpu"
             and config.hidden_act == "silu"
@@ -82,12 +86,20 @@ class DecodeStep:
                 heads = rows.narrow(1, 0, self._normed)
                 heads.copy_(layer.head_norm(heads))
             buffer = past.buffer_for(end)
-            attended = [attend(r, c, s, buffer, t, self._queries) for r, (t, c, s) in zip(rows, turns, strict=True)]
+            attended = [self._attend(r, c, s, buffer, t) for r, (t, c, s) in zip(rows, turns, strict=True)]
             past.use(end)
             x = x + layer.output(attended[0] if count == 1 else torch.stack(attended))
             gate, up = layer.gate_up(layer.mlp_norm(x)).chunk(2, dim=-1)
             x = layer.down(silu(gate).mul_(up)).add_(x)
         return self._logits(self._norm(x))
+
+    def _attend(self, row: Tensor, cos: Tensor, sin: Tensor, buffer: Tensor, tokens: int) -> Tensor:
+        """Return a row's attention to the `tokens` before it, or to those of them that its window reaches."""
+        if self._window is None or tokens < self._window:
+            return attend(row, cos, sin, buffer, tokens, self._queries)
+        # The native operation reads a cache from its beginning.
+        seen = buffer.narrow(3, tokens + 1 - self._window, self._window)
+        return attend_in_torch(row, cos, sin, seen, self._window - 1, self._queries)
 
     def _logits(self, hidden: Tensor) -> Iterator[Tensor]:
         """Yield logits [1, vocabulary] of each row of hidden [n, hidden size]; a float head takes a row at a time."""
