@@ -166,8 +166,8 @@ class Bench:
         return quantized, compressed
 
     def _weights(self, bits: float, distillation: tuple[str, str]) -> Result:
-        """Our weights in the float model, with its float activations: those of any mode, which rounds them alike."""
-        quantized, compressed = self._directories("--bits", str(bits), "--activations", "overflow", *distillation)
+        """Our weights as `tilepress quant` rounds them unasked, in the float model with its float activations."""
+        quantized, compressed = self._directories("--bits", str(bits), *distillation)
         checkpoint = open_checkpoint(quantized)
         tensors = {name: checkpoint.float_tensor(name).float() for name in checkpoint.float_names()}
         for prefix in checkpoint.quantized_linears():
