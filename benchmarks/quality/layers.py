@@ -100,15 +100,15 @@ class Observed:
         return found[::-1]
 
     @torch.no_grad()
-    def layers(self, *, scaled: bool) -> list[Layer]:
-        """All layers. scaled: with the columns of the inputs scaled, else as the model has them."""
-        return [self._layer(index, scaled) for index in range(self.decoder.layers)]
+    def layers(self, activations: str | None) -> list[Layer]:
+        """All layers. activations: the columns of the inputs are scaled for this mode; None: not scaled."""
+        return [self._layer(index, activations) for index in range(self.decoder.layers)]
 
-    def _layer(self, index: int, scaled: bool) -> Layer:
+    def _layer(self, index: int, activations: str | None) -> Layer:
         # Folding and grouping use up what they are given, to save memory; here it is needed again.
         statistics, where = deepcopy(self.statistics[index]), f"model.layers.{index}"
-        if scaled:
-            scales = mix_scales(statistics, self._damping, where, **self._heads, ranged=True)
+        if activations is not None:
+            scales = mix_scales(statistics, self._damping, where, **self._heads, activations=activations)
         else:
             scales = {name: torch.ones_like(seen.mean) for name, seen in statistics.items()}
         with self.decoder.layer(index) as layer:

@@ -45,6 +45,7 @@ from tilepress.checkpoint import open_checkpoint
 from tilepress.evaluate.divergence import divergence_on_windows
 from tilepress.evaluate.windows import final_states, token_windows
 from tilepress.models.layer_inputs import LINEARS
+from tilepress.quantize import Recipe
 from tilepress.quantize.calibration.documents import default_documents, docstrings
 from tilepress.quantize.calibration.sequences import token_sequences
 from tilepress.quantize.estimate.settle import STEPS
@@ -139,17 +140,18 @@ class Bench:
 
     @cached_property
     def _scaled_layers(self) -> list[Layer]:
-        return self._observed.layers(scaled=True)
+        return self._observed.layers(Recipe().activations)
 
     def _ablation(self, ingredients: quality_ablation.Ingredients) -> Result:
-        layers = self._scaled_layers if ingredients.scaling else self._observed.layers(scaled=False)
+        layers = self._scaled_layers if ingredients.scaling else self._observed.layers(None)
         quantized = quality_ablation.quantized(layers, ingredients, MIDDLE_BITS)
         return self._result(self._float_with(quantized.weights), quantized.bits)
 
     def _activations(self, mode: str) -> Result:
         """Our activations with float weights, folded as ours are."""
-        model = self._float_with({name: t for layer in self._scaled_layers for name, t in layer.tensors().items()})
-        with quantized_inputs(model, self._scaled_layers, mode) as seen:
+        layers = self._observed.layers(mode)
+        model = self._float_with({name: t for layer in layers for name, t in layer.tensors().items()})
+        with quantized_inputs(model, layers, mode) as seen:
             result = self._result(model)
         return replace(result, overflowing=seen.share() if mode == "overflow" else None)
 

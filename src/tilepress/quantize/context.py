@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tilepress.checkpoint.tensors.activation_mode import DYNAMIC
 from tilepress.distributed.communicator import Communicator
 from tilepress.quantize.layerwise.decoder import LayerwiseDecoder, TensorSource
 from tilepress.quantize.layerwise.hidden_states import HiddenStates, write_states
@@ -60,11 +59,6 @@ class Job:
         return self.recipe.has_own_embedding(self.source.shape)
 
     @property
-    def ranged(self) -> bool:
-        """Whether tokens share ranges of the activations."""
-        return self.recipe.activations != DYNAMIC
-
-    @property
     def exact(self) -> bool:
         """Whether the result has to meet the target: bits or a size are met exactly, a loss only as predicted."""
         return self.recipe.loss is None
@@ -98,7 +92,7 @@ class Job:
     def fold(self, layer: nn.Module, statistics: dict[str, InputStatistics], where: str) -> FoldedLayer:
         """Fold column scales into the layer; its tensors are changed in place."""
         heads = {"heads": self.source.shape.heads, "kv_heads": self.source.shape.kv_heads}
-        mixed = mix_scales(statistics, self.recipe.damping, where, **heads, ranged=self.ranged)
+        mixed = mix_scales(statistics, self.recipe.damping, where, **heads, activations=self.recipe.activations)
         scales = {name: self.ranks.agreed(of_input) for name, of_input in mixed.items()}
         return fold(layer.state_dict(), statistics, scales, self.dtype, **heads)
 
@@ -110,6 +104,13 @@ class Job:
         before, after = self.ranks.others(len(hidden))
         rows = max(1, SAMPLED_ROWS // (before + len(hidden) + after))
         seen = head_statistics(self.decoder, hidden, hidden.shape[1], rows, self.generator, self.ranks)
+        recipe = self.recipe
         return fold_head(
-            self.decoder, seen, sensitivity, self.recipe.damping, self.dtype, shared=self.shared, ranged=self.ranged
+            self.decoder,
+            seen,
+            sensitivity,
+            recipe.damping,
+            self.dtype,
+            shared=self.shared,
+            activations=recipe.activations,
         )

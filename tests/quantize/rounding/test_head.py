@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from reference_model import logits_of, reference_model
 from tilepress.checkpoint import FloatCheckpoint, W8A8SCheckpoint
+from tilepress.checkpoint.tensors.activation_mode import STATIC
 from tilepress.quantize import Recipe, quantize_checkpoint
 from tilepress.quantize.layerwise.decoder import LayerwiseDecoder
 from tilepress.quantize.rounding import gptq
@@ -34,7 +35,7 @@ def hidden() -> torch.Tensor:
 def folded(decoder: LayerwiseDecoder, hidden: torch.Tensor) -> Head:
     seen = head_statistics(decoder, torch.split(hidden, 1), 40, 16, torch.Generator().manual_seed(0))
     sensitivity = logit_sensitivity(decoder, torch.split(hidden, 1))
-    return fold_head(decoder, seen, sensitivity, 0.01, torch.float16, shared=False, ranged=True)
+    return fold_head(decoder, seen, sensitivity, 0.01, torch.float16, shared=False, activations=STATIC)
 
 
 def test_the_fold_changes_nothing(folded: Head, decoder: LayerwiseDecoder, hidden: torch.Tensor) -> None:
@@ -58,7 +59,7 @@ def test_tokens_that_the_text_never_asks_for_keep_fine_steps(decoder: LayerwiseD
     of_one_token = torch.zeros(VOCABULARY)
     of_one_token[7] = 1.0
     seen = head_statistics(decoder, torch.split(hidden, 1), 40, 16, torch.Generator().manual_seed(0))
-    head = fold_head(decoder, seen, of_one_token, 0.01, torch.float16, shared=False, ranged=True)
+    head = fold_head(decoder, seen, of_one_token, 0.01, torch.float16, shared=False, activations=STATIC)
     relative = head.sample(torch.Generator().manual_seed(0)).relative
     assert float(relative.max() / relative[7]) == pytest.approx((1.0 + VOCABULARY) ** 0.5, rel=0.02)
 

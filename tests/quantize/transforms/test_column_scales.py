@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from tilepress.checkpoint import FloatCheckpoint
+from tilepress.checkpoint.tensors.activation_mode import DYNAMIC, MODES, OVERFLOW, STATIC
 from tilepress.models.layer_inputs import FEEDS
 from tilepress.quantize.layerwise.decoder import LayerwiseDecoder
 from tilepress.quantize.statistics.input_statistics import StatisticsCollector
 from tilepress.quantize.transforms.column_scales import (
+    REACH,
     column_scales,
-    limit_reach,
     representable_scales,
     share_over_query_heads,
 )
@@ -23,8 +24,10 @@ from tiny_models import make_tiny_llama, make_tiny_qwen2, make_tiny_qwen3
 
 
 @pytest.mark.parametrize("make", [make_tiny_qwen3, make_tiny_qwen2, make_tiny_llama])
-@pytest.mark.parametrize("ranged", [False, True])
-def test_the_statistics_of_scaled_inputs_are_foretold(make: Callable[..., Path], ranged: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("activations", MODES)
+def test_the_statistics_of_scaled_inputs_are_foretold(
+    make: Callable[..., Path], activations: str, tmp_path: Path
+) -> None:
     source = FloatCheckpoint(make(tmp_path / "model", heads=4, kv_heads=2))
     heads = {"heads": source.shape.heads, "kv_heads": source.shape.kv_heads}
     decoder = LayerwiseDecoder(source, torch.device("cpu"))
@@ -36,7 +39,7 @@ def test_the_statistics_of_scaled_inputs_are_foretold(make: Callable[..., Path],
         with StatisticsCollector(layer, 8, generator) as collector:
             layer(hidden, **arguments)
         statistics = collector.result()
-        scales = mix_scales(statistics, 0.01, "here", **heads, ranged=ranged)
+        scales = mix_scales(statistics, 0.01, "here", **heads, activations=activations)
         folded = fold(layer.state_dict(), statistics, scales, torch.float16, **heads)
         layer.load_state_dict(folded.tensors)
         with StatisticsCollector(layer, 8, torch.Generator().manual_seed(0)) as collector:
@@ -49,30 +52,32 @@ def test_the_statistics_of_scaled_inputs_are_foretold(make: Callable[..., Path],
         torch.testing.assert_close(seen.largest(), foretold.largest(), rtol=1e-3, atol=1e-4)
 
 
-def test_with_a_range_scales_are_the_geometric_mean_of_both_needs() -> None:
-    scales = column_scales(torch.tensor([16.0, 1.0, 1.0]), torch.tensor([1.0, 4.0, 1.0]), ranged=True)
+COST = torch.tensor([16.0, 1.0, 1.0, 1.0, 4.0])
+LARGEST = torch.tensor([4.0, 1.2, 3000.0, 1.0, 2.0])
+
+
+def test_without_a_range_an_error_costs_the_same_in_all_columns() -> None:
+    scales = column_scales(COST, LARGEST, DYNAMIC)
+
+    torch.testing.assert_close(COST / scales.square(), torch.full((5,), float(COST.log().mean().exp())))
+
+
+def test_where_tokens_are_clipped_columns_that_reach_far_are_brought_near_the_median() -> None:
+    free, scales = (column_scales(COST, LARGEST, mode) for mode in (DYNAMIC, STATIC))
+
+    assert torch.equal(scales[[0, 1, 3, 4]], free[[0, 1, 3, 4]])
+    assert (LARGEST / scales)[2] == pytest.approx(REACH * float((LARGEST / free).median()))
+
+
+def test_where_tokens_overflow_scales_are_the_geometric_mean_of_both_needs() -> None:
+    scales = column_scales(torch.tensor([16.0, 1.0, 1.0]), torch.tensor([1.0, 4.0, 1.0]), OVERFLOW)
 
     torch.testing.assert_close(scales, torch.tensor([2.0, 2.0, 1.0]) / 4 ** (1 / 3))
 
 
-def test_without_a_range_an_error_costs_the_same_in_all_columns() -> None:
-    cost = torch.tensor([16.0, 1.0, 4.0])
-    scales = column_scales(cost, torch.tensor([1.0, 100.0, 1.0]), ranged=False)
-
-    torch.testing.assert_close(cost / scales.square(), torch.full((3,), 4.0))
-
-
-def test_a_massive_column_is_brought_within_reach_of_the_others() -> None:
-    largest = torch.ones(101)
-    largest[7] = 3000.0
-    scales = limit_reach(column_scales(torch.ones(101), largest, ranged=True), largest)
-
-    assert (largest / scales)[7] == pytest.approx(4.0 * float((largest / scales).median()))
-
-
-@pytest.mark.parametrize("ranged", [False, True])
-def test_a_column_that_is_always_zero_keeps_its_scale(ranged: bool) -> None:
-    scales = column_scales(torch.tensor([1e-3, 2.0, 1.0]), torch.tensor([0.0, 9.0, 1.0]), ranged=ranged)
+@pytest.mark.parametrize("mode", [DYNAMIC, OVERFLOW, STATIC])
+def test_a_column_that_is_always_zero_keeps_its_scale(mode: str) -> None:
+    scales = column_scales(torch.tensor([1e-3, 2.0, 1.0]), torch.tensor([0.0, 1.4, 1.0]), mode)
 
     assert scales[0] == 1.0
     assert scales[1] * scales[2] == pytest.approx(1.0)

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tilepress.checkpoint import FloatCheckpoint
+from tilepress.checkpoint.tensors.activation_mode import STATIC
 from tilepress.models.layer_inputs import FEEDS, FINAL_NORM, LAYER_NORMS
 from tilepress.quantize.layerwise.decoder import LayerwiseDecoder
 from tilepress.quantize.rounding.head import fold_head, head_statistics, logit_sensitivity
@@ -61,14 +62,14 @@ def logits_before_and_after(
         before = model(tokens).logits
     for layer, collector in zip(model.model.layers, collectors, strict=True):
         statistics = collector.result()
-        scales = mix_scales(statistics, 0.01, "here", **heads, ranged=True)
+        scales = mix_scales(statistics, 0.01, "here", **heads, activations=STATIC)
         assert all(float(scale.log().abs().max()) > 0.1 for scale in scales.values()), "nothing would be tested"
         folded = fold(layer.state_dict(), statistics, scales, dtype, **heads)
         change(folded)
         layer.load_state_dict(folded.tensors)
     decoder = LayerwiseDecoder(source, torch.device("cpu"))
     seen = head_statistics(decoder, torch.split(states[0], 1), states[0].shape[1], 8, generator)
-    head = fold_head(decoder, seen, logit_sensitivity(decoder, states), 0.01, dtype, shared=False, ranged=True)
+    head = fold_head(decoder, seen, logit_sensitivity(decoder, states), 0.01, dtype, shared=False, activations=STATIC)
     model.model.norm.weight.data = head.gain.double()
     model.lm_head.weight.data *= head.scales
     with torch.no_grad():

@@ -28,6 +28,13 @@ def mode_of(description: Description) -> str:
     return str(mode)
 
 
+def mode_of_input(mode: str, *, massive: bool) -> str:
+    """Return OVERFLOW, STATIC or DYNAMIC for one input of a model; massive: as in `Feed`."""
+    if mode != PER_TOKEN:
+        return mode
+    return DYNAMIC if massive else STATIC
+
+
 def is_dynamic(mode: str, kind: str) -> bool:
     """Return True if tokens that overflow the range of a linear of type `kind` get a dynamic scale and offset."""
     return mode in (OVERFLOW, DYNAMIC) or kind == W8A8S_DYNAMIC

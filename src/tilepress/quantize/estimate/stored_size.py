@@ -7,7 +7,7 @@ import math
 from tilepress.checkpoint import EMBEDDING, ModelShape
 from tilepress.checkpoint.description import W8A8S, W8A8S_DYNAMIC
 from tilepress.checkpoint.safetensors.writer import HEADER_ENTRY
-from tilepress.checkpoint.tensors.activation_mode import DYNAMIC, PER_TOKEN, is_dynamic
+from tilepress.checkpoint.tensors.activation_mode import DYNAMIC, is_dynamic, mode_of_input
 from tilepress.codec import ENTROPY, TILE_COLUMNS, TILE_ROWS
 from tilepress.models.architecture import HEAD, fused_groups, group_of, linear_shapes
 from tilepress.models.layer_inputs import LINEARS
@@ -31,8 +31,7 @@ def fixed_size(source: TensorSource, recipe: Recipe) -> int:
     deq_scale = _deq_scale(recipe)
     total = 0
     for prefix, (n, k) in quantized.items():
-        massive = group_of(prefix)[1].feed.massive
-        dynamic = recipe.activations == DYNAMIC or (recipe.activations == PER_TOKEN and massive)
+        dynamic = mode_of_input(recipe.activations, massive=group_of(prefix)[1].feed.massive) == DYNAMIC
         has_sums = is_dynamic(recipe.activations, W8A8S_DYNAMIC if dynamic else W8A8S)
         a_row, tensors = (deq_scale + 8, 8) if has_sums else (deq_scale + 4, 7)
         total += n * a_row + 3 + _tables(n, k, recipe.coding) + tensors * (len(prefix) + HEADER_ENTRY)

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from tilepress.checkpoint import QuantizedLinear
+from tilepress.checkpoint.tensors.activation_mode import mode_of_input
 from tilepress.codec import TILES
 from tilepress.distributed.communicator import ALONE, Communicator
-from tilepress.models.layer_inputs import FINAL_NORM
+from tilepress.models.layer_inputs import FINAL_NORM, HEAD
 from tilepress.quantize.layerwise.decoder import POSITIONS, LayerwiseDecoder
 from tilepress.quantize.layerwise.hidden_states import HiddenStates
 from tilepress.quantize.rate.tile_cost import coded_bits, share_of_zeros
@@ -92,19 +93,19 @@ def fold_head(
     dtype: torch.dtype,
     *,
     shared: bool,
-    ranged: bool,
+    activations: str,
 ) -> Head:
     """Divide the head's input by column scales, folded into the final norm's gain, exact in `dtype`.
 
     shared: the head's integers are the embedding too, where nothing would undo scales, so that all of them are 1.
-    ranged: whether tokens share a range.
+    activations: as in Recipe.
     """
     floored = sensitivity + FLOOR * sensitivity.mean()
     gain = decoder.load(FINAL_NORM.gain)
     scales = torch.ones_like(gain)
     if not shared:
         cost = factorize(seen.hessian, damping, NAME).cost_by_column()
-        scales = column_scales(cost, seen.largest(), ranged=ranged)
+        scales = column_scales(cost, seen.largest(), mode_of_input(activations, massive=HEAD.massive))
         scales = within_range(scales, seen.fewer_rows())
         gain, scales = representable_scales(gain, scales, dtype)
     statistics = seen.divided(scales)
@@ -134,10 +135,8 @@ def head_statistics(
 
 
 def _range(head: Head, activations: str, dtype: torch.dtype) -> ActivationRange:
-    importance = torch.zeros_like(head.scales)
-    for block, sensitivity in zip(head.blocks(), torch.split(head.sensitivity, ROWS), strict=True):
-        importance += sensitivity @ block.square()
-    return fitted_range(head.statistics, importance, activations, dtype, NAME)
+    weights = zip(torch.split(head.sensitivity, ROWS), head.blocks(), strict=True)
+    return fitted_range(head.statistics, weights, mode_of_input(activations, massive=HEAD.massive), dtype, NAME)
 
 
 def quantize_head(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tilepress.checkpoint import QuantizedLinear
 from tilepress.checkpoint.description import W8A8S, W8A8S_DYNAMIC
-from tilepress.checkpoint.tensors.activation_mode import DYNAMIC, OVERFLOW, PER_TOKEN, STATIC, row_sums
+from tilepress.checkpoint.tensors.activation_mode import DYNAMIC, OVERFLOW, mode_of_input, row_sums
 from tilepress.codec import TILES
 from tilepress.distributed.communicator import ALONE, Communicator
 from tilepress.errors import QuantizationError
@@ -22,7 +22,7 @@ from tilepress.quantize.rounding.gptq import round_rows
 from tilepress.quantize.statistics.fisher import FisherFactor, factorize_outputs, scaled_outputs
 from tilepress.quantize.statistics.hessian import HessianFactor, factorize
 from tilepress.quantize.statistics.input_statistics import InputStatistics
-from tilepress.quantize.transforms.activation_ranges import ActivationRange, clipped_range, range_of
+from tilepress.quantize.transforms.activation_ranges import ActivationRange, static_range
 from tilepress.quantize.transforms.folding import FoldedLayer
 from tilepress.quantize.transforms.overflow_ranges import overflow_range, per_token_range
 
@@ -85,29 +85,29 @@ def _group(feed: Feed, folded: FoldedLayer, fisher: Tensor, damping: float, wher
 
 
 def activation_range(group: FusedWeight, activations: str, dtype: torch.dtype, where: str) -> ActivationRange:
-    """Return the range of a group's input. activations: as in Recipe.
-
-    A static range clips values where that reduces the error, but never an input with massive activations.
-    """
-    seen = group.statistics
-    if group.feed.massive and activations == PER_TOKEN:
-        return per_token_range(seen.rows, dtype, where)
-    if group.feed.massive and activations == STATIC:
-        return range_of(float(seen.low.min()), float(seen.high.max()), dtype, where)
-    parts = zip(torch.split(group.sensitivity, ROWS), torch.split(group.weight, ROWS), strict=True)
-    importance = torch.stack([sensitivity @ weight.square() for sensitivity, weight in parts]).sum(dim=0)
-    return fitted_range(seen, importance, activations, dtype, where)
+    """Return the range of a group's input. activations: as in Recipe."""
+    weights = zip(torch.split(group.sensitivity, ROWS), torch.split(group.weight, ROWS), strict=True)
+    mode = mode_of_input(activations, massive=group.feed.massive)
+    return fitted_range(group.statistics, weights, mode, dtype, where)
 
 
 def fitted_range(
-    seen: InputStatistics, importance: Tensor, activations: str, dtype: torch.dtype, where: str
+    seen: InputStatistics,
+    weights: Iterable[tuple[Tensor, Tensor]],
+    mode: str,
+    dtype: torch.dtype,
+    where: str,
 ) -> ActivationRange:
-    """Return the range of least error, weighted by importance [k]; tokens outside are clipped or get dynamic scales."""
-    if activations == OVERFLOW:
+    """Return the range of the input of `weights`: blocks of rows, each the outputs' sensitivity [n] and weights [n, k].
+
+    Tokens outside it are clipped or get dynamic scales.
+    """
+    if mode == OVERFLOW:
+        importance = torch.stack([sensitivity @ weight.square() for sensitivity, weight in weights]).sum(dim=0)
         return overflow_range(seen, importance, dtype, where)
-    if activations == DYNAMIC:
+    if mode == DYNAMIC:
         return per_token_range(seen.rows, dtype, where)
-    return clipped_range(float(seen.low.min()), float(seen.high.max()), seen.fewer_rows(), importance, dtype, where)
+    return static_range(float(seen.low.min()), float(seen.high.max()), dtype, where)
 
 
 def quantize_fused(

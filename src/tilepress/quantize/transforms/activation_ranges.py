@@ -9,8 +9,9 @@ from torch import Tensor
 
 from tilepress.errors import QuantizationError
 
-# Factors tried for each end of the range, from 1 down to about 0.1.
-SHRINK = tuple(0.9**i for i in range(22))
+# Other text reaches further than the calibration's. On SmolLM2's down_proj the worst of six kinds of text diverged by
+# .0308 nats with 1.0 and .0278 with 1.2, their mean by .0205 and .0227.
+ROOM = 1.1
 
 
 @dataclass(frozen=True)
@@ -76,21 +77,10 @@ def range_of(low: float, high: float, dtype: torch.dtype, where: str, *, dynamic
     return ActivationRange(scale, max(-128, min(127, round(-low / scale) - 128)), dynamic)
 
 
-def clipped_range(
-    low: float, high: float, rows: Tensor, importance: Tensor, dtype: torch.dtype, where: str
-) -> ActivationRange:
-    """The range of least Σ_j importance_j · mean (x_j - Q(x_j))² over `rows` [m, k]; importance float32 [k].
+def static_range(low: float, high: float, dtype: torch.dtype, where: str) -> ActivationRange:
+    """The range of tokens that share it and are clipped outside: the calibration's [low, high] and ROOM.
 
-    Both ends are shrunk together first, then each alone.
+    Ends that minimise the squared error clip a few values in every token, always of the same columns, so that their
+    errors add up from layer to layer: in SmolLM2 those of q, k and v had .029 nats, the extremes .002.
     """
-
-    def error(candidate: ActivationRange) -> float:
-        return float(candidate.round_trip(rows).sub_(rows).square_().mean(dim=0) @ importance)
-
-    def best(candidates: list[tuple[float, float]]) -> tuple[float, float]:
-        return min(candidates, key=lambda ends: error(range_of(ends[0], ends[1], dtype, where)))
-
-    low, high = best([(low * f, high * f) for f in SHRINK])
-    low, high = best([(low * f, high) for f in SHRINK])
-    low, high = best([(low, high * f) for f in SHRINK])
-    return range_of(low, high, dtype, where)
+    return range_of(ROOM * low, ROOM * high, dtype, where)

@@ -7,38 +7,40 @@ import math
 import torch
 from torch import Tensor
 
+from tilepress.checkpoint.tensors.activation_mode import OVERFLOW, STATIC
+
 # Bounds of the median token's largest value.
 LEAST_INPUT, MOST_INPUT = 0.125, 2.0**20
-# A scaled column may reach this many times the median column.
-REACH = 4.0
+# Where tokens share a range and are clipped, max|x_j| / s_j of a column may be this many times the median column's.
+REACH = 1.4
 
 
-def column_scales(cost: Tensor, largest: Tensor, *, ranged: bool) -> Tensor:
-    """s_j = sqrt(sqrt(cost_j) · largest_j) with geometric mean 1, float32 [k]; sqrt(cost_j) unless `ranged`.
+def column_scales(cost: Tensor, largest: Tensor, mode: str) -> Tensor:
+    """Scales with geometric mean 1 before a limit to their reach, float32 [k].
 
     cost: c_j = 1 / U_jj², the cost of an error of the column's weights. largest: max |x_j| over the calibration tokens.
-    ranged: whether all tokens share a range. sqrt(c_j) is right for the weights: an error then costs the same in all
-    columns. max|x_j| is right for a per-tensor activation range, and s_j is the geometric mean of both. SmoothQuant
-    (Xiao et al. 2022) is between the two as well. Inputs become x / s, weights W · s. A column that is always zero
-    keeps scale 1.
+    mode: of this input's activations. Inputs become x / s, weights W · s. A column that is always zero keeps scale 1.
+
+    With s_j = sqrt(c_j) an error of a weight costs the same in all columns: that is best for DYNAMIC. STATIC limits
+    the reach of these scales. OVERFLOW takes the geometric mean of sqrt(c_j) and max|x_j|, as SmoothQuant (Xiao et al.
+    2022) does: under a limit to the reach many columns end where the range ends, and more tokens overflow.
     """
     used = (largest > 0) & (cost > 0)
     if not used.any():
         return torch.ones_like(largest)
     logarithm = torch.zeros_like(largest)
     logarithm[used] = 0.5 * cost[used].log()
-    if ranged:
+    if mode == OVERFLOW:
         logarithm[used] = 0.5 * (logarithm[used] + largest[used].log())
     logarithm[used] -= logarithm[used].mean()
-    return logarithm.exp()
+    return limit_reach(logarithm.exp(), largest) if mode == STATIC else logarithm.exp()
 
 
 def limit_reach(scales: Tensor, largest: Tensor) -> Tensor:
-    """Raise scales until max|x_j| / s_j is at most REACH times its median; float32 [k].
+    """Raise scales until largest_j / s_j is at most REACH times its median; float32 [k].
 
-    This is for the few columns of down_proj's input with massive activations: their weights take a few more bits, and
-    all other columns get a finer input_scale. Measured on SmolLM2 with only down_proj quantized (4 bits, static): KL
-    divergence .036 without a limit; .029, .027 and .028 with 8, 4 and 2.
+    A column that reaches far makes the steps of all others coarse where tokens share a range. Its weights take more bits instead, the fewest for a given reach: at a constant rate weights lose
+    mean(c_j / s_j²) over its geometric mean. docs/explanation/algorithm.md has what decided for REACH.
     """
     reach = largest / scales
     used = reach > 0

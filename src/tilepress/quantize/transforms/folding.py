@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tilepress.checkpoint.tensors.activation_mode import mode_of_input
 from tilepress.models.layer_inputs import FEEDS, Norm, Projection
 from tilepress.quantize.statistics.hessian import factorize
 from tilepress.quantize.statistics.input_statistics import InputStatistics
 from tilepress.quantize.transforms.column_scales import (
     column_scales,
-    limit_reach,
     representable_scales,
     rows_of_value_heads,
     share_over_query_heads,
@@ -34,19 +34,23 @@ class FoldedLayer:
 
 
 def mix_scales(
-    statistics: Mapping[str, InputStatistics], damping: float, where: str, *, heads: int, kv_heads: int, ranged: bool
+    statistics: Mapping[str, InputStatistics],
+    damping: float,
+    where: str,
+    *,
+    heads: int,
+    kv_heads: int,
+    activations: str,
 ) -> dict[str, Tensor]:
     """Return column scales [k] of each input by its name, such that `fold` can be exact.
 
-    ranged: whether tokens share ranges.
+    activations: as in Recipe.
     """
     scales = {}
     for feed in FEEDS:
         seen = statistics[feed.name]
         cost = factorize(seen.hessian, damping, f"{where}.{feed.name}").cost_by_column()
-        mixed = column_scales(cost, seen.largest(), ranged=ranged)
-        if ranged and feed.massive:
-            mixed = limit_reach(mixed, seen.largest())
+        mixed = column_scales(cost, seen.largest(), mode_of_input(activations, massive=feed.massive))
         if isinstance(feed.source, Projection) and feed.source.by_kv_head:
             mixed = share_over_query_heads(mixed, heads, kv_heads)
         scales[feed.name] = within_range(mixed, seen.fewer_rows())
