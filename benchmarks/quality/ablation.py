@@ -85,7 +85,7 @@ def _sampled(layer: Layer, group: FusedWeight, ingredients: Ingredients, generat
 def _apart(outputs: FisherFactor) -> FisherFactor:
     """The same outputs with their own sensitivities, but none depends on another."""
     whole = outputs.upper @ outputs.upper.transpose(1, 2)
-    return FisherFactor(outputs.order, torch.diag_embed(whole.diagonal(dim1=1, dim2=2).sqrt()))
+    return FisherFactor(outputs.fisher, outputs.order, torch.diag_embed(whole.diagonal(dim1=1, dim2=2).sqrt()))
 
 
 def _without_feedback(factor: HessianFactor) -> HessianFactor:

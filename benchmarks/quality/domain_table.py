@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -24,6 +23,7 @@ import torch
 from benchmarks.peers import llama_cpp
 from benchmarks.quality.domains import domain_texts
 from benchmarks.quality.plot import plot
+from demo.smollm2 import fetch_smollm2
 
 import tilepress
 from tilepress.checkpoint import open_checkpoint, summarize
@@ -32,7 +32,6 @@ from tilepress.evaluate.windows import final_states, token_windows
 from tilepress.quantize.calibration.documents import default_documents
 from tilepress.text import load_tokenizer
 
-ROOT = Path(__file__).parents[2]
 WEIGHTED = "+imatrix"
 CALIBRATION = 100_000  # characters, some 60 chunks
 FIRST_SCORED = llama_cpp.CHUNK - 1 - llama_cpp.SCORED
@@ -64,9 +63,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where rows are kept")
     parser.add_argument("--plot", type=Path, help="mean KL against bytes")
     options = parser.parse_args()
-    model = options.model or options.cache / "SmolLM2-135M-Instruct"
-    if not model.exists():
-        llama_cpp.run(sys.executable, ROOT / "demo" / "smollm2.py", options.cache)
+    model = options.model or fetch_smollm2(options.cache)
     options.folder.mkdir(parents=True, exist_ok=True)
     texts = domain_texts(options.cache, load_tokenizer(model))
     for name, text in texts.items():

@@ -38,6 +38,7 @@ from benchmarks.quality.layers import Layer, Observed
 from benchmarks.quality.plot import plot
 from benchmarks.quality.results import Result
 from benchmarks.quality.text import evaluation_text
+from demo.smollm2 import fetch_smollm2
 from transformers import PreTrainedModel
 
 import tilepress
@@ -50,7 +51,6 @@ from tilepress.quantize.calibration.documents import default_documents, docstrin
 from tilepress.quantize.calibration.sequences import token_sequences
 from tilepress.quantize.estimate.settle import STEPS
 
-ROOT = Path(__file__).parents[2]
 SAMPLES, LENGTH = 64, 512
 WINDOW = 512
 # The calibration text that tilepress took by default before it had a mixed one; documents of it that are enough.
@@ -234,9 +234,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="an .svg file: KL divergence against bytes of whole models")
     options = parser.parse_args()
 
-    model = options.model or options.cache / "SmolLM2-135M-Instruct"
-    if not model.exists():
-        llama_cpp.run(sys.executable, ROOT / "demo" / "smollm2.py", options.cache)
+    model = options.model or fetch_smollm2(options.cache)
     text = options.text.read_text() if options.text else evaluation_text(options.cache)
     bench = Bench(options.cache, model, text, options.tokens, options.calibration)
     known = quality_results.read(bench.kept)

@@ -24,10 +24,10 @@ from typing import Any
 
 from benchmarks.peers import llama_cpp
 from benchmarks.scale.measured_process import run_measured
+from demo.smollm2 import fetch_smollm2
 from rich.console import Console
 from rich.table import Table
 
-ROOT = Path(__file__).parents[2]
 BITS = "3.5"
 NEW_TOKENS = 64
 FIGURES = (
@@ -61,9 +61,7 @@ Figures = dict[str, float]
 
 def prepare(cache: Path, models: Sequence[str]) -> None:
     """Make the directories that are missing."""
-    smollm2 = cache / MODELS["smollm2"].directory
-    if not smollm2.exists():
-        llama_cpp.run(sys.executable, ROOT / "demo" / "smollm2.py", cache)
+    smollm2 = fetch_smollm2(cache)
     if "wide" in models:
         llama_cpp.run(sys.executable, "-m", "benchmarks.models.wide_qwen3", cache, smollm2)
     compressed = cache / MODELS["smollm2"].compressed

@@ -154,7 +154,7 @@ def test_a_cuda_device_rounds_alike() -> None:
     weight, steps, factor, _, lengths = rounding_case(300, 150, seed=1)
     there = HessianFactor(factor.order.cuda(), factor.upper.cuda())
     outputs = correlated_outputs(300, seed=2)
-    outputs_there = FisherFactor(outputs.order.cuda(), outputs.upper.cuda())
+    outputs_there = FisherFactor(outputs.fisher.cuda(), outputs.order.cuda(), outputs.upper.cuda())
 
     found = round_weights(weight.cuda(), steps.cuda(), there, lengths.cuda(), outputs_there)
 

@@ -11,7 +11,6 @@ from tilepress.quantize.statistics.fisher import (
     DAMPING,
     factorize_outputs,
     scaled_outputs,
-    weighted_errors,
 )
 
 ROWS = 200  # one block and 72 rows
@@ -100,7 +99,7 @@ def test_errors_are_weighed_as_the_loss_does_to_second_order() -> None:
     fisher = blocks()
     errors = torch.randn(7, ROWS, generator=torch.Generator().manual_seed(1))
 
-    found = weighted_errors(fisher, errors)
+    found = factorize_outputs(fisher, ROWS, "here").weighted(errors)
 
     for rows, block in ((slice(0, 128), fisher[0]), (slice(128, 200), fisher[1, :72, :72])):
         of_block = errors[:, rows]

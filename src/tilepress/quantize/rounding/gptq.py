@@ -12,7 +12,7 @@ from tilepress import _native
 from tilepress.codec import TILE_ROWS
 from tilepress.distributed.communicator import Communicator
 from tilepress.quantize.rate.rounding_rule import LARGEST, RATE_WEIGHT
-from tilepress.quantize.statistics.fisher import FisherFactor, weighted_errors
+from tilepress.quantize.statistics.fisher import FisherFactor
 from tilepress.quantize.statistics.hessian import HessianFactor
 from tilepress.quantize.transforms.activation_ranges import ActivationRange
 
@@ -23,8 +23,6 @@ ROWS = 64 * TILE_ROWS
 
 # Order and feedback of the rows.
 Rows = tuple[Tensor, Tensor] | None
-# The Fisher information of a weight's outputs, float32 [ceil(n / 128), 128, 128], behind its factor.
-Outputs = tuple[FisherFactor, Tensor]
 
 
 def round_weights(
@@ -126,7 +124,7 @@ def round_rows(
     inputs: ActivationRange,
     tokens: Tensor,
     ranks: Communicator,
-    outputs: Outputs | None = None,
+    outputs: FisherFactor | None = None,
 ) -> RoundedRows:
     """Round the n rows that `weight` returns, float32 [up to ROWS, k] at a time.
 
@@ -142,12 +140,12 @@ def round_rows(
         part = slice(start, min(start + ROWS, mine.stop))
         block = weight(part)
         blocks = slice(start // TILE_ROWS, -(-part.stop // TILE_ROWS))
-        of_outputs = None if outputs is None else outputs[0].part(blocks)
+        of_outputs = None if outputs is None else outputs.part(blocks)
         q = round_weights(block, weight_scale[part], factor, lengths[blocks], of_outputs)
         exact = tokens @ block.T
         difference = seen @ (q.to(block.device) * weight_scale[part, None]).T - exact
-        if outputs is not None:
-            loss[part] = weighted_errors(outputs[1][blocks], difference)
+        if of_outputs is not None:
+            loss[part] = of_outputs.weighted(difference)
         error[part] = difference.square().sum(dim=0)
         norm[part] = exact.square().sum(dim=0)
         integers[part] = q

@@ -36,22 +36,16 @@ TINY = torch.finfo(torch.float32).tiny
 class FusedWeight:
     """The linears that read one input, fused to one matrix with rows in the order of `feed.consumers`.
 
-    weight: float32 [n, k]. fisher: of its outputs, float32 [ceil(n / 128), 128, 128]. rows: the number of rows of each
-    consumer. factor, outputs: of the statistics of inputs and outputs.
+    weight: float32 [n, k]. rows: the number of rows of each consumer. factor, outputs: of the statistics of inputs and
+    outputs.
     """
 
     feed: Feed
     weight: Tensor
-    fisher: Tensor
     rows: tuple[int, ...]
     factor: HessianFactor
     outputs: FisherFactor
     statistics: InputStatistics
-
-    @property
-    def sensitivity(self) -> Tensor:
-        """G_o = E[(dloss/dy_o)²], float32 [n]."""
-        return self.fisher.diagonal(dim1=1, dim2=2).flatten()[: len(self.weight)]
 
     def sample(self, generator: torch.Generator, coding: str = TILES) -> WeightSample:
         """Draw the columns from which the weight scales are fitted."""
@@ -79,14 +73,13 @@ def _group(feed: Feed, folded: FoldedLayer, fisher: Tensor, damping: float, wher
     statistics = folded.statistics.pop(feed.name)
     factor = factorize(statistics.hessian, damping, where)
     whole = weights[0] if len(weights) == 1 else torch.cat(weights)
-    scaled = scaled_outputs(fisher, torch.cat(scales))
-    outputs = factorize_outputs(scaled, len(whole), where)
-    return FusedWeight(feed, whole, scaled, tuple(map(len, weights)), factor, outputs, statistics)
+    outputs = factorize_outputs(scaled_outputs(fisher, torch.cat(scales)), len(whole), where)
+    return FusedWeight(feed, whole, tuple(map(len, weights)), factor, outputs, statistics)
 
 
 def activation_range(group: FusedWeight, activations: str, dtype: torch.dtype, where: str) -> ActivationRange:
     """Return the range of a group's input. activations: as in Recipe."""
-    weights = zip(torch.split(group.sensitivity, ROWS), torch.split(group.weight, ROWS), strict=True)
+    weights = zip(torch.split(group.outputs.sensitivity, ROWS), torch.split(group.weight, ROWS), strict=True)
     mode = mode_of_input(activations, massive=group.feed.massive)
     return fitted_range(group.statistics, weights, mode, dtype, where)
 
@@ -126,9 +119,8 @@ def quantize_fused(
     rank rounds its share of the rows. The first rank gets (consumer, linear, report) of each linear, others nothing.
     """
     tokens = group.statistics.fewer_rows()
-    of_outputs = (group.outputs, group.fisher)
     rounded = round_rows(
-        lambda part: group.weight[part], weight_scale, lengths, group.factor, inputs, tokens, ranks, of_outputs
+        lambda part: group.weight[part], weight_scale, lengths, group.factor, inputs, tokens, ranks, group.outputs
     )
     if not ranks.writes:
         return []

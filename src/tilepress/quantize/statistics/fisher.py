@@ -22,18 +22,25 @@ DAMPING = 0.02
 
 @dataclass(frozen=True)
 class FisherFactor:
-    """R, upper triangular, with F + damping = R Rᵀ in each block of 128 rows, in the order of the rows `order`.
+    """F of n outputs in blocks of 128, and R, upper triangular, with F + damping = R Rᵀ in the order `order` of rows.
 
-    order: int64 [n], the rows of each block by descending diagonal of F. upper: float32 [ceil(n / 128), 128, 128].
+    fisher, upper: float32 [ceil(n / 128), 128, 128]. order: int64 [n], the rows of each block by descending diagonal
+    of F.
     """
 
+    fisher: Tensor
     order: Tensor
     upper: Tensor
 
     def part(self, blocks: slice) -> FisherFactor:
         """Return the factor of some blocks."""
         first = blocks.start * BLOCK
-        return FisherFactor(self.order[first : blocks.stop * BLOCK] - first, self.upper[blocks])
+        return FisherFactor(self.fisher[blocks], self.order[first : blocks.stop * BLOCK] - first, self.upper[blocks])
+
+    @property
+    def sensitivity(self) -> Tensor:
+        """G_o = E[(dloss/dy_o)²], float32 [n], by row."""
+        return self.fisher.diagonal(dim1=1, dim2=2).flatten()[: len(self.order)]
 
     @cached_property
     def cost(self) -> Tensor:
@@ -58,6 +65,12 @@ class FisherFactor:
         spread = self._inverse * (scales[:, :, None] / scales[:, None, :])
         return spread.transpose(1, 2).reshape(-1, BLOCK)[: len(self.order)].contiguous()
 
+    def weighted(self, errors: Tensor) -> Tensor:
+        """Return Σ_t e_to (F e_t)_o of each output o, float32 [n], for errors e float32 [tokens, n]."""
+        padded = torch.nn.functional.pad(errors, (0, len(self.fisher) * BLOCK - errors.shape[1]))
+        blocks = padded.view(len(errors), -1, BLOCK).transpose(0, 1)
+        return (blocks @ self.fisher).mul_(blocks).sum(dim=1).flatten()[: errors.shape[1]]
+
 
 def factorize_outputs(fisher: Tensor, rows: int, where: str) -> FisherFactor:
     """Factor the blocks `fisher`, float32 [ceil(rows / 128), 128, 128], after damping; `rows` of them are real.
@@ -79,7 +92,7 @@ def factorize_outputs(fisher: Tensor, rows: int, where: str) -> FisherFactor:
     damped.diagonal(dim1=1, dim2=2).add_(added)
     upper = torch.linalg.cholesky(damped).flip(1, 2).contiguous()
     first = torch.arange(0, len(fisher) * BLOCK, BLOCK, device=fisher.device)
-    return FisherFactor((order + first[:, None]).flatten()[:rows].contiguous(), upper)
+    return FisherFactor(fisher, (order + first[:, None]).flatten()[:rows].contiguous(), upper)
 
 
 def scaled_outputs(fisher: Tensor, scales: Tensor) -> Tensor:
@@ -91,10 +104,3 @@ def scaled_outputs(fisher: Tensor, scales: Tensor) -> Tensor:
 def _in_blocks(scales: Tensor) -> Tensor:
     """Return scales, float32 [n], as [ceil(n / 128), 128], with ones behind the last."""
     return torch.nn.functional.pad(scales, (0, -len(scales) % BLOCK), value=1.0).view(-1, BLOCK)
-
-
-def weighted_errors(fisher: Tensor, errors: Tensor) -> Tensor:
-    """Return Σ_t e_to (F e_t)_o of each output o, float32 [n], for errors e float32 [tokens, n]."""
-    padded = torch.nn.functional.pad(errors, (0, len(fisher) * BLOCK - errors.shape[1]))
-    blocks = padded.view(len(errors), -1, BLOCK).transpose(0, 1)
-    return (blocks @ fisher).mul_(blocks).sum(dim=1).flatten()[: errors.shape[1]]
