@@ -44,6 +44,11 @@ class Conversation:
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] | None
 
+    def first_question(self) -> Conversation:
+        """Return the conversation up to the user's first message; all of it without one."""
+        asked = next((i for i, message in enumerate(self.messages) if message["role"] == "user"), len(self.messages))
+        return Conversation(self.messages[: asked + 1], self.tools)
+
 
 def conversation_of(record: Mapping[str, Any], where: str, left_out: Counter[str]) -> Conversation | None:
     """The conversation that a record holds; None where it has none.

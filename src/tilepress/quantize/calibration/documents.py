@@ -8,11 +8,11 @@ import json
 import random
 import re
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from importlib.metadata import PackageNotFoundError, metadata, requires
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
@@ -36,6 +36,8 @@ LEFT_OUT = {
 # Characters of each kind of text for one of the set written for the purpose, which has some 95 thousand.
 DOCSTRINGS, DESCRIPTIONS = 0.5, 0.25
 
+Text = TypeVar("Text", bound=Sized)
+
 
 def default_documents(seed: int, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """The texts of `written_documents`, docstrings and package descriptions, in an order shuffled by `seed`.
@@ -50,7 +52,7 @@ def default_documents(seed: int, tokenizer: PreTrainedTokenizerBase) -> list[str
         kinds.append(_first(extra, share * characters))
     for number, texts in enumerate(kinds):
         random.Random(1000 * seed + number).shuffle(texts)
-    return _merged(kinds)
+    return merged(kinds)
 
 
 def _first(texts: Iterator[str], characters: float) -> list[str]:
@@ -65,15 +67,15 @@ def _first(texts: Iterator[str], characters: float) -> list[str]:
     return taken
 
 
-def _merged(kinds: Sequence[Sequence[str]]) -> list[str]:
-    """All texts, each kind spread evenly over the whole by its characters."""
+def merged(kinds: Sequence[Sequence[Text]]) -> list[Text]:
+    """All texts, each kind spread evenly over the whole by the length of its texts."""
     placed = []
     for kind, texts in enumerate(kinds):
         whole, before = sum(map(len, texts)), 0
         for text in texts:
             placed.append(((before + len(text) / 2) / whole, kind, text))
             before += len(text)
-    return [text for _, _, text in sorted(placed)]
+    return [text for _, _, text in sorted(placed, key=lambda place: place[:2])]
 
 
 def written_records() -> dict[str, list[dict[str, Any]]]:

@@ -43,11 +43,13 @@ class Renderer:
 
     A template that does not write tools, calls, their results or thoughts is given them in Hermes' form, as Qwen's
     templates write them: definitions in the system message, calls, results and thoughts within tags.
-    left_out: by kind. rewritten: conversations in Hermes' form.
+    left_out: by kind. rewritten: conversations in Hermes' form. unanswered: end with what the template puts before an
+    answer.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, unanswered: bool = False) -> None:
         self._tokenizer = tokenizer
+        self._unanswered = unanswered
         self.left_out: Counter[str] = Counter()
         self.rewritten = 0
 
@@ -136,7 +138,13 @@ class Renderer:
     def _apply(self, messages: Messages, tools: list[dict[str, Any]] | None) -> str:
         known: Any = tools  # functions are known too, which mypy holds against a list of objects
         return str(
-            self._tokenizer.apply_chat_template(messages, tools=known, tokenize=False, strftime_now=TODAY.strftime)
+            self._tokenizer.apply_chat_template(
+                messages,
+                tools=known,
+                tokenize=False,
+                add_generation_prompt=self._unanswered,
+                strftime_now=TODAY.strftime,
+            )
         )
 
 
