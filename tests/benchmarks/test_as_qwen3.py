@@ -18,7 +18,7 @@ IDS = torch.arange(3, 40)[None]
 @pytest.mark.parametrize("tied", [False, True])
 def test_healing_brings_it_nearer_to_the_llama(tied: bool, tmp_path: Path) -> None:
     llama = make_tiny_llama(tmp_path / "llama", tied=tied)
-    found = as_qwen3(llama, tmp_path / "qwen3", steps=16, length=32)
+    found = as_qwen3(llama, tmp_path / "qwen3", steps=8, length=32)
 
     assert found.plain > found.begun > found.fitted > found.healed
     made = FloatCheckpoint(tmp_path / "qwen3")
