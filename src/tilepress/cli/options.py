@@ -103,6 +103,15 @@ Samples = Annotated[
     int | None,
     typer.Option("--samples", help="Calibration sequences.", show_default=f"{_RECIPE} 128, or what is feasible"),
 ]
+SelfCalibration = Annotated[
+    bool | None,
+    typer.Option(
+        "--self-calibration/--no-self-calibration",
+        help="Calibrate on what the float model itself answers to prompts of tilepress's own, instead of a given text. "
+        "Has the whole float model in memory and takes about half as long again. Not with --calib.",
+        show_default=f"{_RECIPE} no",
+    ),
+]
 SequenceLength = Annotated[
     int | None,
     typer.Option("--sequence-length", help="Tokens of each.", show_default=f"{_RECIPE} 2048, or what is feasible"),

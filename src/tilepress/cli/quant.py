@@ -35,6 +35,7 @@ from tilepress.cli.options import (
     RecipePath,
     Samples,
     Seed,
+    SelfCalibration,
     SequenceLength,
     Size,
     StoredType,
@@ -43,6 +44,9 @@ from tilepress.cli.options import (
     print_recipe,
 )
 from tilepress.errors import UsageError
+
+# What calibrated, by `QuantizationReport.text`.
+_OF = {"default": "", "file": " of a text given", "self": " that the model wrote"}
 
 
 def quant(
@@ -62,6 +66,7 @@ def quant(
         Path | None,
         typer.Option(help="Calibration text: .jsonl, .json or .txt.", show_default="a mixed text of tilepress's own"),
     ] = None,
+    self_calibration: SelfCalibration = None,
     samples: Samples = None,
     sequence_length: SequenceLength = None,
     dtype: StoredType = None,
@@ -83,6 +88,8 @@ def quant(
         tilepress quant --model-path Qwen3-8B --save-path Qwen3-8B-w8a8s
 
         tilepress quant --model-path Qwen3-8B --save-path small --bits 3.5 --calib conversations.jsonl
+
+        tilepress quant --model-path Qwen3-8B --save-path small --self-calibration
 
         tilepress quant --model-path Qwen3-8B --save-path small --size 4GB --head --embeddings
 
@@ -118,6 +125,7 @@ def quant(
         head=head,
         embeddings=embeddings,
         activations=activations,
+        self_calibration=self_calibration,
         dtype=dtype,
         samples=samples,
         sequence_length=sequence_length,
@@ -171,7 +179,7 @@ def quant(
         ("compressed", f"{report.bits:.3f} bits a weight"),
         ("zeros", f"{report.zeros:.1%}"),
         ("loss of weights and activations", f"{report.loss:.4f} nats a token, estimated"),
-        ("calibration", f"{report.samples} x {report.sequence_length} tokens"),
+        ("calibration", f"{report.samples} x {report.sequence_length} tokens{_OF[report.text]}"),
     ]
     if (trained := report.distillation) is not None:
         outcome = "" if trained.kept else ", dropped: not lower"

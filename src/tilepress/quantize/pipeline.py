@@ -21,10 +21,12 @@ from tilepress.models.layer_inputs import FINAL_NORM
 from tilepress.models.transformers_config import generation_config, model_config
 from tilepress.quantize.calibration.documents import default_documents
 from tilepress.quantize.calibration.records import read_documents
+from tilepress.quantize.calibration.self_calibration import Author, self_calibration_tokens
 from tilepress.quantize.calibration.sequences import token_sequences
 from tilepress.quantize.calibration.size import CalibrationSize
 from tilepress.quantize.context import Job
 from tilepress.quantize.distillation.train import distil, refuse_one_sequence, sequences_used, training_order
+from tilepress.quantize.estimate.plan import check_writing
 from tilepress.quantize.estimate.settle import settle
 from tilepress.quantize.estimate.stored_size import work_size
 from tilepress.quantize.layerwise.decoder import LayerwiseDecoder
@@ -32,7 +34,7 @@ from tilepress.quantize.layerwise.hidden_states import FinalStates, HiddenStates
 from tilepress.quantize.progress import Clock, Progress
 from tilepress.quantize.quantized_model import CollectedModel
 from tilepress.quantize.recipe.recipe import Recipe
-from tilepress.quantize.report import LinearReport, QuantizationReport
+from tilepress.quantize.report import DEFAULT, FILE, SELF, LinearReport, QuantizationReport
 from tilepress.quantize.result import collected_model, write_result
 from tilepress.quantize.resume import FINISHED, WorkDirectory, fingerprint, is_begun, remove_finished, work_directory
 from tilepress.quantize.rounding_pass import RoundingPass, result_stages
@@ -44,14 +46,15 @@ from tilepress.text import load_tokenizer
 class WorkOptions(TypedDict, total=False):
     """Optional arguments of a quantization.
 
-    calibration: a file for `read_documents`; without one, the text of `default_documents`.
+    calibration: a file for `read_documents`; without one, the text of `default_documents`, or what the model writes
+    where the recipe says self_calibration.
     max_memory: bytes that may be resident in each process. A layer and its Hessians need most of them. Hidden states
     are kept in memory where they fit beside these, else in the work directory. With None they are kept in memory where
     they fit a quarter of the machine's. The output does not depend on max_memory, with one exception: where the recipe
     leaves distill_steps open, a model that does not fit a quarter of max_memory is not distilled.
     restart: begin anew instead of resuming.
-    before_work: called once source, text and recipe are known to be usable. rehearsal: called once all weights are
-    checked too. An exception from either ends the call.
+    before_work: called once source, text (or prompts) and recipe are known to be usable. rehearsal: called once all
+    weights are checked too. An exception from either ends the call.
     """
 
     calibration: Path | None
@@ -75,25 +78,40 @@ def quantize_checkpoint(
 
     Finished stages are kept in `work_directory(out)` until `out` is complete. After an interruption the same call
     resumes behind the last finished layer and produces the same bytes. The same recipe, text and device give the same
-    bytes.
+    bytes. A text that the model writes itself is written by the first rank alone, and kept like a finished stage.
 
     device: a torch device such as "cpu" or "cuda:0". progress: called after each visit to a layer. ranks: the processes
     that share the quantization, each with its own work directory; the first one decides and writes, and all return the
     report. options: see WorkOptions.
 
     Raises QuantizationError; CheckpointError; UsageError where a tied embedding is to be quantized without the head,
-    where work on `out` was begun with other inputs, or where max_memory is too little.
+    where there is a calibration file and self_calibration too, where work on `out` was begun with other inputs, or
+    where memory or max_memory is too little.
     """
     if recipe.embeddings and source.shape.tied and not recipe.head:
         raise UsageError(
             f"{source.path}: the head is tied to the embedding and cannot stay float without it; quantize both, with "
             "--embeddings --head, or neither, with --no-embeddings --no-head"
         )
-    max_memory = options.get("max_memory")
+    calibration, max_memory, target = options.get("calibration"), options.get("max_memory"), torch.device(device)
+    if recipe.self_calibration and calibration is not None:
+        raise UsageError(
+            f"--calib {calibration}: with self-calibration the model writes the text itself; leave --calib out, or "
+            "take the file with --no-self-calibration"
+        )
     remove_finished(out, ranks.rank)
     ranks.first(lambda: refuse_existing(out))
-    size, tokens, steps = ranks.first(
-        lambda: _settled(source, recipe, options.get("calibration"), machine_of(torch.device(device)), max_memory)
+    size, tokens, steps = ranks.first(lambda: _settled(source, recipe, calibration, machine_of(target), max_memory))
+    text = (
+        Author(
+            source,
+            recipe.seed,
+            target,
+            longest=size.length,
+            before_reading=lambda: check_writing(source, target, max_memory),
+        )
+        if tokens is None
+        else tokens
     )
     if (before_work := options.get("before_work")) is not None:
         ranks.first(before_work)
@@ -106,9 +124,10 @@ def quantize_checkpoint(
         out,
         recipe,
         size,
-        tokens,
+        text,
         steps,
         device=device,
+        kind=SELF if tokens is None else DEFAULT if calibration is None else FILE,
         states_memory=size.memory if max_memory is not None else size.memory // ranks.local_world,
         restart=options.get("restart", False),
         progress=progress,
@@ -122,10 +141,11 @@ def quantize_tokens(
     out: Path,
     recipe: Recipe,
     size: CalibrationSize,
-    tokens: Tensor,
+    text: Tensor | Author,
     steps: int,
     *,
     device: str,
+    kind: str = DEFAULT,
     states_memory: int,
     restart: bool = False,
     kept: bool = True,
@@ -134,35 +154,44 @@ def quantize_tokens(
 ) -> QuantizationReport:
     """Do the work of `quantize_checkpoint` once all choices are settled.
 
-    tokens: int64 [samples, length], fewer than `size` asks for where the text is short. steps: of distillation.
-    states_memory: bytes that hidden states may take. kept: after an error keep the finished stages and say where.
+    text: tokens int64 [samples, length], fewer than `size` asks for where the text is short, or the model that writes
+    them. kind: of the text, for the report. steps: of distillation. states_memory: bytes that hidden states may take.
+    kept: after an error keep the finished stages and say where.
     """
-    sensitivity_tokens = tokens[: size.sensitivity_samples, : size.sensitivity_length].contiguous()
+    samples, length = (size.samples, size.length) if isinstance(text, Author) else text.shape
     settled = {
         "device": device,
         "distillation steps": steps,
-        "sensitivity tokens": list(sensitivity_tokens.shape),
+        "calibration tokens": [samples, length],
+        "sensitivity tokens": [min(samples, size.sensitivity_samples), min(length, size.sensitivity_length)],
         "processes": ranks.world,
     }
-    begun = fingerprint(source, recipe, tokens, settled)
+    begun = fingerprint(source, recipe, _bytes(text), settled)
     with WorkDirectory(work_directory(out, ranks.rank), begun, restart=restart, kept=kept) as work:
         if ranks.writes:
             work.require(work_size(source.shape, recipe, size))
+        writing = samples if isinstance(text, Author) else 0
+        clock = Clock(writing + visits(source, recipe) + steps, progress)
+        tokens = (
+            text
+            if isinstance(text, Tensor)
+            else ranks.first(lambda: self_calibration_tokens(text, work, clock, samples=samples, length=length))
+        )
         job = Job(
             source=source,
             recipe=recipe,
             tokens=tokens,
-            sensitivity_tokens=sensitivity_tokens,
+            sensitivity_tokens=tokens[: size.sensitivity_samples, : size.sensitivity_length].contiguous(),
             decoder=LayerwiseDecoder(source, torch.device(device)),
             generator=torch.Generator().manual_seed(recipe.seed),
             work=work,
-            clock=Clock(visits(source, recipe) + steps, progress),
+            clock=clock,
             states_memory=states_memory,
             ranks=ranks,
         )
         allocation = SensitivityPass(job).run()
         final = RoundingPass(job, allocation.budget, source.path).run()
-        report = _report(job, size, allocation)
+        report = _report(job, size, allocation, kind)
         made = _distilled(job, final, steps, report) if steps else None
         report.seconds = job.clock.seconds()
         job.finish(FINISHED, visits=0)
@@ -173,26 +202,35 @@ def quantize_tokens(
 
 def _settled(
     source: FloatCheckpoint, recipe: Recipe, calibration: Path | None, machine: Machine, max_memory: int | None
-) -> tuple[CalibrationSize, Tensor, int]:
-    """Return the size of the calibration, its tokens int64 [samples, length], and the steps of distillation."""
+) -> tuple[CalibrationSize, Tensor | None, int]:
+    """Return the size of the calibration, its tokens int64 [samples, length], and the steps of distillation.
+
+    The tokens are None where the model writes them, as many as `size` asks for.
+    """
     tokenizer = load_tokenizer(source.path, model_config(source.config, source.path))
     generation_config(source.path)  # it is copied to the result, and a broken one would make engines refuse that
-    documents = (
-        default_documents(recipe.seed, tokenizer) if calibration is None else read_documents(calibration, tokenizer)
-    )
-    wanted = settle(source, recipe, machine, max_memory).size
-    tokens = token_sequences(
-        tokenizer,
-        documents,
-        samples=wanted.samples,
-        length=wanted.length,
-        vocabulary=source.shape.vocab,
-        source="the calibration text" if calibration is None else f"{calibration}: the calibration text",
-    )
-    settled = settle(source, recipe, machine, max_memory, (len(tokens), tokens.shape[1]))
+    settled = settle(source, recipe, machine, max_memory)
+    tokens = None
+    if not recipe.self_calibration:
+        documents = (
+            default_documents(recipe.seed, tokenizer) if calibration is None else read_documents(calibration, tokenizer)
+        )
+        tokens = token_sequences(
+            tokenizer,
+            documents,
+            samples=settled.size.samples,
+            length=settled.size.length,
+            vocabulary=source.shape.vocab,
+            source="the calibration text" if calibration is None else f"{calibration}: the calibration text",
+        )
+        settled = settle(source, recipe, machine, max_memory, (len(tokens), tokens.shape[1]))
     if settled.distill_steps:
-        refuse_one_sequence(tokens)
+        refuse_one_sequence(settled.size.samples if tokens is None else len(tokens))
     return settled.size, tokens, settled.distill_steps
+
+
+def _bytes(text: Tensor | Author) -> bytes:
+    return text.prompts() if isinstance(text, Author) else text.numpy().tobytes()
 
 
 def visits(source: FloatCheckpoint, recipe: Recipe) -> int:
@@ -226,7 +264,7 @@ def _distilled(job: Job, share: HiddenStates, steps: int, report: QuantizationRe
     return distilled
 
 
-def _report(job: Job, size: CalibrationSize, allocation: Allocation) -> QuantizationReport:
+def _report(job: Job, size: CalibrationSize, allocation: Allocation, kind: str) -> QuantizationReport:
     samples, length = job.tokens.shape
     fewer = (samples, length) != (size.samples, size.length)
     records = [job.work.record(stage) or {} for stage in result_stages(job)]
@@ -235,6 +273,7 @@ def _report(job: Job, size: CalibrationSize, allocation: Allocation) -> Quantiza
         samples=samples,
         sequence_length=length,
         sensitivity_tokens=job.sensitivity_tokens.numel(),
+        text=kind,
         limits=("text",) if fewer else size.limits,
         curve=allocation.curve,
         linears=[LinearReport(**linear) for record in records for linear in record["reports"]],

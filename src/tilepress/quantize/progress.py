@@ -11,7 +11,7 @@ from dataclasses import dataclass
 class Progress:
     """done, total: visits, three to each layer and some to head and embedding, then steps of distillation.
 
-    seconds_left: estimate.
+    Before them come calibration sequences that the model writes itself. seconds_left: estimate.
     """
 
     done: int

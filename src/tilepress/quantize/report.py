@@ -8,6 +8,9 @@ from typing import Any
 from tilepress.quantize.rate.allocation import CurvePoint
 from tilepress.quantize.recipe.recipe import Recipe
 
+# What calibrated: tilepress's own text, a file of the user's, or what the float model wrote.
+DEFAULT, FILE, SELF = "default", "file", "self"
+
 
 @dataclass(frozen=True)
 class LinearReport:
@@ -48,14 +51,15 @@ class QuantizationReport:
     """Report on all linears of a model, on the embedding where it is quantized, the calibration and the distillation.
 
     The calibration had `samples` sequences of sequence_length tokens; sensitivities come from sensitivity_tokens of
-    them. limits: the reasons for fewer tokens than 128 x 2048, of "context", "memory", "work" (computation) and "text".
-    curve: bits, size and loss at other weight scales.
+    them. text: DEFAULT, FILE or SELF. limits: the reasons for fewer tokens than 128 x 2048, of "context", "memory",
+    "work" (computation) and "text". curve: bits, size and loss at other weight scales.
     """
 
     recipe: Recipe
     samples: int
     sequence_length: int
     sensitivity_tokens: int
+    text: str = DEFAULT
     limits: tuple[str, ...] = ()
     seconds: float = 0.0
     curve: tuple[CurvePoint, ...] = ()

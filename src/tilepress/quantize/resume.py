@@ -174,16 +174,17 @@ def remove_finished(out: Path, rank: int = 0) -> None:
 FINISHED = "finished"
 
 
-def fingerprint(source: FloatCheckpoint, recipe: Recipe, tokens: Tensor, settled: Mapping[str, Any]) -> dict[str, Any]:
+def fingerprint(source: FloatCheckpoint, recipe: Recipe, text: bytes, settled: Mapping[str, Any]) -> dict[str, Any]:
     """Return everything that the results depend on, as values for JSON by name.
 
-    tokens: of the calibration, int64 [samples, length]. settled: the choices that the recipe leaves open.
+    text: the calibration's tokens, or the prompts from which the model writes them. settled: the choices that the
+    recipe leaves open.
     """
     return {
         "tilepress": tilepress.__version__,
         "recipe": asdict(recipe),
         "settled": dict(settled),
-        "calibration text": hashlib.sha256(tokens.numpy().tobytes()).hexdigest(),
+        "calibration text": hashlib.sha256(text).hexdigest(),
         "source": {
             "config.json": hashlib.sha256(json.dumps(source.config, sort_keys=True).encode()).hexdigest(),
             **{file.name: describe_file(file) for file in source.files()},

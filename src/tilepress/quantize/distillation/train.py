@@ -66,9 +66,9 @@ def distil(
     return distilled if kept else collected, DistillationReport(steps, before, after, kept)
 
 
-def refuse_one_sequence(tokens: Tensor) -> None:
-    """Raises QuantizationError where `tokens` [samples, length] is a single sequence."""
-    if len(tokens) < 2:
+def refuse_one_sequence(samples: int) -> None:
+    """Raises QuantizationError where there is a single calibration sequence."""
+    if samples < 2:
         raise QuantizationError(
             "the calibration text fills only one sequence, and distillation needs one more to check itself on; "
             "give more text or shorter sequences, or use --distill-steps 0"

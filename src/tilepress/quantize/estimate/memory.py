@@ -7,6 +7,7 @@ from dataclasses import replace
 from tilepress.checkpoint import ModelShape
 from tilepress.errors import UsageError
 from tilepress.models.layer_inputs import FEEDS, LINEARS, Feed
+from tilepress.quantize.calibration.self_calibration import BATCH, LONGEST_ANSWER, LONGEST_PROMPT
 from tilepress.quantize.calibration.size import CalibrationSize
 from tilepress.quantize.context import SAMPLED_ROWS
 from tilepress.quantize.layerwise.decoder import HEAD_ROWS, POSITIONS
@@ -136,3 +137,16 @@ def student_memory(shape: ModelShape, recipe: Recipe, size: CalibrationSize) -> 
     layer = FLOAT * (weights + 2 * size.length * a_token)
     distributions = 5 * FLOAT * POSITIONS * shape.vocab
     return held + max(layer, distributions)
+
+
+def writing_memory(shape: ModelShape, itemsize: int) -> int:
+    """Bytes of a process in which the model writes its calibration text: weights of `itemsize` bytes, and one batch.
+
+    The batch has keys and values, of one layer twice while a token is added; the activations of a layer that reads the
+    prompts; logits of the last token, sorted to be drawn from.
+    """
+    tables = shape.vocab * shape.hidden * (1 if shape.tied else 2)
+    weights = shape.layers * sum(n * k for n, k in map(shape.linear, LINEARS)) + tables
+    states = 2 * (shape.layers + 1) * shape.kv_heads * shape.head_dim * (LONGEST_PROMPT + LONGEST_ANSWER)
+    reading = LONGEST_PROMPT * (3 * shape.intermediate + 4 * shape.hidden)
+    return PROGRAM + itemsize * (weights + BATCH * (states + reading)) + 6 * FLOAT * BATCH * shape.vocab

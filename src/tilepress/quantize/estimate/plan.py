@@ -12,10 +12,11 @@ from tilepress.checkpoint import FloatCheckpoint, ModelShape
 from tilepress.checkpoint.auxiliary import auxiliary_files
 from tilepress.machine.memory import available_bytes, machine_of
 from tilepress.machine.requirements import DISK_SPEED, Memory, Requirements, disk
-from tilepress.models.flops import distillation_work, sensitivity_work, statistics_work
+from tilepress.models.flops import distillation_work, forward_work, sensitivity_work, statistics_work
 from tilepress.models.layer_inputs import FEEDS
+from tilepress.quantize.calibration.self_calibration import LONGEST_ANSWER, writing_dtype
 from tilepress.quantize.calibration.size import SHORTEST, CalibrationSize
-from tilepress.quantize.estimate.memory import peak_memory
+from tilepress.quantize.estimate.memory import peak_memory, writing_memory
 from tilepress.quantize.estimate.settle import settle
 from tilepress.quantize.estimate.stored_size import floats_size, w8a8s_size, work_size
 from tilepress.quantize.estimate.throughput import Throughput, cholesky_work, inverse_work, rounding_work
@@ -31,6 +32,10 @@ HEAD_ROUNDINGS = 2
 # Floating-point operations of a product that take as long as the search for the bits of one row of a group. Measured:
 # 73 s for 339 thousand rows on two cores that multiply at 140 GFLOP/s.
 SEARCH_WORK = 3e7
+
+# Time of a token of the model's own text, in that of its products, for keys and values and for answers that end early:
+# SmolLM2 writes 80 tokens in a second of a core that multiplies at 70 GFLOP/s.
+WRITING = 3
 
 # Options that make a quantization smaller, in the order in which they are tried: those that cost least quality first.
 _SMALLER: tuple[tuple[str, Callable[[Recipe], Recipe]], ...] = (
@@ -57,8 +62,11 @@ def plan_quantization(
     stored = sum(tensor.nbytes for _, tensor in source.inventory())
     floats = floats_size(source, recipe)
     output = w8a8s_size(source, recipe) + sum(file.stat().st_size for file in auxiliary_files(source.path))
-    peak = peak_memory(source.shape, settled, size)
     available = _available(device)
+    peak = peak_memory(source.shape, settled, size)
+    memory = Memory(peak, available, _remedy(source, recipe, device, available))
+    if recipe.self_calibration:
+        memory = max(memory, memory_to_write(source, device, max_memory), key=lambda memory: memory.needed)
     folder = out.absolute().parent
     choose = "write to another disk with --save-path"
     work = work_size(source.shape, settled, size)
@@ -67,7 +75,7 @@ def plan_quantization(
     seconds = computing + (READINGS * stored + work + floats) / DISK_SPEED
     return Requirements(
         work="quant",
-        memory=Memory(peak, available, _remedy(source, recipe, device, available)),
+        memory=memory,
         # Integers are linked from the work directory into the output; tensors that stay float are in the output alone.
         disks=(
             disk(
@@ -80,6 +88,23 @@ def plan_quantization(
         seconds=seconds,
         output=output,
     )
+
+
+def memory_to_write(source: FloatCheckpoint, device: torch.device, max_memory: int | None) -> Memory:
+    """Return the memory in which the model writes its calibration text, within max_memory bytes."""
+    available = _available(device) if max_memory is None else min(max_memory, _available(device))
+    return Memory(
+        writing_memory(source.shape, writing_dtype(source, device).itemsize),
+        available,
+        "self-calibration has the whole float model in memory: give a text with --calib, or take the default one with "
+        "--no-self-calibration",
+    )
+
+
+def check_writing(source: FloatCheckpoint, device: torch.device, max_memory: int | None) -> None:
+    """Raises UsageError where the model does not fit to write its calibration text."""
+    needed = memory_to_write(source, device, max_memory)
+    Requirements("self-calibration", needed, disks=(), seconds=None, output=0).check()
 
 
 def _available(device: torch.device) -> int:
@@ -117,6 +142,9 @@ def estimated_seconds(shape: ModelShape, recipe: Recipe, size: CalibrationSize, 
     products = size.samples * size.length * statistics_work(shape, size.length)
     sensitivity_tokens = size.sensitivity_samples * size.sensitivity_length
     products += sensitivity_tokens * sensitivity_work(shape, size.sensitivity_length)
+    if recipe.self_calibration:
+        head = 2.0 * shape.vocab * shape.hidden
+        products += WRITING * size.samples * size.length * (forward_work(shape, LONGEST_ANSWER) + head)
     products += (recipe.distill_steps or 0) * size.length * distillation_work(shape, size.length)
     factors = rounding = 0.0
     for feed in FEEDS:

@@ -32,7 +32,8 @@ class Recipe:
     dtype: stored type of norms, embeddings and input scales, "float16" or "bfloat16".
     samples, sequence_length: calibration sequences and their length in tokens (capped by the model's context). None:
     128 and 2048, or what model and machine allow (`calibration_size`).
-    seed: for the order of the calibration text, the sampled rows and the sampled labels.
+    self_calibration: calibrate on text that the float model writes itself, in memory as a whole.
+    seed: for the order of the calibration text or what the model writes, the sampled rows and the sampled labels.
     distill_steps: steps of distillation after the rounding, of one calibration sequence each; 0 for none. None: 45, or
     fewer or none where model and machine would make it long (`distillation_steps`).
     effort: "low", "default" or "high": a quarter of the work on statistics and no distillation, or four times the work.
@@ -49,6 +50,7 @@ class Recipe:
     dtype: str = "float16"
     samples: int | None = None
     sequence_length: int | None = None
+    self_calibration: bool = False
     seed: int = 0
     distill_steps: int | None = None
     effort: str = "default"
