@@ -12,10 +12,10 @@ import torch
 import tilepress
 from quantized_directories import edit_json, same_tensors, stored_tensors
 from quantized_models import make_w8a8s
-from tilepress.checkpoint import FloatCheckpoint, W8A8SCCheckpoint, summarize
+from tilepress.checkpoint import FloatCheckpoint, W8A8SCCheckpoint, W8A8SCheckpoint, summarize
 from tilepress.checkpoint.description import DESCRIPTION
 from tilepress.cli import main
-from tilepress.compress import compress_directory, decompress_directory, reshard_directory, verify
+from tilepress.compress import compress_directory, compressible, decompress_directory, reshard_directory, verify
 from tilepress.errors import BitstreamError, CheckpointError
 from tilepress.quantize import Recipe, quantize_checkpoint
 from tiny_models import make_tiny_llama
@@ -129,6 +129,7 @@ def test_quant_meets_its_target_in_the_coding_that_it_was_given(whole: bool, cal
     else:
         assert summary.bits_per_weight == pytest.approx(4.0, abs=0.15)
         assert report.bits == pytest.approx(summary.bits_per_weight, abs=0.15)
+    assert compressible(W8A8SCheckpoint(tmp_path / "w8a8s")).output == pytest.approx(summary.weight_bytes, rel=0.02)
     assert json.loads((tmp_path / "c" / "part0-of-1" / DESCRIPTION).read_text())["coding"] == "entropy"
     planned = f"plan {source} --coding entropy --bits 4.0 --json"
     assert main(planned.split()) == 0

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from tilepress import codec
 from tilepress.checkpoint import EMBEDDING, ModelShape
 from tilepress.checkpoint.description import FLOAT
 from tilepress.checkpoint.summary import stored_bits
+from tilepress.checkpoint.tensors.activation_mode import is_dynamic
 from tilepress.checkpoint.w8a8s import W8A8SCheckpoint
 from tilepress.compress.resume import written_bytes
 from tilepress.machine.memory import available_bytes
@@ -43,6 +45,8 @@ def compressible(checkpoint: W8A8SCheckpoint) -> Compressible:
     for kind, stored in checkpoint.inventory():
         is_integers = kind != FLOAT and len(stored.shape) == 2
         output += stored.nbytes * bits / 8 if is_integers else stored.nbytes
+        if stored.dtype == torch.int32 and is_dynamic(checkpoint.activations, kind):
+            output += stored.nbytes  # of a quant_bias, beside which a part has weight_sums
     return Compressible(checkpoint.shape, checkpoint.is_quantized(HEAD.name), own_embedding, round(output))
 
 
