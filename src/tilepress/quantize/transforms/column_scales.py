@@ -37,10 +37,11 @@ def column_scales(cost: Tensor, largest: Tensor, mode: str) -> Tensor:
 
 
 def limit_reach(scales: Tensor, largest: Tensor) -> Tensor:
-    """Raise scales until largest_j / s_j is at most REACH times its median; float32 [k].
+    """Raise scales until max|x_j| / s_j is at most REACH times its median; float32 [k].
 
-    A column that reaches far makes the steps of all others coarse where tokens share a range. Its weights take more bits instead, the fewest for a given reach: at a constant rate weights lose
-    mean(c_j / s_j²) over its geometric mean. docs/explanation/algorithm.md has what decided for REACH.
+    A column that reaches far makes the steps of all others coarse where tokens share a range. Its weights take more
+    bits instead, the fewest for a given reach: at a constant rate weights lose mean(c_j / s_j²) over its geometric
+    mean. docs/explanation/algorithm.md has what decided for REACH.
     """
     reach = largest / scales
     used = reach > 0
