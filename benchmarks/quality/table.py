@@ -169,7 +169,8 @@ class Bench:
 
     def _weights(self, bits: float, distillation: tuple[str, str]) -> Result:
         """Our weights as `tilepress quant` rounds them unasked, in the float model with its float activations."""
-        quantized, compressed = self._directories("--bits", str(bits), *distillation)
+        options = ("--bits", str(bits), "--activations", Recipe().activations)
+        quantized, compressed = self._directories(*options, *distillation)
         checkpoint = open_checkpoint(quantized)
         tensors = {name: checkpoint.float_tensor(name).float() for name in checkpoint.float_names()}
         for prefix in checkpoint.quantized_linears():

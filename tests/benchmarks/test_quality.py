@@ -71,7 +71,7 @@ def test_ingredients_and_activations_are_measured_by_themselves(tiny_qwen3: Path
     results = tmp_path / "results.json"
     options = ("--cache", tmp_path, "--model", tiny_qwen3, "--text", text, "--tokens", 1000, "--json", results)
 
-    done = run_benchmark(*options, "--rows", "ablation|activations|tilepress, 3.5 bits(, overflow.*)?$")
+    done = run_benchmark(*options, "--rows", "ablation|activations|tilepress, 3.5 bits(, dynamic.*)?$")
 
     assert done.returncode == 0, done.stderr
     rows = {row["row"]: row for row in json.loads(results.read_text())}
@@ -87,8 +87,8 @@ def test_ingredients_and_activations_are_measured_by_themselves(tiny_qwen3: Path
     assert 0 < overflow["kl"] < 0.1 * weights
     assert 0 < overflow["overflowing"] < 0.3
     assert per_token["bits"] is per_token["overflowing"] is None
-    both = rows["both: tilepress, 3.5 bits, overflow"]["kl"]
-    undistilled = rows["both: tilepress, 3.5 bits, overflow, undistilled"]["kl"]
+    both = rows["both: tilepress, 3.5 bits, dynamic"]["kl"]
+    undistilled = rows["both: tilepress, 3.5 bits, dynamic, undistilled"]["kl"]
     assert undistilled == pytest.approx(weights, rel=0.1), "int8 activations cost next to nothing here"
     assert both != undistilled != weights
     assert len(list(tmp_path.glob("*-w8a8sc-*"))) == 2, "with distillation and without, the latter for two rows"
