@@ -11,10 +11,12 @@ from benchmarks.quality.rounding_peers import Matrix, Quantized, fit
 from torch import Tensor
 
 from tilepress.codec import ENTROPY
+from tilepress.quantize import Recipe
 from tilepress.quantize.rate.rounding_rule import LARGEST
 from tilepress.quantize.rate.weight_scales import WeightSample, fit_step_factor
 from tilepress.quantize.rounding.gptq import round_weights
 from tilepress.quantize.rounding.layer import FusedWeight
+from tilepress.quantize.rounding.refinement import refine_weights
 from tilepress.quantize.statistics.fisher import FisherFactor
 from tilepress.quantize.statistics.hessian import HessianFactor
 
@@ -24,7 +26,7 @@ class Ingredients:
     """scaling: columns of the inputs are scaled. fisher: steps follow the loss, else the rows' standard deviation.
 
     rate: a decision counts the bits it costs, else the nearest integer is taken. feedback: an error is spread over the
-    columns that follow. rows: it is spread over the rows that follow.
+    columns that follow. rows: it is spread over the rows that follow. refinement: the integers are refined.
     """
 
     scaling: bool = True
@@ -32,6 +34,7 @@ class Ingredients:
     rate: bool = True
     feedback: bool = True
     rows: bool = True
+    refinement: bool = True
 
 
 VARIANTS = {
@@ -39,7 +42,8 @@ VARIANTS = {
     "without column scaling": Ingredients(scaling=False),
     "without Fisher steps": Ingredients(fisher=False),
     "without the rate term": Ingredients(rate=False),
-    "without error feedback": Ingredients(feedback=False, rows=False),
+    "without error feedback": Ingredients(feedback=False, rows=False, refinement=False),
+    "without refinement": Ingredients(refinement=False),
     "without error feedback over rows": Ingredients(rows=False),
 }
 
@@ -62,7 +66,13 @@ def quantized(layers: Sequence[Layer], ingredients: Ingredients, bits: float) ->
         lengths = torch.zeros(LARGEST + 1)
         if ingredients.rate:
             lengths = replace(matrix.sample, relative=steps).rate_at(1.0)[1]
-        return round_weights(matrix.weight, steps, matrix.factor, lengths, matrix.outputs)
+        integers = round_weights(matrix.weight, steps, matrix.factor, lengths, matrix.outputs)
+        if ingredients.refinement:
+            hessian = matrix.factor.damped()
+            refine_weights(
+                integers, matrix.weight, steps, matrix.factor, hessian, lengths, matrix.outputs, Recipe().sweeps
+            )
+        return integers
 
     first = fit_step_factor([matrix.sample for matrix in all_of], bits)
     made = fit(all_of, bits, lambda matrix: matrix.sample.relative, rounded, first)
@@ -90,4 +100,5 @@ def _apart(outputs: FisherFactor) -> FisherFactor:
 
 def _without_feedback(factor: HessianFactor) -> HessianFactor:
     """The same costs of the columns, but none depends on another."""
-    return HessianFactor(factor.order, factor.upper.diagonal().diag())
+    cost = factor.cost_by_column()
+    return HessianFactor(factor.order, factor.cost.sqrt().diag(), cost.diag(), 0.0)

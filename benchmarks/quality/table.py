@@ -1,7 +1,7 @@
 """What is lost at which size: ours, round to nearest, GPTQ, SparseGPT and llama.cpp, on one text, in one run.
 
-    python -m benchmarks.quality.table [--cache .bench] [--tokens 100000] [--calibration docstrings] [--rows REGEX]
-        [--llama] [--json F] [--plot F]
+    python -m benchmarks.quality.table [--cache .bench] [--text F ...] [--tokens 100000] [--calibration docstrings]
+        [--rows REGEX] [--llama] [--json F] [--plot F]
 
 Makes what is missing under the cache: SmolLM2-135M-Instruct, the evaluation text, quantized directories and, with
 --llama, llama.cpp (some 15 minutes on two cores), its GGUF files and, until all its rows are measured, the float
@@ -60,6 +60,8 @@ MODES = ("dynamic", "overflow", "static", "per-token")
 MIDDLE_BITS = 3.5
 # The former is what `tilepress quant` does unasked where the machine allows it: said, so that all machines do the same.
 DISTILLED, UNDISTILLED = ("--distill-steps", str(STEPS)), ("--distill-steps", "0")
+# Sensitivities of all calibration sequences; the calibration text stays as long as that of the peers.
+HIGH_EFFORT = ("--effort", "high", *UNDISTILLED)
 # Below 0.8 times the bytes of llama.cpp's Q5_K_M, Q4_K_M, Q3_K_M and Q2_K.
 SIZES = ("89.6MB", "84.3MB", "74.7MB", "70.5MB")
 
@@ -67,11 +69,14 @@ SIZES = ("89.6MB", "84.3MB", "74.7MB", "70.5MB")
 class Bench:
     """The float model, what is made of it under `cache`, and the measurement of each row."""
 
-    def __init__(self, cache: Path, model: Path, text: str, tokens: int, calibration: str) -> None:
-        self.cache, self.model, self.text, self.tokens, self.calibration = cache, model, text, tokens, calibration
+    def __init__(self, cache: Path, model: Path, texts: list[str], tokens: int, calibration: str) -> None:
+        self.cache, self.model, self.tokens, self.calibration = cache, model, tokens, calibration
+        self.text = "\n\n".join(texts)
         self._name = f"{model.name}-{fingerprint.of_directory(model)}"
         self._float, self._tokenizer = tilepress.load(model)
-        self._windows = token_windows(self._float, self._tokenizer, text, WINDOW, -(-tokens // (WINDOW - 1)))
+        count = -(-tokens // ((WINDOW - 1) * len(texts)))
+        of_texts = [token_windows(self._float, self._tokenizer, text, WINDOW, count) for text in texts]
+        self._windows = [window for windows in of_texts for window in windows]
         self.rows: dict[str, Callable[[], Result]] = {
             "weights: nearest, int8": self._peer(quality_peers.nearest_int8),
             "weights: SparseGPT 50 % + int8": self._peer(quality_peers.sparsegpt_int8),
@@ -83,6 +88,7 @@ class Bench:
                 f"weights: GPTQ, {bits} bits": self._peer(partial(quality_peers.gptq, bits=bits)),
                 f"weights: tilepress, {bits} bits": partial(self._weights, bits, UNDISTILLED),
                 f"weights: tilepress, {bits} bits, distilled": partial(self._weights, bits, DISTILLED),
+                f"weights: tilepress, {bits} bits, high effort": partial(self._weights, bits, HIGH_EFFORT),
             }
         for name, ingredients in quality_ablation.VARIANTS.items():
             self.rows[f"ablation: tilepress, {MIDDLE_BITS} bits, {name}"] = partial(self._ablation, ingredients)
@@ -167,10 +173,9 @@ class Bench:
             llama_cpp.run(*program, "compress", "-m", quantized, "-o", compressed)
         return quantized, compressed
 
-    def _weights(self, bits: float, distillation: tuple[str, str]) -> Result:
+    def _weights(self, bits: float, options: tuple[str, ...]) -> Result:
         """Our weights as `tilepress quant` rounds them unasked, in the float model with its float activations."""
-        options = ("--bits", str(bits), "--activations", Recipe().activations)
-        quantized, compressed = self._directories(*options, *distillation)
+        quantized, compressed = self._directories("--bits", str(bits), "--activations", Recipe().activations, *options)
         checkpoint = open_checkpoint(quantized)
         tensors = {name: checkpoint.float_tensor(name).float() for name in checkpoint.float_names()}
         for prefix in checkpoint.quantized_linears():
@@ -225,7 +230,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, default=Path(".bench"))
     parser.add_argument("--model", type=Path, help="a float directory (default: SmolLM2, fetched)")
-    parser.add_argument("--text", type=Path, help="evaluation text (default: Python's and Debian's documents)")
+    parser.add_argument(
+        "--text",
+        type=Path,
+        nargs="+",
+        help="evaluation texts, as many tokens of each (default: Python's and Debian's documents)",
+    )
     parser.add_argument("--tokens", type=int, default=100_000)
     parser.add_argument("--calibration", choices=("default", DOCSTRINGS), default="default")
     parser.add_argument("--rows", default="", help="measure rows whose name this regular expression finds")
@@ -236,8 +246,8 @@ def main() -> None:
     options = parser.parse_args()
 
     model = options.model or fetch_smollm2(options.cache)
-    text = options.text.read_text() if options.text else evaluation_text(options.cache)
-    bench = Bench(options.cache, model, text, options.tokens, options.calibration)
+    texts = [file.read_text() for file in options.text] if options.text else [evaluation_text(options.cache)]
+    bench = Bench(options.cache, model, texts, options.tokens, options.calibration)
     known = quality_results.read(bench.kept)
     chosen = [row for row in bench.rows if re.search(options.rows, row) and (options.llama or "llama" not in row)]
     if not chosen:

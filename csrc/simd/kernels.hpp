@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "rounding/refinement.hpp"
 #include "rounding/rounding.hpp"
 #include "simd/float_type.hpp"
 #include "tiles/tile_view.hpp"
@@ -91,6 +92,10 @@ struct EntropyBlock {
 // Rounding takes so many rows at a time, and feeds errors to so many columns at a time.
 constexpr int kRoundedTogether = 16, kFedTogether = 8;
 
+// Refining adds to so many columns at a time.
+constexpr int kSummedTogether = 64;
+constexpr int64_t padded_columns(int64_t k) { return (k + kSummedTogether - 1) / kSummedTogether * kSummedTogether; }
+
 struct Kernels {
     // Fills the window with the tile's values. `ahead` says where bytes begin that are wanted next, as many as the tile
     // has; they need not exist. Returns -1, or the level that holds a number of escapes other than the count of the
@@ -126,6 +131,9 @@ struct Kernels {
     // Rounds the rows [first, last), first a multiple of kRoundedTogether. `remaining` has room for as many rows and
     // for the columns, rounded up to multiples of kRoundedTogether and kFedTogether.
     void (*round_rows)(const Rounding& rounding, int64_t first, int64_t last, float* remaining);
+
+    // Refines the rows [first, last) of a block. `sums` has room for so many rows of padded_columns(k).
+    void (*refine_rows)(const Refinement& refinement, int64_t first, int64_t last, float* sums);
 };
 
 // The calling thread's own.

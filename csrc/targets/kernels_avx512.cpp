@@ -12,14 +12,14 @@
 #include "kernels/activations-inl.hpp"
 #include "kernels/attention-inl.hpp"
 #include "kernels/scale_sums-inl.hpp"
-#include "rounding/rounding-inl.hpp"
+#include "rounding/refinement-inl.hpp"
 
 namespace tilepress {
 
 extern const Kernels kAvx512Kernels;
 const Kernels kAvx512Kernels{avx512::decode,     avx512::decode_rows, avx512::decode_entropy,
                              avx512::multiply,   avx512::quantize,    avx512::find_range,
-                             avx512::scale_sums, avx512::attend,      avx512::round_rows};
+                             avx512::scale_sums, avx512::attend,      avx512::round_rows, avx512::refine_rows};
 
 }  // namespace tilepress
 

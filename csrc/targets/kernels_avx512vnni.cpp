@@ -14,7 +14,7 @@
 #include "kernels/activations-inl.hpp"
 #include "kernels/attention-inl.hpp"
 #include "kernels/scale_sums-inl.hpp"
-#include "rounding/rounding-inl.hpp"
+#include "rounding/refinement-inl.hpp"
 
 namespace tilepress {
 
@@ -22,7 +22,7 @@ extern const Kernels kAvx512VnniKernels;
 const Kernels kAvx512VnniKernels{
     avx512vnni::decode,    avx512vnni::decode_rows, avx512vnni::decode_entropy, avx512vnni::multiply<avx512vnni::Dot>,
     avx512vnni::quantize,  avx512vnni::find_range,  avx512vnni::scale_sums,     avx512vnni::attend,
-    avx512vnni::round_rows};
+    avx512vnni::round_rows, avx512vnni::refine_rows};
 
 }  // namespace tilepress
 

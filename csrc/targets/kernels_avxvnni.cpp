@@ -14,7 +14,7 @@
 #include "kernels/activations-inl.hpp"
 #include "kernels/attention-inl.hpp"
 #include "kernels/scale_sums-inl.hpp"
-#include "rounding/rounding-inl.hpp"
+#include "rounding/refinement-inl.hpp"
 
 namespace tilepress {
 
@@ -22,7 +22,7 @@ extern const Kernels kAvxVnniKernels;
 const Kernels kAvxVnniKernels{
     avxvnni::decode,    avxvnni::decode_rows, avxvnni::decode_entropy, avxvnni::multiply<avxvnni::Dot>,
     avxvnni::quantize,  avxvnni::find_range,  avxvnni::scale_sums,     avxvnni::attend,
-    avxvnni::round_rows};
+    avxvnni::round_rows, avxvnni::refine_rows};
 
 }  // namespace tilepress
 

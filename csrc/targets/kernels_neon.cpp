@@ -14,14 +14,14 @@
 #include "kernels/activations-inl.hpp"
 #include "kernels/attention-inl.hpp"
 #include "kernels/scale_sums-inl.hpp"
-#include "rounding/rounding-inl.hpp"
+#include "rounding/refinement-inl.hpp"
 
 namespace tilepress {
 
 extern const Kernels kNeonKernels;
 const Kernels kNeonKernels{neon::decode,    neon::decode_rows, neon::decode_entropy, neon::multiply<neon::Dot>,
                            neon::quantize,  neon::find_range,  neon::scale_sums,     neon::attend,
-                           neon::round_rows};
+                           neon::round_rows, neon::refine_rows};
 
 }  // namespace tilepress
 

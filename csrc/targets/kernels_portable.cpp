@@ -12,7 +12,7 @@
 #include "kernels/activations-inl.hpp"
 #include "kernels/attention-inl.hpp"
 #include "kernels/scale_sums-inl.hpp"
-#include "rounding/rounding-inl.hpp"
+#include "rounding/refinement-inl.hpp"
 
 namespace tilepress {
 
@@ -20,6 +20,6 @@ extern const Kernels kPortableKernels;
 const Kernels kPortableKernels{
     portable::decode,    portable::decode_rows, portable::decode_entropy, portable::multiply<portable::Dot>,
     portable::quantize,  portable::find_range,  portable::scale_sums,     portable::attend,
-    portable::round_rows};
+    portable::round_rows, portable::refine_rows};
 
 }  // namespace tilepress

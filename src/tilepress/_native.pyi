@@ -44,6 +44,20 @@ def round_weights(
     errors: NDArray[np.float32] | None,
     threads: int,
 ) -> None: ...
+def refine_weights(
+    weight: NDArray[np.float32],
+    steps: NDArray[np.float32],
+    order: NDArray[np.int64],
+    hessian: NDArray[np.float32],
+    rate: NDArray[np.float32],
+    lengths: NDArray[np.float32],
+    row_order: NDArray[np.int64] | None,
+    coupling: NDArray[np.float32] | None,
+    row_rate: NDArray[np.float32] | None,
+    noise: NDArray[np.float32],
+    integers: NDArray[np.int8],
+    threads: int,
+) -> None: ...
 def read_memory(data: NDArray[np.uint8], threads: int) -> int: ...
 def dense_int8_is_fast() -> bool: ...
 def pack_dense_int8(matrix: NDArray[np.int8]) -> NDArray[np.uint8]: ...

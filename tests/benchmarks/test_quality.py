@@ -94,8 +94,18 @@ def test_ingredients_and_activations_are_measured_by_themselves(tiny_qwen3: Path
     assert len(list(tmp_path.glob("*-w8a8sc-*"))) == 2, "with distillation and without, the latter for two rows"
 
 
+def test_of_several_texts_as_many_tokens_are_read(tiny_qwen3: Path, text: Path, tmp_path: Path) -> None:
+    other = text.read_text()[::-1]
+
+    of_one = quality.Bench(tmp_path, tiny_qwen3, [other], 1000, "default")
+    of_two = quality.Bench(tmp_path, tiny_qwen3, [text.read_text(), other], 2000, "default")
+
+    assert len(of_two._windows) == 2 * len(of_one._windows) == 4
+    assert all(torch.equal(a, b) for a, b in zip(of_two._windows[2:], of_one._windows, strict=True))
+
+
 def test_a_tensor_of_a_wrong_name_is_no_float_one(tiny_qwen3: Path, text: Path, tmp_path: Path) -> None:
-    bench = quality.Bench(tmp_path, tiny_qwen3, text.read_text(), 100, "default")
+    bench = quality.Bench(tmp_path, tiny_qwen3, [text.read_text()], 100, "default")
     tensors = dict(tilepress.load(tiny_qwen3)[0].state_dict())
 
     bench._float_with(tensors)

@@ -44,7 +44,7 @@ def test_rows_are_rounded_alike_by_any_number_of_ranks(world: int, n: int) -> No
 
     def rounded(ranks: Communicator) -> RoundedRows:
         inputs = ActivationRange(scale=0.03, offset=2)
-        return round_rows(lambda rows: weight[rows], steps, lengths, factor, inputs, tokens, ranks)
+        return round_rows(lambda rows: weight[rows], steps, lengths, factor, inputs, tokens, ranks, sweeps=3)
 
     alone = rounded(ALONE)
 

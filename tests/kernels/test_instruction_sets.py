@@ -1,5 +1,5 @@
-"""Every instruction set that this processor has gives equal bits: linears, lookups, compressed, decoded and rounded
-matrices."""
+"""Every instruction set that this processor has gives equal bits: linears, lookups, compressed, decoded, rounded
+and refined matrices."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ import sys
 import numpy as np
 import torch
 from kernels.cases import every_case
+from quantize.rounding.reference_refinement import refine_plainly
 from quantize.rounding.reference_rounding import round_plainly
-from quantize.rounding.rounding_cases import SHAPES, correlated_outputs, rounding_case
+from quantize.rounding.rounding_cases import SHAPES, correlated_outputs, refinement_arguments, rounding_case
 from tilepress import _native, codec
 from tilepress.codec.coding import encode_tiled
 from tilepress.kernels import embed
@@ -46,6 +47,10 @@ for n, k in SHAPES:
     outputs = correlated_outputs(n, seed=k)
     expected = round_plainly(weight, steps, factor, rate, lengths, outputs)
     assert torch.equal(round_weights(weight, steps, factor, lengths, outputs), expected), (n, k)
+    arguments = refinement_arguments(rounding_case(n, k, seed=n), outputs, sweeps=5)
+    expected = refine_plainly(**arguments)
+    _native.refine_weights(**arguments, threads=2)
+    assert np.array_equal(arguments["integers"], expected), (n, k)
 """
 
 

@@ -75,7 +75,7 @@ def test_what_is_done_is_not_done_again(
         quantize(tiny_qwen3, tmp_path / "out", calibration, progress=stop_after(FIRST_LAYER))
     rounded: list[int] = []
     whole = rounding_pass.quantize_fused
-    monkeypatch.setattr(rounding_pass, "quantize_fused", lambda *a: rounded.append(1) or whole(*a))
+    monkeypatch.setattr(rounding_pass, "quantize_fused", lambda *a, **k: rounded.append(1) or whole(*a, **k))
 
     report = quantize(tiny_qwen3, tmp_path / "out", calibration)
 

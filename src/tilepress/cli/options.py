@@ -133,7 +133,7 @@ Effort = Annotated[
     str | None,
     typer.Option(
         "--effort",
-        help="Time for statistics: low takes a quarter of it and does not distill, high takes four times as much.",
+        help="Time for statistics and rounding: low takes a quarter, without distillation, high four times as much.",
         show_default=f"{_RECIPE} default",
     ),
 ]

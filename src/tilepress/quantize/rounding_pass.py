@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,17 @@ class RoundingPass:
         scale = ranks.first(lambda: refit_step_factor(sample, aimed))
         weight_scale, lengths = ranks.agreed(sample.weight_scales(scale)), ranks.agreed(sample.rate_at(scale)[1])
         inputs = ranks.first(lambda: activation_range(group, job.recipe.activations, job.dtype, name))
-        rounded = quantize_fused(group, weight_scale, lengths, inputs, folded.tensors, where, ranks, sample.coding)
+        rounded = quantize_fused(
+            group,
+            weight_scale,
+            lengths,
+            inputs,
+            folded.tensors,
+            where,
+            ranks,
+            sample.coding,
+            sweeps=job.recipe.sweeps,
+        )
         reports, integers = [], []
         for consumer, linear, report in rounded:
             sink.add_linear(f"{where}.{consumer}", linear)
@@ -122,11 +133,12 @@ class RoundingPass:
         head = job.fold_head(final, self._stored(LOGITS, "sensitivity"))
         sample = head.sample(job.generator, job.recipe.coding)
         aimed = ranks.first(lambda: self._budget.bits(HEAD))
-        linear, report = quantize_head(head, sample, aimed, job.recipe.activations, job.dtype, ranks)
+        round_head = partial(quantize_head, sweeps=job.recipe.sweeps)
+        linear, report = round_head(head, sample, aimed, job.recipe.activations, job.dtype, ranks)
         longer = ranks.first(lambda: _taken([linear.weight], job.recipe.coding) / aimed - 1.0)
         if job.exact and abs(longer) > HEAD_TOLERANCE:
             corrected = aimed / (1.0 + longer)
-            linear, report = quantize_head(head, sample, corrected, job.recipe.activations, job.dtype, ranks)
+            linear, report = round_head(head, sample, corrected, job.recipe.activations, job.dtype, ranks)
         self._spend(HEAD, aimed, [linear.weight])
         results = self._results()
         results.add_float(FINAL_NORM.gain, head.gain)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from tilepress.quantize.rate.rounding_rule import RATE_WEIGHT
 from tilepress.quantize.rate.tile_cost import strip_counts, tile_rate
+from tilepress.quantize.rounding.gptq import round_weights
+from tilepress.quantize.rounding.refinement import noise_of_sweeps
 from tilepress.quantize.statistics.fisher import BLOCK, FisherFactor, factorize_outputs
 from tilepress.quantize.statistics.hessian import HessianFactor, factorize
 
@@ -41,3 +44,23 @@ def correlated_outputs(n: int, seed: int) -> FisherFactor:
     gradients = torch.nn.functional.pad(correlated_inputs(2 * n, n, seed), (0, -n % BLOCK))
     blocks = gradients.view(2 * n, -1, BLOCK).transpose(0, 1)
     return factorize_outputs(blocks.transpose(1, 2) @ blocks, n, "here")
+
+
+def refinement_arguments(case: tuple[Tensor, ...], outputs: FisherFactor | None, sweeps: int) -> dict[str, np.ndarray]:
+    """Arrays for `_native.refine_weights` and `refine_plainly`, of a `rounding_case` rounded with error feedback."""
+    weight, steps, factor, _, lengths = case
+    hessian = factor.damped()
+    arrays = {
+        "weight": weight,
+        "steps": steps,
+        "order": factor.order,
+        "hessian": hessian,
+        "rate": RATE_WEIGHT * factor.cost.mean() / hessian.diagonal(),
+        "lengths": lengths,
+        "row_order": None if outputs is None else outputs.order,
+        "coupling": None if outputs is None else outputs.coupling(steps),
+        "row_rate": None if outputs is None else outputs.cost_apart(),
+        "noise": noise_of_sweeps(sweeps),
+        "integers": round_weights(weight, steps, factor, lengths, outputs),
+    }
+    return {name: None if array is None else array.contiguous().numpy() for name, array in arrays.items()}

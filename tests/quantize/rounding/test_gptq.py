@@ -152,7 +152,7 @@ def test_elsewhere_than_on_the_cpu_the_integers_are_the_same_up_to_the_order_of_
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_cuda_device_rounds_alike() -> None:
     weight, steps, factor, _, lengths = rounding_case(300, 150, seed=1)
-    there = HessianFactor(factor.order.cuda(), factor.upper.cuda())
+    there = HessianFactor(factor.order.cuda(), factor.upper.cuda(), factor.hessian.cuda(), factor.added)
     outputs = correlated_outputs(300, seed=2)
     outputs_there = FisherFactor(outputs.fisher.cuda(), outputs.order.cuda(), outputs.upper.cuda())
 

@@ -66,9 +66,9 @@ def test_tokens_that_the_text_never_asks_for_keep_fine_steps(decoder: LayerwiseD
 
 def test_blocks_of_rows_change_nothing(folded: Head, monkeypatch: pytest.MonkeyPatch) -> None:
     sample = folded.sample(torch.Generator().manual_seed(0))
-    whole, of_whole = quantize_head(folded, sample, 4.0, "overflow", torch.float16)
+    whole, of_whole = quantize_head(folded, sample, 4.0, "overflow", torch.float16, sweeps=3)
     monkeypatch.setattr(gptq, "ROWS", 128)
-    blocks, of_blocks = quantize_head(folded, sample, 4.0, "overflow", torch.float16)
+    blocks, of_blocks = quantize_head(folded, sample, 4.0, "overflow", torch.float16, sweeps=3)
     assert torch.equal(whole.weight, blocks.weight)
     assert torch.equal(whole.deq_scale, blocks.deq_scale)
     assert torch.equal(whole.quant_bias, blocks.quant_bias)

@@ -19,7 +19,13 @@ from tilepress.quantize.calibration.size import SHORTEST, CalibrationSize
 from tilepress.quantize.estimate.memory import peak_memory, writing_memory
 from tilepress.quantize.estimate.settle import settle
 from tilepress.quantize.estimate.stored_size import floats_size, w8a8s_size, work_size
-from tilepress.quantize.estimate.throughput import Throughput, cholesky_work, inverse_work, rounding_work
+from tilepress.quantize.estimate.throughput import (
+    Throughput,
+    cholesky_work,
+    inverse_work,
+    refinement_work,
+    rounding_work,
+)
 from tilepress.quantize.recipe.recipe import Recipe
 from tilepress.quantize.resume import work_directory
 
@@ -153,10 +159,12 @@ def estimated_seconds(shape: ModelShape, recipe: Recipe, size: CalibrationSize, 
         products += shape.layers * SEARCH_WORK * rows
         factors += shape.layers * (FACTORS * cholesky_work(columns) + inverse_work(columns))
         rounding += shape.layers * rounding_work(rows, columns, row_feedback=True)
+        rounding += shape.layers * refinement_work(rows, columns, recipe.sweeps)
     if recipe.head:
         products += SEARCH_WORK * shape.vocab
         factors += FACTORS * cholesky_work(shape.hidden) + inverse_work(shape.hidden)
         rounding += HEAD_ROUNDINGS * rounding_work(shape.vocab, shape.hidden)
+        rounding += HEAD_ROUNDINGS * refinement_work(shape.vocab, shape.hidden, recipe.sweeps)
     if recipe.has_own_embedding(shape):
         products += SEARCH_WORK * shape.vocab
     return products / throughput.product + factors / throughput.factor + rounding / throughput.rounding

@@ -13,8 +13,11 @@ DTYPES = ("float16", "bfloat16")
 DEFAULT_BITS = 4.0
 # The possible targets of a quantization, of which a recipe has one at most.
 TARGETS = ("bits", "size", "loss")
-# Work of calibration and distillation, of that of "default".
+# Work of calibration, refinement and distillation, of that of "default".
 EFFORTS = {"low": 0.25, "default": 1.0, "high": 4.0}
+# Sweeps of the refinement by default. SmolLM2 at 3.5 bits: 6, 24, 96 and 300 take 6, 9, 11 and 13 % off the predicted
+# loss of the linears of an MLP, and half as much off that of attention's; 24 of them take a fifth of its time.
+SWEEPS = 24
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,8 @@ class Recipe:
     seed: for the order of the calibration text or what the model writes, the sampled rows and the sampled labels.
     distill_steps: steps of distillation after the rounding, of one calibration sequence each; 0 for none. None: 45, or
     fewer or none where model and machine would make it long (`distillation_steps`).
-    effort: "low", "default" or "high": a quarter of the work on statistics and no distillation, or four times the work.
+    effort: "low", "default" or "high": a quarter of the work on statistics and refinement and no distillation, or four
+    times the work.
     damping: share of the mean diagonal added to each Hessian's diagonal (GPTQ's "percdamp").
     coding: of the compressed files that bits and size count, "entropy" or "tiles"; `compress` follows it.
     """
@@ -59,8 +63,13 @@ class Recipe:
 
     @property
     def work(self) -> float:
-        """Work of calibration and distillation, of that of the default effort."""
+        """Work of calibration, refinement and distillation, of that of the default effort."""
         return EFFORTS[self.effort]
+
+    @property
+    def sweeps(self) -> int:
+        """Sweeps of the refinement over the integers of each linear."""
+        return round(self.work * SWEEPS)
 
     def has_own_embedding(self, shape: ModelShape) -> bool:
         """Return whether the embedding gets integers of its own; in a tied model it shares the head's."""

@@ -12,6 +12,7 @@ from tilepress import _native
 from tilepress.codec import TILE_ROWS
 from tilepress.distributed.communicator import Communicator
 from tilepress.quantize.rate.rounding_rule import LARGEST, RATE_WEIGHT
+from tilepress.quantize.rounding.refinement import refine_weights
 from tilepress.quantize.statistics.fisher import FisherFactor
 from tilepress.quantize.statistics.hessian import HessianFactor
 from tilepress.quantize.transforms.activation_ranges import ActivationRange
@@ -125,23 +126,29 @@ def round_rows(
     tokens: Tensor,
     ranks: Communicator,
     outputs: FisherFactor | None = None,
+    *,
+    sweeps: int,
 ) -> RoundedRows:
-    """Round the n rows that `weight` returns, float32 [up to ROWS, k] at a time.
+    """Round the n rows that `weight` returns, float32 [up to ROWS, k] at a time, and refine them.
 
     weight_scale: float32 [n]. lengths: of the codes, float32 [ceil(n / 128), 128]. tokens: float32 [m, k]; on them,
-    quantized by `inputs`, the error is measured. outputs: without it rows are independent. Each rank rounds its share
-    and gets all rows. On the CPU the integers are the same for any number of ranks.
+    quantized by `inputs`, the error is measured. outputs: without it rows are independent. sweeps: of the refinement, 0
+    for none. Each rank rounds its share and gets all rows. On the CPU the integers are the same for any number of
+    ranks.
     """
     seen = inputs.round_trip(tokens)
     integers = torch.empty(len(weight_scale), tokens.shape[1], dtype=torch.int8)
     error, norm, loss = (torch.zeros_like(weight_scale) for _ in range(3))
     mine = ranks.share(len(weight_scale), TILE_ROWS)
+    hessian = factor.damped().cpu() if sweeps else None
     for start in range(mine.start, mine.stop, ROWS):
         part = slice(start, min(start + ROWS, mine.stop))
         block = weight(part)
         blocks = slice(start // TILE_ROWS, -(-part.stop // TILE_ROWS))
         of_outputs = None if outputs is None else outputs.part(blocks)
         q = round_weights(block, weight_scale[part], factor, lengths[blocks], of_outputs)
+        if hessian is not None:
+            refine_weights(q, block, weight_scale[part], factor, hessian, lengths[blocks], of_outputs, sweeps)
         exact = tokens @ block.T
         difference = seen @ (q.to(block.device) * weight_scale[part, None]).T - exact
         if of_outputs is not None:

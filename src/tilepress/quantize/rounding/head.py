@@ -140,18 +140,25 @@ def _range(head: Head, activations: str, dtype: torch.dtype) -> ActivationRange:
 
 
 def quantize_head(
-    head: Head, sample: WeightSample, bits: float, activations: str, dtype: torch.dtype, ranks: Communicator = ALONE
+    head: Head,
+    sample: WeightSample,
+    bits: float,
+    activations: str,
+    dtype: torch.dtype,
+    ranks: Communicator = ALONE,
+    *,
+    sweeps: int,
 ) -> tuple[QuantizedLinear, LinearReport]:
-    """Fit the weight scales of `head.sample` to `bits` bits per weight, round and pack. activations: as in Recipe.
+    """Fit the weight scales of `head.sample` to `bits` bits per weight, round and pack.
 
-    Each rank rounds its share of the rows.
+    activations, sweeps: as in Recipe. Each rank rounds its share of the rows.
     """
     scale = ranks.first(lambda: refit_step_factor(sample, bits))
     weight_scale, lengths = ranks.agreed(sample.weight_scales(scale)), ranks.agreed(sample.rate_at(scale)[1])
     inputs = ranks.first(lambda: _range(head, activations, dtype))
 
     tokens = head.statistics.fewer_rows()
-    rounded = round_rows(head.block, weight_scale, lengths, head.factor, inputs, tokens, ranks)
+    rounded = round_rows(head.block, weight_scale, lengths, head.factor, inputs, tokens, ranks, sweeps=sweeps)
     weight = rounded.integers
     report = LinearReport(
         name=NAME,

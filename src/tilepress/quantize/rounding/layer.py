@@ -112,15 +112,18 @@ def quantize_fused(
     where: str,
     ranks: Communicator = ALONE,
     coding: str = TILES,
+    *,
+    sweeps: int,
 ) -> list[tuple[str, QuantizedLinear, LinearReport]]:
     """Round a group and split it into its linears, named `where`.consumer.
 
-    weight_scale: float32 [n]. lengths: from `WeightSample.rate_at`. tensors: of the folded layer, for its biases. Each
-    rank rounds its share of the rows. The first rank gets (consumer, linear, report) of each linear, others nothing.
+    weight_scale: float32 [n]. lengths: from `WeightSample.rate_at`. tensors: of the folded layer, for its biases.
+    sweeps: of the refinement. Each rank rounds its share of the rows. The first rank gets (consumer, linear, report) of
+    each linear, others nothing.
     """
-    tokens = group.statistics.fewer_rows()
+    tokens, factor, outputs = group.statistics.fewer_rows(), group.factor, group.outputs
     rounded = round_rows(
-        lambda part: group.weight[part], weight_scale, lengths, group.factor, inputs, tokens, ranks, group.outputs
+        lambda part: group.weight[part], weight_scale, lengths, factor, inputs, tokens, ranks, outputs, sweeps=sweeps
     )
     if not ranks.writes:
         return []

@@ -65,6 +65,21 @@ class FisherFactor:
         spread = self._inverse * (scales[:, :, None] / scales[:, None, :])
         return spread.transpose(1, 2).reshape(-1, BLOCK)[: len(self.order)].contiguous()
 
+    def coupling(self, weight_scale: Tensor) -> Tensor:
+        """Return how much of the error of row i of `order` row r of its block makes up for best: float32 [n, 128].
+
+        F_ir / F_rr, damped, in units of the weight scales, float32 [n].
+        """
+        damped = self.upper @ self.upper.transpose(1, 2)
+        scales = _in_blocks(weight_scale[self.order])
+        shares = damped / damped.diagonal(dim1=1, dim2=2)[:, None, :] * (scales[:, :, None] / scales[:, None, :])
+        return shares.reshape(-1, BLOCK)[: len(self.order)].contiguous()
+
+    def cost_apart(self) -> Tensor:
+        """d_o / F_oo, float32 [n], in `order`: `cost` as a share of what an error costs that nothing compensates."""
+        diagonal = self.upper.diagonal(dim1=1, dim2=2).square() / self.upper.square().sum(dim=2)
+        return diagonal.flatten()[: len(self.order)].contiguous()
+
     def weighted(self, errors: Tensor) -> Tensor:
         """Return Σ_t e_to (F e_t)_o of each output o, float32 [n], for errors e float32 [tokens, n]."""
         padded = torch.nn.functional.pad(errors, (0, len(self.fisher) * BLOCK - errors.shape[1]))

@@ -24,13 +24,15 @@ VALUES = 1 << 24
 class HessianFactor:
     """R, upper triangular, with H + damping = R Rᵀ in the order of the columns `order`.
 
-    order: int64 [k], columns by descending diagonal of H. upper: float32 [k, k]. U = R⁻¹ is the factor of the inverse
-    that GPTQ works with: inverse(H + damping) = Uᵀ U. (GPTQ inverts H and factors the result, which squares the
-    condition number.)
+    order: int64 [k], columns by descending diagonal of H. upper: float32 [k, k]. hessian: H, float32 [k, k], columns as
+    they are stored. added: the damping. U = R⁻¹ is the factor of the inverse that GPTQ works with:
+    inverse(H + damping) = Uᵀ U. (GPTQ inverts H and factors the result, which squares the condition number.)
     """
 
     order: Tensor
     upper: Tensor
+    hessian: Tensor
+    added: float
 
     @property
     def cost(self) -> Tensor:
@@ -51,6 +53,10 @@ class HessianFactor:
         """U_jk / U_jj, float32 [k, k]: the share of column j's error that is fed to column k after it."""
         return inverse_of_upper(self.upper).mul_(self.upper.diagonal()[:, None])
 
+    def damped(self) -> Tensor:
+        """H + damping in `order`, float32 [k, k]: a new matrix."""
+        return _damped(self.hessian, self.order, self.added)
+
 
 def factorize(hessian: Tensor, damping: float, where: str) -> HessianFactor:
     """Factor `hessian` [k, k] (symmetric, E[x xᵀ]) after damping.
@@ -70,32 +76,32 @@ def factorize(hessian: Tensor, damping: float, where: str) -> HessianFactor:
             "float32 there, or its config.json is of another model"
         )
     if mean <= 0.0:
-        return HessianFactor(
-            torch.arange(len(diagonal), device=hessian.device), DEAD * torch.eye(len(diagonal)).to(hessian)
-        )
+        upper = DEAD * torch.eye(len(diagonal)).to(hessian)
+        return HessianFactor(torch.arange(len(diagonal), device=hessian.device), upper, hessian, DEAD**2)
     order = torch.argsort(diagonal, descending=True, stable=True)
-    damped = torch.empty_like(hessian, memory_format=torch.contiguous_format)
     failed = torch.empty((), dtype=torch.int32, device=hessian.device)
     for attempt in range(DAMPING_ATTEMPTS):
         share = damping * 10.0**attempt
-        _reorder(hessian, order.flip(0), damped)
-        damped.diagonal().add_(share * mean)
+        damped = _damped(hessian, order.flip(0), share * mean)
         # LAPACK stores matrices by columns; the rows of a symmetric one are its columns.
         torch.linalg.cholesky_ex(damped.T, out=(damped.T, failed))
         if not failed:
             # The Cholesky factor of the matrix with rows and columns reversed, reversed again, is upper triangular.
             _reverse(damped.view(-1))
-            return HessianFactor(order, damped.T)
+            return HessianFactor(order, damped.T, hessian, share * mean)
     raise QuantizationError(
         f"{where}: the Hessian is not positive definite even with damping {share:g}; "
         "use more calibration text, or check the model for broken layers"
     )
 
 
-def _reorder(matrix: Tensor, order: Tensor, out: Tensor) -> None:
-    """Write `matrix` [k, k] with its rows and columns in `order` to `out`."""
-    for rows, to in zip(torch.split(order, ROWS), torch.split(out, ROWS), strict=True):
-        torch.index_select(matrix[rows], 1, order, out=to)
+def _damped(hessian: Tensor, order: Tensor, added: float) -> Tensor:
+    """Return `hessian` [k, k] with its rows and columns in `order` and `added` on the diagonal."""
+    damped = torch.empty_like(hessian, memory_format=torch.contiguous_format)
+    for rows, to in zip(torch.split(order, ROWS), torch.split(damped, ROWS), strict=True):
+        torch.index_select(hessian[rows], 1, order, out=to)
+    damped.diagonal().add_(added)
+    return damped
 
 
 def _reverse(values: Tensor) -> None:
