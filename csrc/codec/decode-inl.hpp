@@ -8,6 +8,7 @@
 #include <emmintrin.h>
 #endif
 
+#include "codec/patches-inl.hpp"
 #include "simd/kernels.hpp"
 #include "tiles/fractal_rows-inl.hpp"
 
@@ -34,8 +35,10 @@ int decode(const TileView& tile, Workspace& workspace, const Window& window, con
     Ahead soon{ahead, lines};
     const bool escapes = tile.levels > 1;
     const int width = kFractalColumns * tile.shape.c;
+    int patch = 0;
     for (int strip = 0; strip < tile.shape.r; ++strip) {
         next_strip(tile, strip, open, workspace.symbols, soon);
+        patch_strip(tile, strip, 0, workspace.symbols, patch);
         // Whoever starts at a strip takes its escapes from where the sync table says.
         if (escapes && open.bad_level < 0 && open.next - workspace.levels[1] != tile.sync[strip]) open.bad_level = 0;
         // In row-major order first where it is near: lines that are written in pieces, as fractals go, leave the
@@ -66,6 +69,8 @@ int decode_rows(const TileView& tile, Workspace& workspace, int strip) {
     if (escapes && strip > 0) open.next += tile.sync[strip - 1];
     Ahead nothing{tile.codes[0], 0};
     next_strip(tile, strip, open, workspace.symbols, nothing);
+    int patch = first_patch(tile, strip);
+    patch_strip(tile, strip, 0, workspace.symbols, patch);
     if (escapes && open.bad_level < 0 && open.next - workspace.levels[1] != tile.sync[strip]) open.bad_level = 0;
     symbols_to_rows(workspace.symbols, tile.shape.c, workspace.rows, kFractalColumns * tile.shape.c);
     return open.bad_level;

@@ -11,6 +11,8 @@
 #pragma once
 
 #include "codec/open_tile-inl.hpp"
+#include "codec/patches-inl.hpp"
+#include "kernels/add_patches-inl.hpp"
 
 namespace tilepress::TILEPRESS_TARGET {
 namespace {
@@ -67,23 +69,27 @@ void multiply_strip(const uint8_t* strip, int groups, int lowest, const Activati
 
 using MultiplyStrip = void (*)(const uint8_t*, int, int, const Activations&, int32_t*);
 
-int multiply_tile(const TileView& tile, int lowest, MultiplyStrip multiply, Workspace& workspace, const Activations& x,
-                  const uint8_t* ahead, int32_t* sums) {
+// exact: for all symbols, so that patches may be among them; else they are added to the sums.
+int multiply_tile(const TileView& tile, int lowest, MultiplyStrip multiply, bool exact, Workspace& workspace,
+                  const Activations& x, const uint8_t* ahead, int32_t* sums) {
     OpenTile open;
     open_tile(tile, lowest, workspace, open);
     const int lines = static_cast<int>((tile.bytes / 64 + tile.shape.f - 1) / tile.shape.f);
     Ahead soon{ahead, lines};
+    int patch = 0;
     for (int strip = 0; strip < tile.shape.r; ++strip) {
         next_strip(tile, strip, open, workspace.symbols, soon);
+        if (exact) patch_strip(tile, strip, lowest, workspace.symbols, patch);
         multiply(workspace.symbols, 8 * tile.shape.c, lowest, x, sums + kFractalRows * x.tokens * strip);
     }
+    if (!exact) add_patches(tile, x, sums);
     return bad_level(tile, open, workspace);
 }
 
 // By a dot product that is exact for all symbols.
 template <class Dot>
 int multiply(const TileView& tile, Workspace& workspace, const Activations& x, const uint8_t* ahead, int32_t* sums) {
-    return multiply_tile(tile, Dot::kLowest, multiply_strip<Dot>, workspace, x, ahead, sums);
+    return multiply_tile(tile, Dot::kLowest, multiply_strip<Dot>, true, workspace, x, ahead, sums);
 }
 
 }  // namespace

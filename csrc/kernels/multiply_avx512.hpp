@@ -3,6 +3,8 @@
 #pragma once
 
 #include "codec/open_tile_avx512.hpp"
+#include "codec/patches-inl.hpp"
+#include "kernels/add_patches-inl.hpp"
 
 namespace tilepress::avx512 {
 namespace {
@@ -142,9 +144,13 @@ int multiply(const TileView& tile, Workspace& workspace, const Activations& x, c
     if (x.tokens <= kFused && width > 0 && width < 8) {
         const MultiplyFused fused = kMultiplyFused[width - 1][tile.levels > 1][x.tokens - 1];
         open.next = fused(tile, open.level, open.next, x, soon, sums);
+        add_patches(tile, x, sums);
     } else {
+        int patch = 0;
         for (int strip = 0; strip < tile.shape.r; ++strip) {
-            next_strip(tile, strip, open, workspace.symbols + kFractalSymbols * tile.shape.c * strip, soon);
+            uint8_t* const symbols = workspace.symbols + kFractalSymbols * tile.shape.c * strip;
+            next_strip(tile, strip, open, symbols, soon);
+            patch_strip(tile, strip, -128, symbols, patch);
         }
         multiply_decoded(workspace.symbols, tile.shape, x, sums);
     }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/multiply-inl.hpp"
+#include "kernels/multiply_nibbles-inl.hpp"
 
 namespace tilepress::TILEPRESS_TARGET {
 namespace {
@@ -40,9 +41,14 @@ MultiplyStrip choose_dot(int range, int largest) {
 
 int multiply_narrowest(const TileView& tile, Workspace& workspace, const Activations& x, const uint8_t* ahead,
                        int32_t* sums) {
+    if (x.tokens <= kNibbleTokens && holds_nibbles(tile)) {
+        multiply_nibbles(tile, x, ahead, sums);
+        add_patches(tile, x, sums);
+        return -1;
+    }
     const Extremes extremes(tile);
     const MultiplyStrip multiply = choose_dot(extremes.high - extremes.low, x.largest);
-    return multiply_tile(tile, extremes.low, multiply, workspace, x, ahead, sums);
+    return multiply_tile(tile, extremes.low, multiply, false, workspace, x, ahead, sums);
 }
 
 }  // namespace

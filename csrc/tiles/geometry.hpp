@@ -6,6 +6,7 @@
 namespace tilepress {
 
 constexpr int64_t kBitstreamV1 = 0x54500001;
+constexpr int64_t kResidentForm = 0x54500003;
 constexpr int kFractalRows = 16;
 constexpr int kFractalColumns = 32;
 constexpr int kFractalSymbols = kFractalRows * kFractalColumns;

@@ -14,6 +14,10 @@ struct TensorView {
     const uint8_t* weight;
     uint64_t weight_bytes;
     const uint8_t* index;
+    // Of the resident form, else null: behind the entries of the index, for each tile and past the last one the number
+    // of its first patch (32 bits), the patches' positions (16 bits) and their values (8 bits).
+    const uint8_t* patches = nullptr;
+    uint64_t patch_count = 0;
 
     uint64_t entry(int64_t i, int64_t j) const { return load_u64(index + 8 * (i * geometry.k_index + j)); }
 
@@ -26,8 +30,11 @@ struct TensorView {
     TileError parse(int64_t i, int64_t j, TileView& tile) const {
         const TileError error = parse_tile(weight, weight_bytes, entry(i, j), geometry.tile(i, j), tile);
         if (error != TileError::none) return error;
-        return tile.offset + tile.bytes == end(i, j) ? TileError::none : TileError::ends_elsewhere;
+        if (tile.offset + tile.bytes != end(i, j)) return TileError::ends_elsewhere;
+        return patches == nullptr ? TileError::none : find_patches(i, j, tile);
     }
+
+    TileError find_patches(int64_t i, int64_t j, TileView& tile) const;
 };
 
 // Checks what info says of a matrix in any form: 1 to 2^31 - 1 rows and columns. Throws BitstreamError.

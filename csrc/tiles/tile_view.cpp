@@ -75,6 +75,10 @@ const char* describe(TileError error) {
             return "the sync table grows by more than the symbols of a strip";
         case TileError::count_grows:
             return "a level has more codes than the one before";
+        case TileError::patches_fall:
+            return "the patches do not follow one another";
+        case TileError::patch_outside:
+            return "a patch lies outside the tile";
     }
     return "unknown error";
 }
@@ -88,6 +92,7 @@ TileError parse_entry(uint64_t entry, uint64_t size, TileView& view) {
 
 TileError parse_tile(const uint8_t* weight, uint64_t size, uint64_t entry, TileShape shape, TileView& view) {
     view.shape = shape;
+    view.patches = {};
     if (const TileError error = parse_entry(entry, size, view); error != TileError::none) return error;
     const uint64_t room = size - view.offset;
     const uint8_t* tile = weight + view.offset;

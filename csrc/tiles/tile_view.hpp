@@ -22,6 +22,16 @@ enum class TileError : uint8_t {
     sync_falls,
     sync_jumps,
     count_grows,
+    patches_fall,
+    patch_outside,
+};
+
+// Values that the codes of a tile of the resident form do not hold: the symbol at a position is `values[i]`, where the
+// codes say the end of the table that is nearest to it.
+struct Patches {
+    const uint8_t* positions = nullptr;  // 16-bit numbers of symbols, rising
+    const int8_t* values = nullptr;
+    int count = 0;
 };
 
 // What is wrong, as a phrase that completes "tile (i, j): ...". Static storage.
@@ -38,6 +48,7 @@ struct TileView {
     const uint8_t* table[kMaxLevels];  // 2^width values, less one under an escape; null for width 8
     uint16_t sync[kMaxTileFractals];   // level-0 escapes in strips 0 to s, s < shape.r; unset when levels is 1
     uint64_t offset, bytes;            // where the tile lies in weight: offset is a multiple of 64, so is bytes
+    Patches patches;
 
     int escape(int level) const { return level + 1 < levels ? (1 << width[level]) - 1 : -1; }
     int table_size(int level) const { return width[level] == 8 ? 0 : (1 << width[level]) - (level + 1 < levels); }

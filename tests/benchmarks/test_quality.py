@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from benchmarks.quality import table as quality
 from benchmarks.quality.text import sentences
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -10,9 +11,19 @@ from torch import Tensor
 
 from int8_matrices import DISTRIBUTIONS, make_matrix, matrices_of_every_width
 from kernels.linears import Linear, make_linear, tokens
-from tilepress.codec import reference
+from tilepress import _native
+from tilepress.codec import RESIDENT_FORM, reference
+from tilepress.codec.compressed import make_info
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def in_resident_form(linear: Linear) -> Linear:
+    """The same linear with tiles of the same geometry in the resident form."""
+    tiling_k, tiling_n, k, n = linear.info[:4].tolist()
+    weight, index = _native.encode_resident(linear.matrix.numpy(), tiling_n, tiling_k, 2)
+    info = make_info(n, k, tiling_n, tiling_k, RESIDENT_FORM)
+    return replace(linear, weight=torch.from_numpy(weight), index=torch.from_numpy(index), info=torch.from_numpy(info))
 
 
 def every_case() -> Iterator[tuple[Linear, list[Tensor]]]:

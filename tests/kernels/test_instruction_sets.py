@@ -16,7 +16,7 @@ CHECK = """
 import sys
 import numpy as np
 import torch
-from kernels.cases import every_case
+from kernels.cases import every_case, in_resident_form
 from quantize.rounding.reference_refinement import refine_plainly
 from quantize.rounding.reference_rounding import round_plainly
 from quantize.rounding.rounding_cases import SHAPES, correlated_outputs, refinement_arguments, rounding_case
@@ -37,9 +37,15 @@ for number, (linear, inputs) in enumerate(every_case()):
     rows = linear.matrix.float() * linear.deq_scale[:, None]
     looked_up = embed(ids, linear.weight, linear.index, linear.info, linear.deq_scale, linear.matrix.shape[1])
     assert torch.equal(looked_up, rows[ids]), number
+    resident = in_resident_form(linear)
+    decoded = codec.decode(codec.Compressed(*(part.numpy() for part in resident.operands[:3])))
+    assert np.array_equal(decoded, linear.matrix), number
+    looked_up = embed(ids, *resident.operands[:3], resident.deq_scale, linear.matrix.shape[1])
+    assert torch.equal(looked_up, rows[ids]), number
     for x in inputs:
-        assert torch.equal(linear(x), linear.expected(x)), (number, list(x.shape))
-        assert torch.equal(linear.with_own_scales(x), linear.expected_with_own_scales(x)), (number, list(x.shape))
+        for form in (linear, resident):
+            assert torch.equal(form(x), linear.expected(x)), (number, list(x.shape))
+            assert torch.equal(form.with_own_scales(x), linear.expected_with_own_scales(x)), (number, list(x.shape))
 for n, k in SHAPES:
     weight, steps, factor, rate, lengths = rounding_case(n, k, seed=n)
     expected = round_plainly(weight, steps, factor, rate, lengths)

@@ -32,7 +32,7 @@ from tilepress.checkpoint.tensors.embedding import (
 )
 from tilepress.checkpoint.tensors.quantized_linear import unpack_deq_scale, unpack_input_offset, unpack_input_scale
 from tilepress.checkpoint.tensors.table import TensorTable
-from tilepress.codec import BITSTREAM_V1, BITSTREAM_V2, Compressed, EntropyCoded
+from tilepress.codec import BITSTREAM_V1, BITSTREAM_V2, RESIDENT_FORM, Compressed, EntropyCoded
 from tilepress.errors import CheckpointError
 from tilepress.models.architecture import HEAD, Architecture, ModelShape, fused_groups, group_of, norm_shapes
 
@@ -183,6 +183,11 @@ class Part:
             stored = self._files.stored(f"{prefix}.{name}")
             self._files.expect(f"{prefix}.{name}", (max(1, stored.nbytes),), (torch.int8,))
         weight = self._stored(prefix)
+        if isinstance(weight, Compressed) and int(weight.info[4]) == RESIDENT_FORM:
+            raise CheckpointError(
+                f"{self._files.stored(f'{prefix}.info').file}: {prefix} is in a form for memory, not for files; "
+                "compress it from the W8A8S directory"
+            )
         if isinstance(weight, Compressed) and int(weight.info[4]) != BITSTREAM_V1:
             with naming_damage(self._files.stored(f"{prefix}.weight").file, prefix):
                 codec.check_index(weight)  # says whose bitstream it is

@@ -15,6 +15,7 @@ from tilepress.cli.options import (
     MaxNewTokens,
     ModelPath,
     ParallelDecoding,
+    Resident,
     System,
     Temperature,
     Tools,
@@ -36,6 +37,7 @@ def chat(
     temperature: Temperature = 0.0,
     device: Device = "cpu",
     dtype: ComputeType = None,
+    resident: Resident = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Talk with a model over several turns; keys and values are kept between turns. End with Ctrl-D or /exit.
@@ -52,7 +54,7 @@ def chat(
 
     sampling = sampling_options(temperature) | {"prompt_lookup_num_tokens": draft_tokens(parallel_decoding)}
     schemas = read_tools(tools)
-    model, tokenizer = load_model(model_path, device, dtype, trust_remote_code, max_model_len)
+    model, tokenizer = load_model(model_path, device, dtype, trust_remote_code, max_model_len, resident)
     conversation = Conversation(model, tokenizer, system=system, tools=schemas)
     calls: Sequence[ToolCall] = ()
     while (texts := _ask(calls)) is not None:

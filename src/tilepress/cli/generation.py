@@ -59,7 +59,12 @@ def print_timing(answer: Generation) -> None:
 
 
 def load_model(
-    path: str, device: str, dtype: str | None, trust_remote_code: bool, max_model_len: int | None = None
+    path: str,
+    device: str,
+    dtype: str | None,
+    trust_remote_code: bool,
+    max_model_len: int | None = None,
+    resident: str | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load as `tilepress.load` does, with a status line in place of transformers' bar, and a note about YaRN."""
     from transformers.utils.logging import disable_progress_bar
@@ -75,6 +80,7 @@ def load_model(
             max_model_len=max_model_len,
             trust_remote_code=trust_remote_code,
             template_needed=True,
+            resident=resident,
         )
     if max_model_len is not None and max_model_len == model.config.max_position_embeddings:
         rotary = model.config.rope_parameters

@@ -131,14 +131,16 @@ def _for_float(
     """Return what `quant`, `compress` and `run` need, from a float model to an answer."""
     from tilepress.codec import resident
     from tilepress.compress import Compressible, plan_compression
+    from tilepress.engines.residency import takes_fast_form
     from tilepress.engines.transformers.loading import plan_run
     from tilepress.quantize import measure_throughput, plan_quantization, w8a8sc_size
 
     size = w8a8sc_size(source, recipe)
+    in_memory = resident(size, recipe.coding, fast=takes_fast_form(None))
     return [
         plan_quantization(source, recipe, out, device, max_memory, measure_throughput(device)),
         plan_compression(Compressible(source.shape, recipe.head, recipe.has_own_embedding(source.shape), size), out),
-        plan_run(source.shape, resident(size, recipe.coding), head=recipe.head, embeddings=recipe.embeddings),
+        plan_run(source.shape, in_memory, head=recipe.head, embeddings=recipe.embeddings),
     ]
 
 
@@ -147,13 +149,14 @@ def _for_quantized(source: W8A8SCheckpoint, out: Path) -> list[Requirements]:
     from tilepress.checkpoint.description import CODING
     from tilepress.codec import resident
     from tilepress.compress import compressible, plan_compression
+    from tilepress.engines.residency import takes_fast_form
     from tilepress.engines.transformers.loading import plan_run
 
     model = compressible(source)
     embeddings = source.shares_table or source.is_quantized(EMBEDDING)
     run = plan_run(
         source.shape,
-        resident(model.output, source.description.extra.get(CODING)),
+        resident(model.output, source.description.extra.get(CODING), fast=takes_fast_form(None)),
         head=model.head,
         embeddings=embeddings,
     )

@@ -26,6 +26,7 @@ from tilepress.cli.options import (
     MaxNewTokens,
     ModelPath,
     ParallelDecoding,
+    Resident,
     System,
     Temperature,
     Tools,
@@ -48,6 +49,7 @@ def run(
     seed: Annotated[int, typer.Option("--seed", help="Seed of the sampling.")] = 0,
     device: Device = "cpu",
     dtype: ComputeType = None,
+    resident: Resident = None,
     trust_remote_code: TrustRemoteCode = False,
     json: Json = False,
 ) -> None:
@@ -75,7 +77,7 @@ def run(
     sampling = sampling_options(temperature)
     questions = read_prompts(prompt, prompts)
     schemas = read_tools(tools)
-    model, tokenizer = load_model(model_path, device, dtype, trust_remote_code, max_model_len)
+    model, tokenizer = load_model(model_path, device, dtype, trust_remote_code, max_model_len, resident)
     torch.manual_seed(seed)
     cache = PrefixCache()
     answers = []

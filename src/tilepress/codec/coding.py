@@ -7,7 +7,7 @@ import os
 import numpy as np
 
 from tilepress import _native
-from tilepress.codec.compressed import TILING, Compressed, Int8Array, make_info
+from tilepress.codec.compressed import RESIDENT_FORM, TILING, Compressed, Int8Array, make_info
 
 
 def encode(matrix: Int8Array, *, threads: int | None = None) -> Compressed:
@@ -24,6 +24,20 @@ def encode_tiled(matrix: Int8Array, tiling_n: int, tiling_k: int, threads: int |
     weight, index = _native.encode(matrix_to_read(matrix), tiling_n, tiling_k, threads or core_count())
     n, k = matrix.shape
     return Compressed(weight, index, make_info(n, k, tiling_n, tiling_k))
+
+
+def encode_resident(matrix: Int8Array, *, threads: int | None = None) -> Compressed:
+    """Return an int8 matrix [n, k] in the form that kernels read fastest where arithmetic is the bound.
+
+    It is for memory, not for files. The codes of a tile have one width, in most tiles 4 bits, and stand for a run of
+    values; what lies outside the run are patches: a list of positions and values. Kernels place no escapes, `decode`
+    and the operators take it as they take tiles, with the same results. The bytes depend on the matrix alone.
+
+    Raises ValueError for another dtype or shape.
+    """
+    weight, index = _native.encode_resident(matrix_to_read(matrix), TILING, TILING, threads or core_count())
+    n, k = matrix.shape
+    return Compressed(weight, index, make_info(n, k, version=RESIDENT_FORM))
 
 
 def matrix_to_read(matrix: Int8Array) -> Int8Array:

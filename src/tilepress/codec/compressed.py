@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from tilepress.errors import BitstreamError
 
 BITSTREAM_V1 = 0x54500001
+# In memory only: tiles of a run of values, and patches for what lies outside it (csrc/codec/resident.hpp).
+RESIDENT_FORM = 0x54500003
 FRACTAL_ROWS, FRACTAL_COLUMNS = 16, 32
 # Rows and columns of a whole tile that the encoder makes.
 TILE_ROWS, TILE_COLUMNS = 8 * FRACTAL_ROWS, 8 * FRACTAL_COLUMNS
@@ -69,6 +71,8 @@ class Compressed(CodedMatrix):
 
     weight: int8 [x], the tiles. index: int8 [8 * n_index * k_index], one little-endian 64-bit entry a tile.
     info: int64 [5], (tiling_k, tiling_n, k, n, version). `validate` checks more than the types.
+
+    Or in the resident form, for memory only, whose index has more entries: see `encode_resident`.
     """
 
     @property
@@ -114,6 +118,8 @@ class Compressed(CodedMatrix):
                 yield i, j, r, c
 
 
-def make_info(n: int, k: int, tiling_n: int = TILING, tiling_k: int = TILING) -> NDArray[np.int64]:
+def make_info(
+    n: int, k: int, tiling_n: int = TILING, tiling_k: int = TILING, version: int = BITSTREAM_V1
+) -> NDArray[np.int64]:
     """The info tensor of a matrix [n, k]."""
-    return np.array([tiling_k, tiling_n, k, n, BITSTREAM_V1], np.int64)
+    return np.array([tiling_k, tiling_n, k, n, version], np.int64)

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from tilepress.checkpoint import FloatCheckpoint, ModelShape, open_checkpoint
 from tilepress.codec import Compressed, validate
 from tilepress.engines.long_context import extend_context
+from tilepress.engines.residency import takes_fast_form
 from tilepress.engines.transformers.compressed_embedding import CompressedEmbedding
 from tilepress.engines.transformers.compressed_linear import CompressedLinear
 from tilepress.engines.transformers.model import QuantizedCheckpoint, build_quantized_model
@@ -38,6 +39,7 @@ def load(
     dtype: str | torch.dtype | None = None,
     max_model_len: int | None = None,
     trust_remote_code: bool = False,
+    resident: str | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return a model ready to generate, and its tokenizer, from a float, W8A8S or W8A8SC directory or a hub id.
 
@@ -45,6 +47,7 @@ def load(
     one of DTYPES or its name; by default float32 on the cpu and what the directory stores elsewhere. A W8A8S model is
     compressed in memory first and gives the same bits as its W8A8SC directory, whatever its tensor-parallel size.
     max_model_len: tokens of prompt and answer; beyond what the model was trained for its positions are scaled by YaRN.
+    resident: form of the weights in memory on the cpu, "stored", "fast" or "auto"; None: $TILEPRESS_RESIDENT or "auto".
 
     Raises CheckpointError or BitstreamError for a directory that is incomplete, damaged or of another kind,
     UsageError for a device, dtype or length that cannot be had.
@@ -56,6 +59,7 @@ def load(
         max_model_len=max_model_len,
         trust_remote_code=trust_remote_code,
         template_needed=False,
+        resident=resident,
     )
 
 
@@ -67,9 +71,11 @@ def load_model(
     max_model_len: int | None,
     trust_remote_code: bool,
     template_needed: bool,
+    resident: str | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load as `load` does. template_needed: refuse a chat template that does not take a user's message."""
     target = resolve_device(device)
+    fast = takes_fast_form(resident) and target.type == "cpu"
     compute = _resolve_dtype(dtype)
     checkpoint = open_checkpoint(path)
     # Small files that may be broken are read before gigabytes of weights.
@@ -90,7 +96,8 @@ def load_model(
     else:
         if target.type == "cuda":
             check_device(target)
-        model = build_quantized_model(checkpoint, compute or _default_dtype(checkpoint, target), max_model_len)
+        compute = compute or _default_dtype(checkpoint, target)
+        model = build_quantized_model(checkpoint, compute, max_model_len, fast=fast)
         if target.type == "cuda":
             model = to_cuda(model, target)
     if stored_settings is not None:

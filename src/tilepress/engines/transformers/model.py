@@ -14,6 +14,7 @@ from tilepress.checkpoint import CompressedLinear as StoredLinear
 from tilepress.engines.biased_norm import BiasedNorm
 from tilepress.engines.long_context import extend_context
 from tilepress.engines.operands import converted
+from tilepress.engines.residency import in_fast_form
 from tilepress.engines.transformers.compressed_embedding import CompressedEmbedding, StoredEmbedding, StoredHead
 from tilepress.engines.transformers.compressed_linear import CompressedLinear, FusedLinear
 from tilepress.errors import CheckpointError, UsageError
@@ -28,11 +29,12 @@ TABLES = (f"{EMBEDDING}.weight", "lm_head.weight")
 
 
 def build_quantized_model(
-    checkpoint: QuantizedCheckpoint, dtype: torch.dtype, max_model_len: int | None = None
+    checkpoint: QuantizedCheckpoint, dtype: torch.dtype, max_model_len: int | None = None, *, fast: bool = False
 ) -> PreTrainedModel:
     """Return the model on the CPU, in evaluation mode.
 
-    dtype: of activations and of the tensors that are stored as floats. max_model_len: see `extend_context`.
+    dtype: of activations and of the tensors that are stored as floats. max_model_len: see `extend_context`. fast: bring
+    the weights of linears to the fast form (`engines/residency.py`).
 
     Linears are compressed where the directory is not (W8A8S), and taken as they are where it is. Raises CheckpointError
     for a tensor that is missing, that the model has no place for, or that has another shape.
@@ -42,6 +44,8 @@ def build_quantized_model(
     model = empty_model(config, dtype, checkpoint.path)
     for prefix in checkpoint.fused_groups():
         stored = checkpoint.compressed_linear(prefix)
+        if fast:
+            stored = in_fast_form(stored)
         _place_compressed(model, checkpoint, prefix, stored)
         if prefix == HEAD.name and checkpoint.shares_table:
             model.model.embed_tokens = CompressedEmbedding(StoredTable.of_head(stored), dtype)

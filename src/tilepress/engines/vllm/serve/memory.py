@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from tilepress.checkpoint import Checkpoint, ModelShape, W8A8SCCheckpoint
 from tilepress.checkpoint.description import CODING, FLOAT
 from tilepress.codec import resident
+from tilepress.engines.residency import takes_fast_form
 from tilepress.errors import UsageError
 
 # Tokens of a block of keys and values. vLLM's own on the CPU is 128; prefixes are shared by whole blocks, and the CPU
@@ -48,12 +49,14 @@ def room(checkpoint: Checkpoint, tp: int, dtype: str | None, available: int) -> 
 
 
 def weight_bytes(checkpoint: Checkpoint, dtype: str | None) -> int:
-    """Memory of the weights: integers as tiles, float tensors in the type that they are computed in."""
+    """Memory of the weights: integers as an engine holds them, float tensors in the type they are computed in."""
     size = 4 if dtype == "float32" else 2
     # The coding of a W8A8S directory is that of the compression to come.
-    coding = checkpoint.description.extra.get(CODING) if isinstance(checkpoint, W8A8SCCheckpoint) else None
+    coding, fast = None, False
+    if isinstance(checkpoint, W8A8SCCheckpoint):
+        coding, fast = checkpoint.description.extra.get(CODING), takes_fast_form(None)
     return sum(
-        stored.nbytes // stored.dtype.itemsize * size if kind == FLOAT else resident(stored.nbytes, coding)
+        stored.nbytes // stored.dtype.itemsize * size if kind == FLOAT else resident(stored.nbytes, coding, fast=fast)
         for kind, stored in checkpoint.inventory()
     )
 
