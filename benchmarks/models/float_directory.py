@@ -19,6 +19,7 @@ TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",
     "chat_template.jinja",
+    "generation_config.json",
 )
 
 
@@ -30,6 +31,8 @@ def float_directory(
 
     `out` appears when the block ends. tokenizer: a directory with a tokenizer. shards: how many there will be.
     """
+    if out.exists():
+        raise SystemExit(f"{out} exists; remove it or choose another directory")
     staging = out.with_name(f"{out.name}.partial")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)

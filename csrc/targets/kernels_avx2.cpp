@@ -19,8 +19,8 @@
 namespace tilepress {
 
 extern const Kernels kAvx2Kernels;
-const Kernels kAvx2Kernels{avx2::decode,    avx2::decode_rows, avx2::decode_entropy, avx2::multiply_narrowest,
-                           avx2::quantize,  avx2::find_range,  avx2::scale_sums,     avx2::attend,
+const Kernels kAvx2Kernels{avx2::decode,     avx2::decode_rows, avx2::decode_entropy, avx2::multiply_narrowest,
+                           avx2::quantize,   avx2::find_range,  avx2::scale_sums,     avx2::attend,
                            avx2::round_rows, avx2::refine_rows};
 
 }  // namespace tilepress

@@ -17,9 +17,9 @@
 namespace tilepress {
 
 extern const Kernels kAvx512Kernels;
-const Kernels kAvx512Kernels{avx512::decode,     avx512::decode_rows, avx512::decode_entropy,
-                             avx512::multiply,   avx512::quantize,    avx512::find_range,
-                             avx512::scale_sums, avx512::attend,      avx512::round_rows, avx512::refine_rows};
+const Kernels kAvx512Kernels{avx512::decode,     avx512::decode_rows, avx512::decode_entropy, avx512::multiply,
+                             avx512::quantize,   avx512::find_range,  avx512::scale_sums,     avx512::attend,
+                             avx512::round_rows, avx512::refine_rows};
 
 }  // namespace tilepress
 

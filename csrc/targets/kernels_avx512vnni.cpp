@@ -20,8 +20,8 @@ namespace tilepress {
 
 extern const Kernels kAvx512VnniKernels;
 const Kernels kAvx512VnniKernels{
-    avx512vnni::decode,    avx512vnni::decode_rows, avx512vnni::decode_entropy, avx512vnni::multiply<avx512vnni::Dot>,
-    avx512vnni::quantize,  avx512vnni::find_range,  avx512vnni::scale_sums,     avx512vnni::attend,
+    avx512vnni::decode,     avx512vnni::decode_rows, avx512vnni::decode_entropy, avx512vnni::multiply<avx512vnni::Dot>,
+    avx512vnni::quantize,   avx512vnni::find_range,  avx512vnni::scale_sums,     avx512vnni::attend,
     avx512vnni::round_rows, avx512vnni::refine_rows};
 
 }  // namespace tilepress

@@ -20,8 +20,8 @@ namespace tilepress {
 
 extern const Kernels kAvxVnniKernels;
 const Kernels kAvxVnniKernels{
-    avxvnni::decode,    avxvnni::decode_rows, avxvnni::decode_entropy, avxvnni::multiply<avxvnni::Dot>,
-    avxvnni::quantize,  avxvnni::find_range,  avxvnni::scale_sums,     avxvnni::attend,
+    avxvnni::decode,     avxvnni::decode_rows, avxvnni::decode_entropy, avxvnni::multiply<avxvnni::Dot>,
+    avxvnni::quantize,   avxvnni::find_range,  avxvnni::scale_sums,     avxvnni::attend,
     avxvnni::round_rows, avxvnni::refine_rows};
 
 }  // namespace tilepress

@@ -19,8 +19,8 @@
 namespace tilepress {
 
 extern const Kernels kNeonKernels;
-const Kernels kNeonKernels{neon::decode,    neon::decode_rows, neon::decode_entropy, neon::multiply<neon::Dot>,
-                           neon::quantize,  neon::find_range,  neon::scale_sums,     neon::attend,
+const Kernels kNeonKernels{neon::decode,     neon::decode_rows, neon::decode_entropy, neon::multiply<neon::Dot>,
+                           neon::quantize,   neon::find_range,  neon::scale_sums,     neon::attend,
                            neon::round_rows, neon::refine_rows};
 
 }  // namespace tilepress

@@ -18,8 +18,8 @@ namespace tilepress {
 
 extern const Kernels kPortableKernels;
 const Kernels kPortableKernels{
-    portable::decode,    portable::decode_rows, portable::decode_entropy, portable::multiply<portable::Dot>,
-    portable::quantize,  portable::find_range,  portable::scale_sums,     portable::attend,
+    portable::decode,     portable::decode_rows, portable::decode_entropy, portable::multiply<portable::Dot>,
+    portable::quantize,   portable::find_range,  portable::scale_sums,     portable::attend,
     portable::round_rows, portable::refine_rows};
 
 }  // namespace tilepress

@@ -157,6 +157,23 @@ def test_eval_of_several_texts_names_the_worst(
     assert f"{result['worst_kl']}" in capsys.readouterr().out
 
 
+def test_eval_names_a_text_without_anything_to_measure_before_it_measures_others(
+    road: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    full, empty = tmp_path / "full.txt", tmp_path / "empty.txt"
+    full.write_text("The quick brown fox. " * 100)
+    empty.touch()
+    assert main(f"eval -m {road['w8a8sc']} --text {full} --text {empty}".split()) == 2
+    said = capsys.readouterr()
+    assert f"{empty}: the text is shorter than two tokens" in said.err
+    assert "perplexity" not in said.out
+
+
+def test_eval_reads_no_more_tokens_than_asked_for(road: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(f"eval -m {road['w8a8sc']} --tokens 20 --json".split()) == 0
+    assert json.loads(capsys.readouterr().out)["tokens"] < 20
+
+
 def test_chat_keeps_the_cache_between_turns(
     road: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

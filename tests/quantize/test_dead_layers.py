@@ -51,3 +51,17 @@ def test_a_dead_layer_is_quantized(make, zeroed: str, activations: str, calibrat
     divergence = (answers[0].exp() * (answers[0] - answers[1])).sum(-1).mean()
     assert float(divergence) < 0.2
     assert open_checkpoint(tmp_path / "out").shape.layers == 2
+
+
+@pytest.mark.parametrize("dead", ["lm_head.weight", "model.norm.weight"])
+def test_a_dead_head_is_quantized(dead: str, calibration: Path, tmp_path: Path) -> None:
+    file = make_tiny_llama(tmp_path / "float", heads=4, kv_heads=2) / "model.safetensors"
+    tensors = load_file(file)
+    tensors[dead].zero_()
+    save_file(tensors, file, {"format": "pt"})
+    recipe = Recipe(samples=4, sequence_length=64, distill_steps=0, head=True)
+
+    quantize_checkpoint(FloatCheckpoint(tmp_path / "float"), tmp_path / "out", recipe, calibration=calibration)
+
+    with torch.inference_mode():
+        assert not tilepress.load(tmp_path / "out")[0](torch.arange(5, 45)[None]).logits.any()

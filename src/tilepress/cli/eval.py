@@ -13,6 +13,8 @@ from tilepress.cli.options import ComputeType, Device, Json, ModelPath, TrustRem
 from tilepress.errors import UsageError
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
     from tilepress.evaluate import Divergence, Perplexity
 
 REFERENCE = "Python's language reference"
@@ -53,7 +55,10 @@ def evaluate(
     texts = {str(file): _read(file) for file in text} if text else {REFERENCE: held_out_english()}
     model, tokenizer = load_model(model_path, device, dtype, trust_remote_code)
     reference = None if against is None else load_model(against, device, dtype, trust_remote_code)[0]
-    windows = max(1, tokens // window)
+    window = min(window, tokens)
+    for name, content in texts.items():  # before any is measured
+        _check(model, tokenizer, name, content, window)
+    windows = tokens // window
     alone: dict[str, Perplexity] = {}
     pairs: dict[str, Divergence] = {}
     for name, content in texts.items():
@@ -107,6 +112,16 @@ def _rows(pair: Divergence) -> Rows:
         ("same first choice", f"{pair.same_top:.1%}"),
         ("tokens", str(pair.tokens)),
     ]
+
+
+def _check(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, content: str, window: int) -> None:
+    """Raises UsageError, naming the text, where it cannot be measured."""
+    from tilepress.evaluate.windows import token_windows
+
+    try:
+        token_windows(model, tokenizer, content, window, 1)
+    except UsageError as error:
+        raise UsageError(f"{name}: {error}") from None
 
 
 def _read(path: Path) -> str:

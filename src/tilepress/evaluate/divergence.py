@@ -95,7 +95,7 @@ def divergence_on_windows(
         tokens += len(targets)
         if progress is not None:
             progress(done, len(windows))
-    kl = torch.cat(of_predictions)
+    kl = torch.cat(of_predictions).clamp_(min=0.0)  # float32 logarithms of equal distributions sum up to -1e-8
     quantiles = torch.quantile(kl, torch.tensor(QUANTILES).to(kl))
     return Divergence(
         kl=float(kl.mean()),

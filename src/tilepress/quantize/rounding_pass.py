@@ -135,7 +135,8 @@ class RoundingPass:
         aimed = ranks.first(lambda: self._budget.bits(HEAD))
         round_head = partial(quantize_head, sweeps=job.recipe.sweeps)
         linear, report = round_head(head, sample, aimed, job.recipe.activations, job.dtype, ranks)
-        longer = ranks.first(lambda: _taken([linear.weight], job.recipe.coding) / aimed - 1.0)
+        # A head of zeros is foretold to take no bits at all.
+        longer = ranks.first(lambda: _taken([linear.weight], job.recipe.coding) / aimed - 1.0 if aimed > 0 else 0.0)
         if job.exact and abs(longer) > HEAD_TOLERANCE:
             corrected = aimed / (1.0 + longer)
             linear, report = round_head(head, sample, corrected, job.recipe.activations, job.dtype, ranks)

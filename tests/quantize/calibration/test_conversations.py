@@ -148,6 +148,13 @@ SILENT: dict[str, tuple[dict[str, Any], str]] = {
     "earlier thoughts": (openai(ASK, {**ANSWER, "reasoning_content": "Deep."}, ASK, ANSWER), "Deep"),
     "words found elsewhere": (openai(ASK, {"role": "critic", "content": "Oslo"}), "<critic>"),
     "preferred answer": ({"conversations": GPT[:1], "chosen": GPT[1], "rejected": GPT[1]}, "Nine"),
+    "preferred text": ({"conversations": GPT[:1], "chosen": "Nine degrees."}, "Nine"),
+    "preferred conversation": ({"conversations": GPT[:1], "chosen": GPT}, "Nine"),
+    "images beside": (openai(ASK, images=["a.png"]), "a.png"),
+    "tools of the system message": (openai({"role": "system", "content": "Hi.", "tools": TOOLS}, ASK), "of a city"),
+    "two lists": ({"messages": [ASK], "conversations": GPT}, "Nine"),
+    "an empty content beside a value": (openai({"role": "user", "content": "", "value": "Warm?"}), "Warm?"),
+    "arguments that are false": (openai(ASK, {**CALL, "tool_calls": [{"name": "f", "arguments": 0}]}), ": 0"),
 }
 
 
@@ -186,6 +193,7 @@ def test_the_text_is_the_same_at_another_time() -> None:
         openai("hello"), openai([ASK]), openai({"role": 3, "content": "x"}), openai({"role": "user", "content": 3}),
         openai({"role": "user", "content": None}), openai(ASK, {**CALL, "tool_calls": [None]}), openai(),
         openai(ASK, {**CALL, "tool_calls": [{"function": {"arguments": "{}"}}]}), {"prompt": "x"}, 7, None,
+        openai(ASK, system=42),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("template", [CHAT_TEMPLATE, NATIVE])

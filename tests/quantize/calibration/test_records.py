@@ -36,6 +36,12 @@ def test_each_kind_of_record_is_read_from_both_json_forms(record: object, docume
     assert read_documents(whole, byte_level_tokenizer()) == [document, "second"]
 
 
+def test_joined_files_keep_their_byte_order_marks(tmp_path: Path) -> None:
+    file = tmp_path / "joined.jsonl"
+    file.write_text('\ufeff{"text": "One."}\n\ufeff{"text": "Two."}\n', encoding="utf-8")
+    assert read_documents(file, byte_level_tokenizer()) == ["One.", "Two."]
+
+
 def test_a_text_file_is_cut_at_blank_lines(tmp_path: Path) -> None:
     file = tmp_path / "calibration.txt"
     file.write_text("One\nparagraph.\n\n \nAnother.\n", encoding="utf-8")

@@ -31,6 +31,7 @@ ROLES = {
 CALLING = ("function_call", "tool_call")
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 ARGUMENTS = ("arguments", "parameters", "input")
+MEDIA = ("image", "images", "video", "videos", "audio", "audios")
 
 
 @dataclass(frozen=True)
@@ -58,20 +59,29 @@ def conversation_of(record: Mapping[str, Any], where: str, left_out: Counter[str
     a text. Raises QuantizationError, naming `where`, for an entry of neither form.
     """
     lists = [record[key] for key in ("messages", "conversations") if isinstance(record.get(key), list)]
-    entries = next(filter(None, lists), None)
+    entries, *others = [*filter(None, lists), None]
     if entries is None:
         if lists:
             raise QuantizationError(f"{where}: a conversation without messages")
         return None
-    if isinstance(record.get("chosen"), dict):  # LLaMA-Factory's preferred answer
-        entries = [*entries, record["chosen"]]
+    left_out.update("second lists of messages" for other in others if other)
+    left_out.update(kind for kind in MEDIA if record.get(kind))
+    chosen = record.get("chosen")  # LLaMA-Factory's preferred answer, or the whole preferred conversation
+    if isinstance(chosen, str):
+        chosen = {"role": "assistant", "content": chosen}
+    if chosen:
+        entries = [*entries, chosen[-1] if isinstance(chosen, list) else chosen]
     messages = [_message(entry, where, left_out) for entry in entries]
+    for key in ("system", "system_prompt"):
+        if record.get(key) is not None and not isinstance(record[key], (str, list, dict)):
+            raise QuantizationError(f'{where}: "{key}" is {record[key]!r}; a text is needed')
     system = next((text for key in ("system", "system_prompt") if (text := _text(record.get(key), left_out))), "")
     if system:
         if messages[0]["role"] == "system":
             system += "\n\n" + messages.pop(0)["content"]
         messages.insert(0, {"role": "system", "content": well_formed(system)})
-    return Conversation(messages, _tools(record.get("tools") or record.get("functions"), left_out))
+    given = (holder.get(key) for holder in (record, *entries) for key in ("tools", "functions"))
+    return Conversation(messages, _tools(next(filter(None, given), None), left_out))
 
 
 def _message(entry: Any, where: str, left_out: Counter[str]) -> dict[str, Any]:
@@ -84,7 +94,9 @@ def _message(entry: Any, where: str, left_out: Counter[str]) -> dict[str, Any]:
     if not isinstance(role, str):
         raise malformed
     role = role.lower()
-    said = entry.get("content") if entry.get("content") is not None else entry.get("value")
+    said = entry.get("content") or entry.get("value")
+    if said is None:
+        said = entry.get("content")
     calls = parsed(entry.get("tool_calls") or entry.get("function_call") or [])
     if role in CALLING and not calls and isinstance(found := parsed(said), (dict, list)):
         calls, said = found, None
@@ -130,7 +142,7 @@ def _call(call: Any, where: str) -> dict[str, Any]:
         raise QuantizationError(
             f'{where}: each call has to be an object with a "name", or with a "function" that has one'
         )
-    arguments: Any = next((function[key] for key in ARGUMENTS if function.get(key)), {})
+    arguments: Any = next((function[key] for key in ARGUMENTS if function.get(key) is not None), {})
     return {"type": "function", "function": {"name": function["name"], "arguments": parsed(arguments)}}
 
 

@@ -55,6 +55,7 @@ def documents_of(records: Iterable[tuple[str, Any]], tokenizer: PreTrainedTokeni
 
 def _json_lines(path: Path, content: str) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(content.split("\n"), start=1):
+        line = line.removeprefix("\ufeff")  # of files that were joined
         if line.strip():
             try:
                 yield f"{path}, line {number}", json.loads(line)

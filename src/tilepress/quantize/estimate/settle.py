@@ -11,6 +11,8 @@ from tilepress.models.layer_inputs import LINEARS
 from tilepress.quantize.calibration.size import CalibrationSize, calibration_size
 from tilepress.quantize.distillation.train import held_back
 from tilepress.quantize.estimate.memory import bounded
+from tilepress.quantize.estimate.stored_size import fixed_size, quantized_weights
+from tilepress.quantize.rate.allocation import bits_of_size
 from tilepress.quantize.recipe.recipe import Recipe
 
 STEPS = 45
@@ -37,8 +39,10 @@ def settle(
 
     found: the number of sequences that the calibration text fills, and their length in tokens. None, before the text is
     read, assumes that it fills all that are asked for; a short text leads to fewer steps, or none. Raises UsageError
-    where max_memory is too little.
+    where max_memory is too little, and QuantizationError for a size that is out of reach by the shapes alone.
     """
+    if recipe.size is not None:
+        bits_of_size(recipe, recipe.size, quantized_weights(source.shape, recipe), fixed_size(source, recipe))
     size = calibration_size(recipe, source.shape, int(source.config["max_position_embeddings"]), machine)
     if max_memory is not None:
         size = bounded(size, source.shape, recipe, max_memory)

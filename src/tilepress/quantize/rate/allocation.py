@@ -30,7 +30,7 @@ def fit_target(samples: Sequence[WeightSample], recipe: Recipe, fixed: int) -> f
     fixed: bytes that no factor changes. Raises QuantizationError for a target out of reach, with what is in reach.
     """
     if recipe.size is not None:
-        return fit_step_factor(samples, _bits_of_size(samples, recipe, recipe.size, fixed))
+        return fit_step_factor(samples, bits_of_size(recipe, recipe.size, _weights(samples), fixed))
     if recipe.loss is not None:
         return _fit_loss(samples, recipe.loss)
     if recipe.bits is None:  # a model of many zeros may hold fewer bits: then it gets all that it can use
@@ -40,7 +40,7 @@ def fit_target(samples: Sequence[WeightSample], recipe: Recipe, fixed: int) -> f
 
 def stored_bytes(samples: Sequence[WeightSample], bits: float, fixed: int) -> int:
     """Bytes of the weight files of the W8A8SC directory at `bits` per weight."""
-    return fixed + round(bits * _weights(samples) / 8)
+    return _stored(_weights(samples), bits, fixed)
 
 
 def point(samples: Sequence[WeightSample], step_factor: float, fixed: int) -> CurvePoint:
@@ -68,10 +68,14 @@ def loss_curve(samples: Sequence[WeightSample], step_factor: float, fixed: int) 
     return tuple(points)
 
 
-def _bits_of_size(samples: Sequence[WeightSample], recipe: Recipe, size: int, fixed: int) -> float:
+def bits_of_size(recipe: Recipe, size: int, weights: int, fixed: int) -> float:
+    """The bits that each of `weights` weights may take in a file of `size` bytes, of which `fixed` are something else.
+
+    Raises QuantizationError for a size out of reach, with what is in reach.
+    """
     more = "" if recipe.head and recipe.embeddings else ", or quantize head and embedding too (--head --embeddings)"
-    bits = (size - fixed) * 8 / _weights(samples)
-    least, most = (stored_bytes(samples, bits, fixed) for bits in (LEAST_BITS, MOST_BITS))
+    bits = (size - fixed) * 8 / weights
+    least, most = (_stored(weights, bits, fixed) for bits in (LEAST_BITS, MOST_BITS))
     if size <= fixed:
         raise QuantizationError(
             f"a size of {_size(size)} cannot be met: what stays float, scales and index take {_size(fixed)}; ask for "
@@ -86,6 +90,10 @@ def _bits_of_size(samples: Sequence[WeightSample], recipe: Recipe, size: int, fi
             f"a size of {_size(size)} is more than int8 weights fill; ask for {_size(most)} or less"
         )
     return bits
+
+
+def _stored(weights: int, bits: float, fixed: int) -> int:
+    return fixed + round(bits * weights / 8)
 
 
 def _fit_loss(samples: Sequence[WeightSample], loss: float) -> float:
