@@ -1,6 +1,9 @@
-"""A Llama directory in another architecture's clothes: the same weights, and for Qwen2 biases of zero on q, k and v.
+"""A Llama directory in another architecture's clothes.
 
-    python -m benchmarks.models.as_other qwen2|mistral DIR OUT
+The weights are the same; for Qwen2 with biases of zero on q, k and v, for Phi-3 with q, k and v fused to one tensor,
+and gate and up.
+
+    python -m benchmarks.models.as_other qwen2|mistral|phi3 DIR OUT
 
 All compute the same function, so that quantization has to give the same integers.
 """
@@ -16,6 +19,7 @@ import torch
 from benchmarks.models.float_directory import float_directory
 
 from tilepress.checkpoint import FloatCheckpoint
+from tilepress.models.clothes import FUSED
 
 BIASED = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 # Of the config, what Llama's has and the others' have not.
@@ -23,6 +27,13 @@ LEFT_OUT = ("attention_bias", "mlp_bias", "pretraining_tp", "rope_interleaved", 
 # What each has instead.
 CONFIGS: dict[str, dict[str, Any]] = {
     "qwen2": {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "use_sliding_window": False},
+    "phi3": {
+        "architectures": ["Phi3ForCausalLM"],
+        "model_type": "phi3",
+        "sliding_window": None,
+        "original_max_position_embeddings": None,
+        "pad_token_id": None,
+    },
     "mistral": {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": None},
 }
 
@@ -36,7 +47,14 @@ def as_other(kind: str, llama: Path, out: Path) -> None:
             for linear in BIASED:
                 weight = tensors[f"model.layers.{layer}.{linear}.weight"]
                 tensors[f"model.layers.{layer}.{linear}.bias"] = torch.zeros(len(weight), dtype=weight.dtype)
-    with float_directory(out, config | CONFIGS[kind], llama, shards=1) as save:
+    added = dict(CONFIGS[kind])
+    if kind == "phi3":
+        added["original_max_position_embeddings"] = config["max_position_embeddings"]
+        for layer in range(source.shape.layers):
+            for fused, members in FUSED.items():
+                parts = [tensors.pop(f"model.layers.{layer}.{member}.weight") for member in members]
+                tensors[f"model.layers.{layer}.{fused}.weight"] = torch.cat(parts)
+    with float_directory(out, config | added, llama, shards=1) as save:
         save(tensors)
 
 

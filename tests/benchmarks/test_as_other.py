@@ -28,7 +28,7 @@ def test_a_llama_as_another_model_computes_the_same(kind: str, tmp_path: Path) -
     assert torch.equal(found(IDS).logits, expected(IDS).logits)
 
 
-@pytest.mark.parametrize(("kind", "tied"), [("qwen2", False), ("mistral", True)])
+@pytest.mark.parametrize(("kind", "tied"), [("qwen2", False), ("mistral", True), ("phi3", False)])
 def test_a_llama_as_another_model_gets_the_same_integers(
     kind: str, tied: bool, tmp_path: Path, calibration: Path
 ) -> None:

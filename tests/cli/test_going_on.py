@@ -25,7 +25,7 @@ def test_an_error_after_some_work_says_where_it_is_kept(
     tiny_qwen3: Path, calibration: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert quant(tiny_qwen3, out, calibration, "--size", "1KB") == 2
+    assert quant(tiny_qwen3, out, calibration, "--bits", "7.5") == 2
     said = capsys.readouterr().err
     assert "cannot be met" in said
     assert f"what is finished before it is in {tmp_path / '.out.quant'}: other options need --restart" in said
@@ -33,7 +33,7 @@ def test_an_error_after_some_work_says_where_it_is_kept(
 
     assert quant(tiny_qwen3, out, calibration, "--bits", "4") == 2
     said = capsys.readouterr().err
-    assert "recipe bits was None, is 4.0" in said
+    assert "recipe bits was 7.5, is 4.0" in said
     assert "is kept" not in said, "the same command is not what helps"
 
     assert quant(tiny_qwen3, out, calibration, "--bits", "4", "--restart") == 0

@@ -159,7 +159,7 @@ def test_an_error_keeps_the_stages_that_were_done_and_nothing_where_there_are_no
     tiny_qwen3: Path, calibration: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(QuantizationError, match="cannot be met"):  # known once the first pass is done
-        quantize(tiny_qwen3, tmp_path / "out", calibration, replace(RECIPE, size=1000))
+        quantize(tiny_qwen3, tmp_path / "out", calibration, replace(RECIPE, bits=7.5))
     assert work_directory(tmp_path / "out").exists()
 
     broken = make_tiny_qwen3(tmp_path / "broken")

@@ -108,8 +108,12 @@ def read_config(directory: Path) -> dict[str, Any]:
     `architectures` and `model_type` name the class that transformers loads. Raises CheckpointError for a file that is
     no JSON object, a class that tilepress does not read, an impossible size, and fields that transformers refuses.
     """
+    return completed(read_object(directory / "config.json"), directory)
+
+
+def completed(fields: dict[str, Any], directory: Path) -> dict[str, Any]:
+    """`read_config` of these fields, of the config.json of `directory`."""
     path = directory / "config.json"
-    fields = read_object(path)
     loaded = class_name(fields, path)
     kind = next(kind for kind, name in CLASSES.items() if name == loaded)
     fields |= {"architectures": [loaded], "model_type": kind}

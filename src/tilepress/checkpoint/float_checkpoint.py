@@ -6,18 +6,19 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from tilepress.checkpoint.auxiliary import auxiliary_files
-from tilepress.checkpoint.description import FLOAT, read_config
+from tilepress.checkpoint.description import FLOAT, completed
 from tilepress.checkpoint.safetensors.reader import Stored, TensorFiles, find_weights
 from tilepress.checkpoint.tensors.table import FLOAT_DTYPES
 from tilepress.errors import CheckpointError, TilepressWarning
 from tilepress.jobs.json_files import read_object
 from tilepress.models.architecture import ModelShape, architecture_of, float_tensors
+from tilepress.models.clothes import FUSED, without_fused_linears
 
 _PREFIX, _LAYERS = "model.", "model.layers."
 _TABLE, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -62,6 +63,9 @@ class FloatCheckpoint:
     transformers would initialize a missing tensor at random or leave out a part of the decoder. It raises it too for a
     tensor of another shape or not of floats, and for a model that is quantized already. A TilepressWarning names a
     stored tensor that is not read.
+
+    config: of the architecture that is read. stored_config: as config.json has it; it differs for Phi-3, which is read
+    as the Mistral that computes the same.
     """
 
     kind: Literal["float"] = "float"
@@ -69,7 +73,10 @@ class FloatCheckpoint:
     def __init__(self, path: Path) -> None:
         self.path = path
         config = path / "config.json"
-        self.config: dict[str, Any] = read_config(path)
+        stored = read_object(config)
+        fields, fused = without_fused_linears(stored, config)
+        self.config = completed(fields, path)
+        self.stored_config = stored if fused else self.config
         self.architecture = architecture_of(self.config, config)
         if self.config.get("quantization_config"):
             method = self.config["quantization_config"]
@@ -80,6 +87,8 @@ class FloatCheckpoint:
             )
         self._files = TensorFiles(float_weights(path))
         shape = ModelShape.from_config(self.config, config)
+        if fused:
+            self._split(shape)
         self._stored_names = self._by_model_name(float_tensors(self.architecture, replace(shape, tied=False)))
         # A stored head that differs from the embedding is a head of its own, though the config calls it tied.
         self.shape = replace(shape, tied=shape.tied and self._has_one_table(shape))
@@ -90,6 +99,15 @@ class FloatCheckpoint:
             self._files.expect(self._stored_names[name], size, (*FLOAT_DTYPES, torch.float64))
         self._check_surplus(expected)
         self._names = list(expected)
+
+    def _split(self, shape: ModelShape) -> None:
+        """Cut fused linears."""
+        for stored in list(self._files):
+            for fused, members in FUSED.items():
+                if stored.endswith(f".{fused}.weight"):
+                    prefix = stored.removesuffix(f"{fused}.weight")
+                    rows = {f"{prefix}{member}.weight": shape.linear(member)[0] for member in members}
+                    self._files.split(stored, rows)
 
     def _by_model_name(self, names: Mapping[str, object]) -> dict[str, str]:
         """Return name in the model -> name in the files; "model." is added or taken off, as transformers does it."""

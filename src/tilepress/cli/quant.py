@@ -142,7 +142,7 @@ def quant(
     recipe = choice.recipe(chosen)
     print_recipe(choice)
     if trust_remote_code:
-        print_note("Qwen3, Qwen2, Llama and Mistral need no remote code; none is run")
+        print_note("Qwen3, Qwen2, Llama, Mistral and Phi-3 need no remote code; none is run")
     memory = None if max_memory is None else parse_bytes("--max-memory", max_memory)
 
     def before_work() -> None:

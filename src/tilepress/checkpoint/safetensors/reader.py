@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,7 @@ class TensorFiles:
         self._handles: dict[Path, Any] = {}
         self._stored: dict[str, Stored] = {}
         self._offsets: dict[Path, dict[str, int]] = {}
+        self._parts: dict[str, tuple[str, int]] = {}  # the stored tensor whose rows it is, and the first of them
         placed = _weight_map(weights) if weights.suffix == ".json" else None
         shards = sorted({weights.parent / shard for shard in placed.values()}) if placed is not None else [weights]
         for file in shards:
@@ -77,6 +78,26 @@ class TensorFiles:
     def __iter__(self) -> Iterator[str]:
         return iter(self._stored)
 
+    def split(self, name: str, parts: Mapping[str, int]) -> None:
+        """Give the rows of a tensor names of their own, so many each, in place of `name`.
+
+        Raises CheckpointError where they are not all rows, or a part has the name of another tensor.
+        """
+        whole = self.stored(name)
+        if not whole.shape or whole.shape[0] != sum(parts.values()):
+            raise CheckpointError(
+                f"{whole.file}: {name} is {dtype_name(whole.dtype)} {list(whole.shape)}; config.json calls for "
+                f"{sum(parts.values())} rows, those of {', '.join(parts)}"
+            )
+        del self._stored[name]
+        first = 0
+        for part, rows in parts.items():
+            if part in self._stored:
+                raise CheckpointError(f"{whole.file}: holds {name}, and {part} is there too; get the checkpoint again")
+            self._stored[part] = Stored(whole.file, whole.dtype, (rows, *whole.shape[1:]))
+            self._parts[part] = (name, first)
+            first += rows
+
     def files(self) -> list[Path]:
         return list(self._handles)
 
@@ -88,8 +109,10 @@ class TensorFiles:
 
     def tensor(self, name: str) -> Tensor:
         """The tensor, as a view of the mapped file: data is read when touched. Do not write to it."""
-        tensor: Tensor = self._handles[self.stored(name).file].get_tensor(name)
-        return tensor
+        stored = self.stored(name)
+        whole, first = self._parts.get(name, (name, 0))
+        tensor: Tensor = self._handles[stored.file].get_tensor(whole)
+        return tensor[first : first + stored.shape[0]] if name in self._parts else tensor
 
     def release(self) -> None:
         """Give back the memory of the pages that were read of the files: see `release_pages`."""
@@ -111,7 +134,8 @@ class TensorFiles:
         tensor = torch.empty(len(rows), *columns, dtype=stored.dtype)
         room = tensor.view(-1).view(torch.uint8).numpy().data
         with stored.file.open("rb", buffering=0) as opened:
-            opened.seek(self._offsets[stored.file][name] + rows.start * (stored.nbytes // max(1, count)))
+            whole, first = self._parts.get(name, (name, 0))
+            opened.seek(self._offsets[stored.file][whole] + (first + rows.start) * (stored.nbytes // max(1, count)))
             while room:
                 taken = opened.readinto(room)
                 if not taken:

@@ -114,7 +114,7 @@ def _float_model(checkpoint: FloatCheckpoint, dtype: Any, max_model_len: int | N
         config: PreTrainedConfig = (
             AutoConfig.from_pretrained(checkpoint.path, **source)
             if trust_remote_code
-            else model_config(checkpoint.config, checkpoint.path)
+            else model_config(checkpoint.stored_config, checkpoint.path)
         )
         config.tie_word_embeddings, config.return_dict = checkpoint.shape.tied, True
         extend_context(config, checkpoint.config, checkpoint.path / "config.json", max_model_len)
