@@ -68,10 +68,8 @@ def quantized(layers: Sequence[Layer], ingredients: Ingredients, bits: float) ->
             lengths = replace(matrix.sample, relative=steps).rate_at(1.0)[1]
         integers = round_weights(matrix.weight, steps, matrix.factor, lengths, matrix.outputs)
         if ingredients.refinement:
-            hessian = matrix.factor.damped()
-            refine_weights(
-                integers, matrix.weight, steps, matrix.factor, hessian, lengths, matrix.outputs, Recipe().sweeps
-            )
+            hessian, sweeps = matrix.factor.damped(), Recipe().sweeps(matrix.weight.shape[1])
+            refine_weights(integers, matrix.weight, steps, matrix.factor, hessian, lengths, matrix.outputs, sweeps)
         return integers
 
     first = fit_step_factor([matrix.sample for matrix in all_of], bits)

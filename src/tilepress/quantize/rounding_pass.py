@@ -117,7 +117,7 @@ class RoundingPass:
             where,
             ranks,
             sample.coding,
-            sweeps=job.recipe.sweeps,
+            sweeps=job.recipe.sweeps(group.weight.shape[1]),
         )
         reports, integers = [], []
         for consumer, linear, report in rounded:
@@ -133,7 +133,7 @@ class RoundingPass:
         head = job.fold_head(final, self._stored(LOGITS, "sensitivity"))
         sample = head.sample(job.generator, job.recipe.coding)
         aimed = ranks.first(lambda: self._budget.bits(HEAD))
-        round_head = partial(quantize_head, sweeps=job.recipe.sweeps)
+        round_head = partial(quantize_head, sweeps=job.recipe.sweeps(job.decoder.hidden))
         linear, report = round_head(head, sample, aimed, job.recipe.activations, job.dtype, ranks)
         # A head of zeros is foretold to take no bits at all.
         longer = ranks.first(lambda: _taken([linear.weight], job.recipe.coding) / aimed - 1.0 if aimed > 0 else 0.0)

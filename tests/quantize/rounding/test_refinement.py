@@ -113,7 +113,9 @@ def test_noise_falls_to_none_before_the_last_sweeps() -> None:
 
 
 def test_effort_is_a_quarter_or_four_times_the_sweeps() -> None:
-    assert [Recipe(effort=effort).sweeps for effort in ("low", "default", "high")] == [6, 24, 96]
+    efforts = [Recipe(effort=effort) for effort in ("low", "default", "high")]
+    assert [recipe.sweeps(576) for recipe in efforts] == [6, 24, 96]
+    assert [recipe.sweeps(12288) for recipe in efforts] == [1, 4, 16], "a sweep over a wide matrix takes longer"
 
 
 def test_integers_of_inputs_that_are_always_zero_do_not_matter_and_stay_in_range() -> None:

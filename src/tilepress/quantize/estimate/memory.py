@@ -77,8 +77,9 @@ def _scaling(shape: ModelShape) -> int:
 def _rounding(shape: ModelShape, feed: Feed) -> int:
     """Bytes while a group is rounded: the rest of the layer and its statistics, the group's factor and feedback.
 
-    Also its damped Hessian, the integers of this group and those before it, and a float32 copy of the rows that are
-    refined or whose error is measured. While linears are fused they are in memory twice, before there is any feedback.
+    Also the integers of this group and those before it, and a float32 copy of the rows that are refined or whose error
+    is measured. The damped Hessian comes after the feedback. While linears are fused they are in memory twice, before
+    there is any feedback.
     """
     number = FEEDS.index(feed)
     left, rounded = FEEDS[number:], _layer(shape, FEEDS[: number + 1]) // FLOAT
@@ -86,7 +87,7 @@ def _rounding(shape: ModelShape, feed: Feed) -> int:
     fused = weights if len(feed.consumers) > 1 else 0
     measured = min(weights, FLOAT * ROUNDED_ROWS * shape.linear(feed.consumers[0])[1])
     outputs = _outputs(shape, FEEDS) + FACTORED * _outputs(shape, (feed,))
-    group = hessian + max(fused, 2 * hessian + measured)
+    group = hessian + max(fused, hessian + measured)
     return _layer(shape, left) + _statistics(shape, left) + group + rounded + outputs
 
 
@@ -98,7 +99,7 @@ def _logits(shape: ModelShape, size: CalibrationSize) -> int:
 
 def _table(shape: ModelShape) -> int:
     """Integers and code of the head or the embedding, some rows in float32, and the head's Hessian and factors."""
-    return 2 * shape.vocab * shape.hidden + 3 * FLOAT * HEAD_ROWS * shape.hidden + 5 * FLOAT * shape.hidden**2
+    return 2 * shape.vocab * shape.hidden + 3 * FLOAT * HEAD_ROWS * shape.hidden + 4 * FLOAT * shape.hidden**2
 
 
 def _layer(shape: ModelShape, feeds: tuple[Feed, ...]) -> int:

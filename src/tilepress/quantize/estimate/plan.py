@@ -159,12 +159,12 @@ def estimated_seconds(shape: ModelShape, recipe: Recipe, size: CalibrationSize, 
         products += shape.layers * SEARCH_WORK * rows
         factors += shape.layers * (FACTORS * cholesky_work(columns) + inverse_work(columns))
         rounding += shape.layers * rounding_work(rows, columns, row_feedback=True)
-        rounding += shape.layers * refinement_work(rows, columns, recipe.sweeps)
+        rounding += shape.layers * refinement_work(rows, columns, recipe.sweeps(columns))
     if recipe.head:
         products += SEARCH_WORK * shape.vocab
         factors += FACTORS * cholesky_work(shape.hidden) + inverse_work(shape.hidden)
         rounding += HEAD_ROUNDINGS * rounding_work(shape.vocab, shape.hidden)
-        rounding += HEAD_ROUNDINGS * refinement_work(shape.vocab, shape.hidden, recipe.sweeps)
+        rounding += HEAD_ROUNDINGS * refinement_work(shape.vocab, shape.hidden, recipe.sweeps(shape.hidden))
     if recipe.has_own_embedding(shape):
         products += SEARCH_WORK * shape.vocab
     return products / throughput.product + factors / throughput.factor + rounding / throughput.rounding

@@ -140,20 +140,26 @@ def round_rows(
     integers = torch.empty(len(weight_scale), tokens.shape[1], dtype=torch.int8)
     error, norm, loss = (torch.zeros_like(weight_scale) for _ in range(3))
     mine = ranks.share(len(weight_scale), TILE_ROWS)
+    parts = [slice(start, min(start + ROWS, mine.stop)) for start in range(mine.start, mine.stop, ROWS)]
+
+    def of_part(part: slice) -> tuple[Tensor, FisherFactor | None]:
+        blocks = slice(part.start // TILE_ROWS, -(-part.stop // TILE_ROWS))
+        return lengths[blocks], None if outputs is None else outputs.part(blocks)
+
+    for part in parts:
+        of_rows, of_outputs = of_part(part)
+        integers[part] = round_weights(weight(part), weight_scale[part], factor, of_rows, of_outputs)
+    factor.forget_feedback()  # as large as the Hessian that takes its place
     hessian = factor.damped().cpu() if sweeps else None
-    for start in range(mine.start, mine.stop, ROWS):
-        part = slice(start, min(start + ROWS, mine.stop))
-        block = weight(part)
-        blocks = slice(start // TILE_ROWS, -(-part.stop // TILE_ROWS))
-        of_outputs = None if outputs is None else outputs.part(blocks)
-        q = round_weights(block, weight_scale[part], factor, lengths[blocks], of_outputs)
+    for part in parts:
+        block, q = weight(part), integers[part]
+        of_rows, of_outputs = of_part(part)
         if hessian is not None:
-            refine_weights(q, block, weight_scale[part], factor, hessian, lengths[blocks], of_outputs, sweeps)
+            refine_weights(q, block, weight_scale[part], factor, hessian, of_rows, of_outputs, sweeps)
         exact = tokens @ block.T
         difference = seen @ (q.to(block.device) * weight_scale[part, None]).T - exact
         if of_outputs is not None:
             loss[part] = of_outputs.weighted(difference)
         error[part] = difference.square().sum(dim=0)
         norm[part] = exact.square().sum(dim=0)
-        integers[part] = q
     return RoundedRows(ranks.filled(integers, TILE_ROWS), *map(ranks.add_up, (error, norm, loss)))

@@ -53,6 +53,10 @@ class HessianFactor:
         """U_jk / U_jj, float32 [k, k]: the share of column j's error that is fed to column k after it."""
         return inverse_of_upper(self.upper).mul_(self.upper.diagonal()[:, None])
 
+    def forget_feedback(self) -> None:
+        """Free the memory of `feedback`, which is computed anew where it is asked for again."""
+        self.__dict__.pop("feedback", None)
+
     def damped(self) -> Tensor:
         """H + damping in `order`, float32 [k, k]: a new matrix."""
         return _damped(self.hessian, self.order, self.added)
