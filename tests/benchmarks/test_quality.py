@@ -77,7 +77,7 @@ def test_ingredients_and_activations_are_measured_by_themselves(tiny_qwen3: Path
     assert done.returncode == 0, done.stderr
     rows = {row["row"]: row for row in json.loads(results.read_text())}
     ablation = {row.rpartition(", ")[2]: result for row, result in rows.items() if row.startswith("ablation")}
-    assert len(ablation) == 6
+    assert len(ablation) == 7
     assert all(result["bits"] == pytest.approx(3.5, abs=0.03) for result in ablation.values())
     # Random weights have no columns or rows to tell apart: what these ingredients gain shows on real models only.
     assert ablation["all of it"]["kl"] < ablation["without error feedback"]["kl"]
