@@ -183,12 +183,13 @@ class Part:
             stored = self._files.stored(f"{prefix}.{name}")
             self._files.expect(f"{prefix}.{name}", (max(1, stored.nbytes),), (torch.int8,))
         weight = self._stored(prefix)
-        if isinstance(weight, Compressed) and int(weight.info[4]) == RESIDENT_FORM:
+        version = int(weight.info[4])
+        if version == RESIDENT_FORM:
             raise CheckpointError(
                 f"{self._files.stored(f'{prefix}.info').file}: {prefix} is in a form for memory, not for files; "
                 "compress it from the W8A8S directory"
             )
-        if isinstance(weight, Compressed) and int(weight.info[4]) != BITSTREAM_V1:
+        if isinstance(weight, Compressed) and version != BITSTREAM_V1:
             with naming_damage(self._files.stored(f"{prefix}.weight").file, prefix):
                 codec.check_index(weight)  # says whose bitstream it is
         if (weight.n, weight.k) != (n, k):

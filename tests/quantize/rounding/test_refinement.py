@@ -1,4 +1,4 @@
-"""Refinement of rounded weights: bit by bit against plain code, and against the best integers there are."""
+"""Refinement of rounded weights: bit by bit against plain code, and by the cost that it lowers."""
 
 from __future__ import annotations
 
