@@ -20,8 +20,6 @@ from tilepress.engines.transformers import generate
 from tilepress.engines.transformers.compressed_linear import CompressedLinear
 from tilepress.engines.transformers.generation.decode_step import DecodeStep
 from tilepress.engines.transformers.generation.kv_cache import GrowingCache
-from tilepress.kernels import attend
-from tilepress.kernels.attention import attend_in_torch
 
 CALLS = 40
 NEW_TOKENS = 33
@@ -46,23 +44,16 @@ def measure(model: Any, tokenizer: Any, past: int) -> dict[str, float]:
     ids = torch.randint(0, model.config.vocab_size, (1, past), generator=torch.Generator().manual_seed(0))
     token, hidden = ids[:, :1], torch.randn(1, 1, model.config.hidden_size)
     with torch.inference_mode():
-        caches = [GrowingCache() for _ in range(3)]
+        caches = [GrowingCache() for _ in range(2)]
         for cache in caches:
             model(ids, past_key_values=cache)
         step = DecodeStep(model)
         linears = [module for module in model.model.layers.modules() if isinstance(module, CompressedLinear)]
         inputs = {module.in_features: torch.randn(module.in_features) for module in linears}
-        queries, size = model.config.num_attention_heads, model.model.layers[0].self_attn.head_dim
-        rows, angle = torch.randn(queries + 2 * model.config.num_key_value_heads, size), torch.randn(size)
-        buffers = [layer.buffer_for(past + 1) for layer in caches[2].layers]
         parts = {
             "the linears' kernel": milliseconds(lambda: [linear(inputs[linear.in_features]) for linear in linears]),
-            "attention": milliseconds(lambda: [attend(rows, angle, angle, b, past, queries) for b in buffers]),
-            "attention in torch": milliseconds(
-                lambda: [attend_in_torch(rows, angle, angle, b, past, queries) for b in buffers]
-            ),
-            "head": milliseconds(lambda: model.lm_head(hidden)),
-            "the step of tilepress": milliseconds(lambda: list(step(token, caches[0]))),
+            "head in torch": milliseconds(lambda: model.lm_head(hidden)),
+            "the step of tilepress": milliseconds(lambda: step(token, caches[0])),
             "the model's own forward": milliseconds(lambda: model(token, past_key_values=caches[1])),
         }
 

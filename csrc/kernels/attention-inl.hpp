@@ -2,43 +2,13 @@
 // target gives the same bits. Torch's reads keys and values once for each query and takes three times as long.
 #pragma once
 
-#include <cstring>
 #include <limits>
 
+#include "kernels/floats-inl.hpp"
 #include "simd/kernels.hpp"
 
 namespace tilepress::TILEPRESS_TARGET {
 namespace {
-
-constexpr int kFloats = 8;
-typedef float Floats __attribute__((vector_size(4 * kFloats)));
-typedef uint32_t FloatBits __attribute__((vector_size(4 * kFloats)));
-
-TILEPRESS_ALWAYS_INLINE Floats load_floats(const float* from) {
-    Floats value;
-    std::memcpy(&value, from, sizeof value);
-    return value;
-}
-TILEPRESS_ALWAYS_INLINE void store_floats(Floats value, float* to) { std::memcpy(to, &value, sizeof value); }
-
-TILEPRESS_ALWAYS_INLINE float sum_of(Floats v) {
-    return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
-}
-
-// e^x for x from minus infinity to 0, to 2 units in the last place; below -86 as for -86.
-TILEPRESS_ALWAYS_INLINE Floats exp_floats(Floats x) {
-    x = x > -86.0f ? x : Floats{} - 86.0f;
-    // x = power * ln 2 + rest; adding 1.5 * 2^23 rounds, and leaves the integer in the lowest bits.
-    const Floats rounded = x * 1.44269504f + 12582912.0f, power = rounded - 12582912.0f;
-    const Floats rest = (x - power * 0.693359375f) + power * 2.12194440e-4f;
-    Floats y = rest * 1.9875691500e-4f + 1.3981999507e-3f;
-    y = y * rest + 8.3334519073e-3f;
-    y = y * rest + 4.1665795894e-2f;
-    y = y * rest + 1.6666665459e-1f;
-    y = y * rest + 5.0000001201e-1f;
-    y = y * (rest * rest) + rest + 1.0f;
-    return reinterpret_cast<Floats>(reinterpret_cast<FloatBits>(y) + (reinterpret_cast<FloatBits>(rounded) << 23));
-}
 
 // scores[q][t] = queries[q] . keys[t], four tokens at a time; those behind the last are worth nothing.
 template <int Q>

@@ -25,7 +25,8 @@ void turn(const AttentionArguments& arguments, const float* row, float* out) {
 }  // namespace
 
 void attend(const AttentionArguments& arguments, int threads) {
-    const int64_t size = arguments.size, group = arguments.queries / arguments.heads, tokens = arguments.length + 1;
+    const int64_t size = arguments.size, group = arguments.queries / arguments.heads,
+                  tokens = arguments.length + 1 - arguments.first;
     const int64_t chunks = (tokens + AttentionChunk::kTokens - 1) / AttentionChunk::kTokens;
     // The caller's: turned queries, then for every task the sums, maxima and totals of its queries.
     static thread_local std::vector<float> scratch;
@@ -48,13 +49,13 @@ void attend(const AttentionArguments& arguments, int threads) {
         std::memcpy(arguments.values + place, new_values + head * size, static_cast<size_t>(size) * sizeof(float));
     }
 
-    // Sharing less than this takes longer than doing it: some 10 microseconds of work.
-    constexpr int64_t kWorthSharing = 1 << 16;
+    // Sharing less than this takes longer than doing it: a few microseconds of work.
+    constexpr int64_t kWorthSharing = 1 << 14;
     const bool share = 2 * arguments.heads * tokens * size >= kWorthSharing;
     const Kernels& kernels = isa().kernels;
     parallel_for(arguments.heads * chunks, share ? threads : 1, [&](int64_t task) {
         const int64_t head = task / chunks, first = task % chunks * AttentionChunk::kTokens;
-        const int64_t place = (head * arguments.room + first) * size;
+        const int64_t place = (head * arguments.room + arguments.first + first) * size;
         kernels.attend({
             .queries = queries + head * group * size,
             .keys = arguments.keys + place,

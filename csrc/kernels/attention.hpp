@@ -17,6 +17,7 @@ struct AttentionArguments {
     int64_t size;  // a multiple of 8
     int64_t room;
     int64_t length;  // less than room
+    int64_t first;   // attention reaches from this token to the new one; at most length
 };
 
 // Turns queries and keys by the rotary embedding, x * cos + (-second half of x, first half of x) * sin, puts keys and

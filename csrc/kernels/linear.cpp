@@ -93,7 +93,7 @@ class Call {
             };
             kernels_.scale_sums(sums, scales, activations_.scales(first_token), tokens,
                                 static_cast<int>(std::min<int64_t>(kFractalRows, end - channel)), arguments_.type,
-                                arguments_.y, first_token * geometry_.n + channel, geometry_.n);
+                                arguments_.y, first_token * arguments_.y_stride + channel, arguments_.y_stride);
             sums += kFractalRows * tokens;
         }
     }

@@ -9,8 +9,9 @@
 namespace tilepress {
 
 struct LinearArguments {
-    const void* x;   // [tokens, k]
-    void* y;         // [tokens, n]
+    const void* x;  // [tokens, k]
+    void* y;        // [tokens, n]: token t's outputs begin at y + t * y_stride
+    int64_t y_stride;
     FloatType type;  // of x and y
     int64_t tokens;
     float input_scale;

@@ -23,6 +23,7 @@ void run(const LinearCall& call, int threads) {
     const LinearArguments arguments{
         .x = call.x,
         .y = call.y,
+        .y_stride = call.n,
         .type = call.type,
         .tokens = call.tokens,
         .input_scale = *call.input_scale,

@@ -7,6 +7,7 @@ namespace tilepress {
 
 void bind_codec(nanobind::module_& m);
 void bind_entropy(nanobind::module_& m);
+void bind_decoder(nanobind::module_& m);
 void bind_kernels(nanobind::module_& m);
 void bind_quantize(nanobind::module_& m);
 void bind_bench(nanobind::module_& m);

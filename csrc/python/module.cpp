@@ -22,6 +22,7 @@ NB_MODULE(_native, m) {
     nanobind::register_exception_translator(translate_bitstream_error);
     tilepress::bind_codec(m);
     tilepress::bind_entropy(m);
+    tilepress::bind_decoder(m);
     tilepress::bind_kernels(m);
     tilepress::bind_quantize(m);
     tilepress::bind_bench(m);

@@ -1,5 +1,5 @@
 // What is compiled once for each instruction set: decoding a tile and multiplying by it, decoding a block of the
-// entropy-coded form, quantizing activations, scaling sums, attention, and rounding weights.
+// entropy-coded form, quantizing activations, scaling sums, rounding weights, and the rest of a decoder's layer.
 #pragma once
 
 #include <cstdint>
@@ -76,6 +76,25 @@ struct AttentionChunk {
     int tokens;            // from 1 to kTokens
 };
 
+// RMSNorm: x / sqrt(mean(x^2) + epsilon) * gain + bias.
+struct Norm {
+    const float* gain;  // [size]; null for none at all
+    const float* bias;  // [size]; null for zeros
+    float epsilon;
+};
+
+// Rows of a float matrix against some tokens.
+struct FloatRows {
+    FloatType type;
+    const void* weight;  // [n, k]
+    const float* bias;   // [n]; null for zeros
+    int64_t k;
+    const float* x;  // [tokens, k]
+    int64_t tokens;
+    float* y;  // [tokens, n]: token t's begin at y + t * stride
+    int64_t stride;
+};
+
 // A block of the entropy-coded form (codec/entropy_format.hpp). Scales are shifted so that the class of row i and
 // column j is what 11 bits above the lowest of clamp(rows[i] + columns[j], 0, top) say.
 struct EntropyBlock {
@@ -134,6 +153,15 @@ struct Kernels {
 
     // Refines the rows [first, last) of a block. `sums` has room for so many rows of padded_columns(k).
     void (*refine_rows)(const Refinement& refinement, int64_t first, int64_t last, float* sums);
+
+    // y[size] = norm(x[size]); x and y may be the same.
+    void (*normalize)(const Norm& norm, const float* x, int64_t size, float* y);
+
+    // y[size] = gates / (1 + e^-gates) * ups: SwiGLU (Shazeer, arXiv 2002.05202).
+    void (*gate)(const float* gates, const float* ups, int64_t size, float* y);
+
+    // y[t][r] = weight[r] . x[t] + bias[r] for the rows [first, last).
+    void (*multiply_floats)(const FloatRows& rows, int64_t first, int64_t last);
 };
 
 // The calling thread's own.

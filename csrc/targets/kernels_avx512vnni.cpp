@@ -13,16 +13,21 @@
 // in plain loops
 #include "kernels/activations-inl.hpp"
 #include "kernels/attention-inl.hpp"
+#include "kernels/elementwise-inl.hpp"
+#include "kernels/float_rows-inl.hpp"
 #include "kernels/scale_sums-inl.hpp"
 #include "rounding/refinement-inl.hpp"
 
 namespace tilepress {
 
 extern const Kernels kAvx512VnniKernels;
-const Kernels kAvx512VnniKernels{
-    avx512vnni::decode,     avx512vnni::decode_rows, avx512vnni::decode_entropy, avx512vnni::multiply<avx512vnni::Dot>,
-    avx512vnni::quantize,   avx512vnni::find_range,  avx512vnni::scale_sums,     avx512vnni::attend,
-    avx512vnni::round_rows, avx512vnni::refine_rows};
+const Kernels kAvx512VnniKernels{avx512vnni::decode,         avx512vnni::decode_rows,
+                                 avx512vnni::decode_entropy, avx512vnni::multiply<avx512vnni::Dot>,
+                                 avx512vnni::quantize,       avx512vnni::find_range,
+                                 avx512vnni::scale_sums,     avx512vnni::attend,
+                                 avx512vnni::round_rows,     avx512vnni::refine_rows,
+                                 avx512vnni::normalize,      avx512vnni::gate,
+                                 avx512vnni::multiply_floats};
 
 }  // namespace tilepress
 

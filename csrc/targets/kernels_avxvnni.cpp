@@ -13,6 +13,8 @@
 // in plain loops
 #include "kernels/activations-inl.hpp"
 #include "kernels/attention-inl.hpp"
+#include "kernels/elementwise-inl.hpp"
+#include "kernels/float_rows-inl.hpp"
 #include "kernels/scale_sums-inl.hpp"
 #include "rounding/refinement-inl.hpp"
 
@@ -20,9 +22,10 @@ namespace tilepress {
 
 extern const Kernels kAvxVnniKernels;
 const Kernels kAvxVnniKernels{
-    avxvnni::decode,     avxvnni::decode_rows, avxvnni::decode_entropy, avxvnni::multiply<avxvnni::Dot>,
-    avxvnni::quantize,   avxvnni::find_range,  avxvnni::scale_sums,     avxvnni::attend,
-    avxvnni::round_rows, avxvnni::refine_rows};
+    avxvnni::decode,         avxvnni::decode_rows, avxvnni::decode_entropy, avxvnni::multiply<avxvnni::Dot>,
+    avxvnni::quantize,       avxvnni::find_range,  avxvnni::scale_sums,     avxvnni::attend,
+    avxvnni::round_rows,     avxvnni::refine_rows, avxvnni::normalize,      avxvnni::gate,
+    avxvnni::multiply_floats};
 
 }  // namespace tilepress
 

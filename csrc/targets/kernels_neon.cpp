@@ -13,15 +13,18 @@
 // in plain loops
 #include "kernels/activations-inl.hpp"
 #include "kernels/attention-inl.hpp"
+#include "kernels/elementwise-inl.hpp"
+#include "kernels/float_rows-inl.hpp"
 #include "kernels/scale_sums-inl.hpp"
 #include "rounding/refinement-inl.hpp"
 
 namespace tilepress {
 
 extern const Kernels kNeonKernels;
-const Kernels kNeonKernels{neon::decode,     neon::decode_rows, neon::decode_entropy, neon::multiply<neon::Dot>,
-                           neon::quantize,   neon::find_range,  neon::scale_sums,     neon::attend,
-                           neon::round_rows, neon::refine_rows};
+const Kernels kNeonKernels{neon::decode,         neon::decode_rows, neon::decode_entropy, neon::multiply<neon::Dot>,
+                           neon::quantize,       neon::find_range,  neon::scale_sums,     neon::attend,
+                           neon::round_rows,     neon::refine_rows, neon::normalize,      neon::gate,
+                           neon::multiply_floats};
 
 }  // namespace tilepress
 

@@ -11,6 +11,8 @@
 // in plain loops
 #include "kernels/activations-inl.hpp"
 #include "kernels/attention-inl.hpp"
+#include "kernels/elementwise-inl.hpp"
+#include "kernels/float_rows-inl.hpp"
 #include "kernels/scale_sums-inl.hpp"
 #include "rounding/refinement-inl.hpp"
 
@@ -18,8 +20,9 @@ namespace tilepress {
 
 extern const Kernels kPortableKernels;
 const Kernels kPortableKernels{
-    portable::decode,     portable::decode_rows, portable::decode_entropy, portable::multiply<portable::Dot>,
-    portable::quantize,   portable::find_range,  portable::scale_sums,     portable::attend,
-    portable::round_rows, portable::refine_rows};
+    portable::decode,         portable::decode_rows, portable::decode_entropy, portable::multiply<portable::Dot>,
+    portable::quantize,       portable::find_range,  portable::scale_sums,     portable::attend,
+    portable::round_rows,     portable::refine_rows, portable::normalize,      portable::gate,
+    portable::multiply_floats};
 
 }  // namespace tilepress

@@ -1,5 +1,7 @@
 #include "threads/tasks.hpp"
 
+#include <utility>
+
 #include "threads/openmp.hpp"
 #include "threads/thread_pool.hpp"
 
@@ -9,7 +11,7 @@ namespace {
 
 constexpr int kMaxThreads = 256;
 
-thread_local bool inside_task = false;
+thread_local bool inside_task = false, own_threads = false;
 
 // One call of run_tasks. Thread `t` of `threads` owns tasks [t * tasks / threads, (t + 1) * tasks / threads).
 class Call {
@@ -59,7 +61,10 @@ void run_tasks(int64_t tasks, int threads, Task run, void* context) {
     }
     Call call(tasks, threads, run, context);
     const Body body = [](void* call, int thread) { static_cast<Call*>(call)->work(thread); };
-    if (!run_on_openmp(threads, body, &call)) run_on_pool(threads, body, &call);
+    if (own_threads || !run_on_openmp(threads, body, &call)) run_on_pool(threads, body, &call);
 }
+
+OwnThreads::OwnThreads() : before_(std::exchange(own_threads, true)) {}
+OwnThreads::~OwnThreads() { own_threads = before_; }
 
 }  // namespace tilepress

@@ -15,9 +15,22 @@ using Task = void (*)(void* context, int64_t task);
 // Each thread begins with a share of its own, in rising order, which is the same in every call of as many tasks: its
 // part of the weights stays in its caches, and on several sockets in memory that it reached before. Who is done helps
 // the others. The threads are those of the OpenMP runtime that torch has loaded, so that no two pools fight for the
-// cores; without one (the codec alone is used, or in a forked child, where OpenMP's would hang) they are a pool of our
-// own, which sleeps between calls. A call from inside a task runs on its caller alone.
+// cores. They are a pool of our own without such a runtime (the codec alone is used, or in a forked child, where
+// OpenMP's would hang) and within OwnThreads. A call from inside a task runs on its caller alone.
 void run_tasks(int64_t tasks, int threads, Task run, void* context);
+
+// While one exists, calls of its thread share their work with our own threads: for many short calls in a row, without
+// torch between. OpenMP's threads have all to arrive before a call ends, one that has lost its core too.
+class OwnThreads {
+  public:
+    OwnThreads();
+    ~OwnThreads();
+    OwnThreads(const OwnThreads&) = delete;
+    OwnThreads& operator=(const OwnThreads&) = delete;
+
+  private:
+    const bool before_;
+};
 
 template <typename Function>
 void parallel_for(int64_t tasks, int threads, Function&& function) {

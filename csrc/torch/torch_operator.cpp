@@ -82,7 +82,6 @@ bool register_torch_operators(const char* library) {
     TorchLibrary* registration;  // kept for as long as the process lives, as the operator is
     check(torch.new_library("tilepress", "CPU", __FILE__, __LINE__, &registration));
     check(torch.implement(registration, "linear", &kernel, TorchInterface::kVersion));
-    check(torch.implement(registration, "attend", &attend_kernel, TorchInterface::kVersion));
     return true;
 }
 

@@ -5,11 +5,8 @@
 
 namespace tilepress {
 
-// Registers tilepress::linear and tilepress::attend with the torch whose libtorch_cpu is at `library` and loaded.
+// Registers tilepress::linear with the torch whose libtorch_cpu is at `library` and loaded.
 // False, and nothing is registered, where that torch is older than 2.10 or has no such library.
 bool register_torch_operators(const char* library);
-
-// tilepress::attend(rows, cos, sin, cache, length, queries); src/tilepress/kernels/attention.py has the definition.
-void attend_kernel(TorchValue* stack, uint64_t arguments, uint64_t results);
 
 }  // namespace tilepress

@@ -30,6 +30,55 @@ def embed(
     out: NDArray[np.float32],
     threads: int,
 ) -> None: ...
+
+class Projection:
+    @staticmethod
+    def compressed(
+        weight: NDArray[np.int8],
+        index: NDArray[np.int8],
+        info: NDArray[np.int64],
+        input_scale: float,
+        input_offset: int,
+        deq_scale: NDArray[np.float32],
+        quant_bias: NDArray[np.int32],
+        weight_sums: NDArray[np.int32] | None,
+    ) -> Projection: ...
+    @staticmethod
+    def of_16_bits(weight: NDArray[np.int16], bfloat: bool, bias: NDArray[np.float32] | None) -> Projection: ...
+    @staticmethod
+    def of_32_bits(weight: NDArray[np.float32], bias: NDArray[np.float32] | None) -> Projection: ...
+
+class Norm:
+    @staticmethod
+    def of(gain: NDArray[np.float32], bias: NDArray[np.float32] | None, epsilon: float) -> Norm: ...
+
+class Decoder:
+    def __init__(self, hidden: int, queries: int, heads: int, head_size: int, window: int) -> None: ...
+    def add_layer(
+        self,
+        attention_norm: Norm,
+        query_key_value: list[Projection],
+        query_norm: Norm | None,
+        key_norm: Norm | None,
+        output: list[Projection],
+        mlp_norm: Norm,
+        gate_up: list[Projection],
+        down: list[Projection],
+    ) -> None: ...
+    def finish(self, norm: Norm, head: list[Projection]) -> None: ...
+    def step(
+        self,
+        x: int,
+        tokens: int,
+        past: int,
+        cos: int,
+        sin: int,
+        caches: list[int],
+        room: int,
+        logits: int,
+        threads: int,
+    ) -> None: ...
+
 def isa() -> str: ...
 def isas() -> list[str]: ...
 def linear(*arguments: Any) -> None: ...

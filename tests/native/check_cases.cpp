@@ -124,6 +124,7 @@ void check(Reader& file) {
         tilepress::LinearArguments arguments{
             .x = x.data(),
             .y = y.data(),
+            .y_stride = geometry.n,
             .type = type,
             .tokens = static_cast<int64_t>(x.size()) / (size * geometry.k),
             .input_scale = input_scale,

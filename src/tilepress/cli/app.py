@@ -58,9 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = _with_plain_flags([word for word in words if word != "--debug"])
-    # The time that torch's threads, which are the kernels' too, spin before they sleep; read when torch is imported.
-    # SmolLM2 on two idle cores generates 138 tokens/s with this, 140 with libgomp's own 300,000, 121 with 1,000 and 91
-    # with OMP_WAIT_POLICY=PASSIVE; on cores that other processes keep busy libgomp's own leaves 1 to 10.
+    # The time that torch's threads spin before they sleep; read when torch is imported. Where the decoder called torch
+    # and the kernels between, on these threads, SmolLM2 on two idle cores generated 138 tokens/s with this, 140 with
+    # libgomp's own 300,000, 121 with 1,000; on cores that other processes kept busy libgomp's own left 1 to 10.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     # On SIGTERM a command cleans up after itself as it does on Ctrl-C.

@@ -4,9 +4,8 @@ They multiply by compressed weights, look tokens up in them, and compute one tok
 code, those of CUDA devices are in `tilepress.kernels.cuda`.
 """
 
-from tilepress.kernels.attention import attend, attend_in_torch
 from tilepress.kernels.cuda import check_device
 from tilepress.kernels.embedding import embed
 from tilepress.kernels.op import linear
 
-__all__ = ["attend", "attend_in_torch", "check_device", "embed", "linear"]
+__all__ = ["check_device", "embed", "linear"]

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from tilepress.errors import UsageError
-from tilepress.kernels.attention import attend_in_torch
 
 # From Ampere on: Triton compiles int8 tensor core products for nothing older.
 LEAST_CAPABILITY = (8, 0)
@@ -49,4 +48,3 @@ def _embed(*operands: Any) -> Tensor:
 
 torch.library.impl("tilepress::linear", "CUDA", _linear)
 torch.library.impl("tilepress::embed", "CUDA", _embed)
-torch.library.impl("tilepress::attend", "CUDA", attend_in_torch)

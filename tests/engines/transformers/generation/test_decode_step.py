@@ -37,7 +37,7 @@ def assert_same_steps(model: PreTrainedModel, steps: int = 40) -> None:
         for t in range(20, 20 + steps):
             token = ids[:, t : t + 1]
             expected = model(token, past_key_values=own).logits[:, -1]
-            torch.testing.assert_close(next(step(token, cache)), expected, atol=0.02, rtol=0.02)
+            torch.testing.assert_close(step(token, cache), expected, atol=0.02, rtol=0.02)
     assert own.get_seq_length() == cache.get_seq_length() == 20 + steps
 
 
@@ -78,8 +78,8 @@ def test_several_tokens_give_the_bits_of_one_at_a_time(
         for cache in (together, alone):
             model(ids[:, :20], past_key_values=cache)
         for start, end in ((20, 25), (25, 26), (26, 40)):
-            logits = torch.cat(list(step(ids[:, start:end], together)))
-            expected = torch.cat([next(step(ids[:, t : t + 1], alone)) for t in range(start, end)])
+            logits = step(ids[:, start:end], together)
+            expected = torch.cat([step(ids[:, t : t + 1], alone) for t in range(start, end)])
             assert torch.equal(logits, expected)
     for one, other in zip(together.layers, alone.layers, strict=True):
         assert torch.equal(one.keys, other.keys)
@@ -93,7 +93,7 @@ def test_a_float_model_differs_in_the_last_bits_only(make: Callable[..., Path], 
     with torch.inference_mode():
         cache = GrowingCache()
         model(ids[:, :-1], past_key_values=cache)
-        (logits,) = DecodeStep(model)(ids[:, -1:], cache)
+        logits = DecodeStep(model)(ids[:, -1:], cache)
         expected = model(ids, use_cache=False).logits[:, -1]
         torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ from transformers.generation.configuration_utils import GenerationMode
 from tilepress.engines.transformers.generation.decode_step import DecodeStep
 from tilepress.engines.transformers.generation.kv_cache import GrowingCache
 
-Step = Callable[[Tensor, GrowingCache], Iterator[Tensor]]
+Step = Callable[[Tensor, GrowingCache], Tensor]
 
 # Settings that this loop does not support, with the values that leave them off.
 OTHER_LOOPS = {
@@ -91,11 +91,7 @@ class Decoding:
         behind = iter([model(prompt, past_key_values=self.cache, logits_to_keep=1).logits[:, -1].float()])
         while True:
             for i, logits in enumerate(behind):
-                scores = logits_processor(ids, logits)
-                if generation_config.do_sample:
-                    token = torch.multinomial(torch.softmax(scores, -1), 1)
-                else:
-                    token = scores.argmax(-1, keepdim=True)
+                token = _draw(logits_processor, ids, logits, sample=generation_config.do_sample)
                 ids = torch.cat([ids, token], dim=-1)
                 self.streamer.put(token[0])
                 accepted = i < draft.shape[1] and bool(token == draft[:, i])
@@ -110,7 +106,7 @@ class Decoding:
                 self.cache.keep(ids.shape[1] - 1)
                 draft = lookup.get_candidates(ids)[0][:, ids.shape[1] : generation_config.max_length - 1]
                 self.drafted += draft.shape[1]
-            behind = step(torch.cat([token, draft], dim=-1), self.cache)
+            behind = iter(torch.split(step(torch.cat([token, draft], dim=-1), self.cache), 1))
 
     def _lookup(self, config: GenerationConfig) -> PromptLookupCandidateGenerator | None:
         if not self.draft_tokens:
@@ -123,9 +119,23 @@ class Decoding:
         )
 
 
+def _draw(processor: LogitsProcessorList, ids: Any, logits: Any, *, sample: bool) -> Tensor:
+    """Return the next token [1, 1]. On one thread: torch's others spin for milliseconds when they have done their part.
+
+    These are the cores that `DecodeStep` needs next.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        scores = processor(ids, logits)
+        return torch.multinomial(torch.softmax(scores, -1), 1) if sample else scores.argmax(-1, keepdim=True)
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _step(model: PreTrainedModel) -> Step:
     """Return `DecodeStep` where it supports the model, else the model's own forward pass in the same form."""
     if DecodeStep.supports(model):
         return DecodeStep(model)
     engine: Any = model
-    return lambda tokens, cache: iter(engine(tokens, past_key_values=cache).logits[0].float().split(1))
+    return lambda tokens, cache: engine(tokens, past_key_values=cache).logits[0].float()

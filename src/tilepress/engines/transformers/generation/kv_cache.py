@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -25,13 +25,36 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     update makes a new buffer.
     """
 
-    keys: Tensor
-    values: Tensor
     _buffer: Tensor  # [2, batch, heads, room, head size]
+    _length: int  # tokens in use, where there are no views
+    _views: list[Tensor | None]  # keys and values; None until somebody asks for them
+
+    def __init__(self) -> None:
+        self._views = [None, None]
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    @property
+    def keys(self) -> Tensor:
+        return self._view(0)
+
+    @keys.setter
+    def keys(self, keys: Tensor) -> None:
+        self._views[0] = keys
+
+    @property
+    def values(self) -> Tensor:
+        return self._view(1)
+
+    @values.setter
+    def values(self, values: Tensor) -> None:
+        self._views[1] = values
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         super().lazy_initialization(key_states, value_states)
         self._buffer = key_states.new_empty(0)
+
+    def get_seq_length(self) -> int:
+        return self._length if self.is_initialized and self._views[0] is None else super().get_seq_length()
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Append states [batch, heads, new tokens, head size]; returns all keys and values."""
@@ -43,7 +66,8 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         added = self._buffer.narrow(3, length, new)
         added[0].copy_(key_states)
         added[1].copy_(value_states)
-        return self.use(length + new)
+        self.use(length + new)
+        return self.keys, self.values
 
     def buffer_for(self, tokens: int) -> Tensor:
         """Return the buffer [2, batch, heads, room, head size], with room for `tokens` tokens in all."""
@@ -51,13 +75,21 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
             self._make_room(self.keys, tokens)
         return self._buffer
 
-    def use(self, length: int) -> tuple[Tensor, Tensor]:
-        """Make the first `length` tokens of the buffer all tokens of the cache, and return their keys and values."""
-        self.keys, self.values = self._buffer.narrow(3, 0, length).unbind(0)
-        return self.keys, self.values
+    def use(self, length: int) -> None:
+        """Make the first `length` tokens of the buffer all tokens of the cache."""
+        self._length = length
+        self._views = [None, None]
+
+    def _view(self, which: int) -> Tensor:
+        if self.is_initialized and self._views[which] is None:
+            self._views = list(self._buffer.narrow(3, 0, self._length).unbind(0))
+        view = self._views[which]
+        return cast(Tensor, view)
 
     def _has_room(self, tokens: int) -> bool:
-        return self._buffer.shape[-2] >= tokens and self.keys.data_ptr() in (0, self._buffer.data_ptr())
+        if self._buffer.dim() < 5 or self._buffer.shape[-2] < tokens:
+            return False
+        return self._views[0] is None or self._views[0].data_ptr() in (0, self._buffer.data_ptr())
 
     def _make_room(self, like: Tensor, needed: int) -> None:
         batch, heads, _, size = like.shape

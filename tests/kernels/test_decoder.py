@@ -1,0 +1,129 @@
+"""The native decoder against the plain formulas."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kernels.decoders import Inputs, RandomDecoder, Shape, native_step, plain_step, random_inputs
+from tilepress import _native
+
+SHAPES = {
+    "llama": Shape(),
+    "norms of queries and keys": Shape(normed=True),
+    "no groups": Shape(queries=3, heads=3, head_size=8, layers=1),
+    "one head for all": Shape(queries=5, heads=1, head_size=24),
+    "a window": Shape(window=10),
+    "odd sizes": Shape(hidden=37, intermediate=45, vocabulary=131),
+    "wide": Shape(hidden=256, intermediate=9000, head_size=128, layers=1),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("head_type", ["float32", "float16", "bfloat16"])
+def test_agrees_with_the_formulas(shape: Shape, head_type: str) -> None:
+    decoder = RandomDecoder(shape, head_type)
+    native = decoder.native()
+    for past, tokens in ((0, 1), (6, 2), (126, 5), (300, 1)):
+        inputs, caches, expected_caches = random_inputs(shape, tokens), decoder.caches(310), decoder.caches(310)
+        expected = plain_step(decoder, inputs, expected_caches, past)
+        np.testing.assert_allclose(native_step(decoder, native, inputs, caches, past), expected, atol=1e-4, rtol=1e-4)
+        np.testing.assert_allclose(caches, expected_caches, atol=1e-4, rtol=1e-4)
+
+
+def test_far_apart_scores() -> None:
+    """Weights from 1 to 0 within and across chunks of tokens."""
+    decoder = RandomDecoder(Shape(layers=1))
+    for factor in (0.0, 1e-3, 30.0, 1e3):
+        decoder.layers[0].query_key_value[: 4 * 16] *= factor
+        caches, expected_caches = decoder.caches(301), decoder.caches(301)
+        inputs = random_inputs(decoder.shape, 1)
+        expected = plain_step(decoder, inputs, expected_caches, 300)
+        actual = native_step(decoder, decoder.native(), inputs, caches, 300)
+        np.testing.assert_allclose(actual, expected, atol=2e-4, rtol=2e-4)
+        decoder = RandomDecoder(Shape(layers=1))
+
+
+@pytest.mark.parametrize("gate", [0.0, 100.0, -100.0, 1e30, -1e30])
+def test_gates_of_any_size(gate: float) -> None:
+    decoder = RandomDecoder(Shape(layers=1))
+    layer = decoder.layers[0]
+    layer.gate_up[: decoder.shape.intermediate] = 0
+    layer.gate_up[0] = gate
+    layer.down /= max(1.0, abs(gate))
+    inputs = random_inputs(decoder.shape, 1)
+    with np.errstate(over="ignore"):
+        expected = plain_step(decoder, inputs, decoder.caches(9), 8)
+    actual = native_step(decoder, decoder.native(), inputs, decoder.caches(9), 8)
+    np.testing.assert_allclose(actual, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_steps_of_any_size_and_any_number_of_threads_give_the_same_bits() -> None:
+    decoder = RandomDecoder(SHAPES["wide"], "float16")
+    native, inputs, caches = decoder.native(), random_inputs(decoder.shape, 9), decoder.caches(300)
+    expected = native_step(decoder, native, inputs, caches, 250, threads=1)
+    for threads in (2, 5):
+        others = decoder.caches(300)
+        assert np.array_equal(native_step(decoder, native, inputs, others, 250, threads), expected)
+        assert np.array_equal(others, caches)
+        logits, others = [], decoder.caches(300)
+        for first, last in ((0, 1), (1, 3), (3, 9)):
+            part = Inputs(*(array[first:last] for array in vars(inputs).values()))
+            logits.append(native_step(decoder, native, part, others, 250 + first, threads))
+        assert np.array_equal(np.concatenate(logits), expected)
+        assert np.array_equal(others, caches)
+
+
+PROGRAM = """
+from kernels.decoders import RandomDecoder, native_step, random_inputs
+from kernels.test_decoder import SHAPES
+for shape in SHAPES.values():
+    for head in ("float32", "float16", "bfloat16"):
+        decoder = RandomDecoder(shape, head)
+        logits = native_step(decoder, decoder.native(), random_inputs(shape, 5), decoder.caches(140), 130)
+        print(logits.tobytes().hex())
+"""
+
+
+def test_every_instruction_set_gives_the_same_bits() -> None:
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", PROGRAM],
+            check=True,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "TILEPRESS_ISA": isa, "PYTHONPATH": str(Path(__file__).parents[1])},
+        ).stdout
+        for isa in _native.isas()
+    }
+    assert len(outputs) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"queries": 5}, "no decoder has 48 columns, 5 queries, 2 heads of 16"),
+        ({"head_size": 12}, "2 heads of 12"),
+        ({"hidden": 40}, "attention_norm has 48 entries; 40 are needed"),
+        ({"heads": 4}, r"query_key_value gives 128 columns, 192 are needed"),
+    ],
+)
+def test_shapes_that_do_not_fit(change: dict[str, int], message: str) -> None:
+    decoder = RandomDecoder(Shape())
+    decoder.shape = replace(decoder.shape, **change)
+    with pytest.raises(ValueError, match=message):
+        decoder.native()
+
+
+def test_caches_without_room() -> None:
+    decoder = RandomDecoder(Shape())
+    with pytest.raises(ValueError, match="the caches have no room"):
+        native_step(decoder, decoder.native(), random_inputs(decoder.shape, 2), decoder.caches(9), 8)
+    with pytest.raises(ValueError, match="caches has 1 entries; 2 are needed"):
+        native_step(decoder, decoder.native(), random_inputs(decoder.shape, 1), decoder.caches(9)[:1], 8)
