@@ -138,11 +138,20 @@ DistillSteps = Annotated[
         show_default=f"{_RECIPE} 45, or what is feasible",
     ),
 ]
+BlockSteps = Annotated[
+    int | None,
+    typer.Option(
+        "--block-steps",
+        help="Train the integers of each layer against the float model's layer for so many steps of some 512 tokens; "
+        "0 for none.",
+        show_default=f"{_RECIPE} 128, or what is feasible",
+    ),
+]
 Effort = Annotated[
     str | None,
     typer.Option(
         "--effort",
-        help="Time for statistics and rounding: low takes a quarter, without distillation, high four times as much.",
+        help="Time for statistics and rounding: low takes a quarter, without training, high four times as much.",
         show_default=f"{_RECIPE} default",
     ),
 ]

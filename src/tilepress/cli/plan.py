@@ -11,6 +11,7 @@ from tilepress.cli.console import parse_bytes, print_json, print_requirements
 from tilepress.cli.options import (
     Activations,
     Bits,
+    BlockSteps,
     Coding,
     Device,
     DistillSteps,
@@ -62,6 +63,7 @@ def plan(
     sequence_length: SequenceLength = None,
     dtype: StoredType = None,
     distill_steps: DistillSteps = None,
+    block_steps: BlockSteps = None,
     max_memory: MaxMemory = None,
     seed: Seed = None,
     coding: Coding = None,
@@ -98,6 +100,7 @@ def plan(
         sequence_length=sequence_length,
         seed=seed,
         distill_steps=distill_steps,
+        block_steps=block_steps,
         coding=coding,
         effort=effort,
     )

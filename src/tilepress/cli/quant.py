@@ -21,6 +21,7 @@ from tilepress.cli.console import (
 from tilepress.cli.options import (
     Activations,
     Bits,
+    BlockSteps,
     Coding,
     Device,
     DistillSteps,
@@ -71,6 +72,7 @@ def quant(
     sequence_length: SequenceLength = None,
     dtype: StoredType = None,
     distill_steps: DistillSteps = None,
+    block_steps: BlockSteps = None,
     max_memory: MaxMemory = None,
     restart: Annotated[
         bool, typer.Option("--restart", help="Begin anew where an earlier run with this --save-path was cut short.")
@@ -131,6 +133,7 @@ def quant(
         sequence_length=sequence_length,
         seed=seed,
         distill_steps=distill_steps,
+        block_steps=block_steps,
         coding=coding,
         effort=effort,
     )
@@ -181,6 +184,9 @@ def quant(
         ("loss of weights and activations", f"{report.loss:.4f} nats a token, estimated"),
         ("calibration", f"{report.samples} x {report.sequence_length} tokens{_OF[report.text]}"),
     ]
+    if (blocks := report.blocks) is not None:
+        kept = f"{sum(blocks.kept)} of {len(blocks.kept)} layers"
+        rows.append(("trained integers", f"error of a layer's output times {blocks.ratio:.3f}, {kept}"))
     if (trained := report.distillation) is not None:
         outcome = "" if trained.kept else ", dropped: not lower"
         rows.append(("distillation", f"KL {trained.loss_before:.4f} to {trained.loss_after:.4f} nats{outcome}"))

@@ -37,5 +37,10 @@ def distillation_work(shape: ModelShape, length: int) -> float:
     return 3 * (forward_work(shape, length) + _head_work(shape))
 
 
+def block_work(shape: ModelShape, length: int) -> float:
+    """Floating-point operations per token of a step in all layers' integers: the layers run forward and backward."""
+    return 3 * forward_work(shape, length)
+
+
 def _head_work(shape: ModelShape) -> float:
     return 2.0 * shape.vocab * shape.hidden

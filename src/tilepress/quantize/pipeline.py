@@ -25,9 +25,10 @@ from tilepress.quantize.calibration.self_calibration import Author, self_calibra
 from tilepress.quantize.calibration.sequences import token_sequences
 from tilepress.quantize.calibration.size import CalibrationSize
 from tilepress.quantize.context import Job
+from tilepress.quantize.distillation.blocks import reconstruct
 from tilepress.quantize.distillation.train import distil, refuse_one_sequence, sequences_used, training_order
 from tilepress.quantize.estimate.plan import check_writing
-from tilepress.quantize.estimate.settle import settle
+from tilepress.quantize.estimate.settle import Settled, settle
 from tilepress.quantize.estimate.stored_size import work_size
 from tilepress.quantize.layerwise.decoder import LayerwiseDecoder
 from tilepress.quantize.layerwise.hidden_states import FinalStates, HiddenStates
@@ -101,13 +102,13 @@ def quantize_checkpoint(
         )
     remove_finished(out, ranks.rank)
     ranks.first(lambda: refuse_existing(out))
-    size, tokens, steps = ranks.first(lambda: _settled(source, recipe, calibration, machine_of(target), max_memory))
+    settled, tokens = ranks.first(lambda: _settled(source, recipe, calibration, machine_of(target), max_memory))
     text = (
         Author(
             source,
             recipe.seed,
             target,
-            longest=size.length,
+            longest=settled.size.length,
             before_reading=lambda: check_writing(source, target, max_memory),
         )
         if tokens is None
@@ -123,12 +124,11 @@ def quantize_checkpoint(
         source,
         out,
         recipe,
-        size,
+        settled,
         text,
-        steps,
         device=device,
         kind=SELF if tokens is None else DEFAULT if calibration is None else FILE,
-        states_memory=size.memory if max_memory is not None else size.memory // ranks.local_world,
+        states_memory=settled.size.memory // (1 if max_memory is not None else ranks.local_world),
         restart=options.get("restart", False),
         progress=progress,
         ranks=ranks,
@@ -140,9 +140,8 @@ def quantize_tokens(
     source: FloatCheckpoint,
     out: Path,
     recipe: Recipe,
-    size: CalibrationSize,
+    choice: Settled,
     text: Tensor | Author,
-    steps: int,
     *,
     device: str,
     kind: str = DEFAULT,
@@ -154,14 +153,16 @@ def quantize_tokens(
 ) -> QuantizationReport:
     """Do the work of `quantize_checkpoint` once all choices are settled.
 
-    text: tokens int64 [samples, length], fewer than `size` asks for where the text is short, or the model that writes
-    them. kind: of the text, for the report. steps: of distillation. states_memory: bytes that hidden states may take.
-    kept: after an error keep the finished stages and say where.
+    text: tokens int64 [samples, length], fewer than `choice` asks for where the text is short, or the model that writes
+    them. kind: of the text, for the report. states_memory: bytes that hidden states may take. kept: after an error keep
+    the finished stages and say where.
     """
+    size = choice.size
     samples, length = (size.samples, size.length) if isinstance(text, Author) else text.shape
     settled = {
         "device": device,
-        "distillation steps": steps,
+        "distillation steps": choice.distill_steps,
+        "steps of each layer's integers": choice.block_steps,
         "calibration tokens": [samples, length],
         "sensitivity tokens": [min(samples, size.sensitivity_samples), min(length, size.sensitivity_length)],
         "processes": ranks.world,
@@ -169,9 +170,9 @@ def quantize_tokens(
     begun = fingerprint(source, recipe, _bytes(text), settled)
     with WorkDirectory(work_directory(out, ranks.rank), begun, restart=restart, kept=kept) as work:
         if ranks.writes:
-            work.require(work_size(source.shape, recipe, size))
+            work.require(work_size(source.shape, choice.of(recipe), size))
         writing = samples if isinstance(text, Author) else 0
-        clock = Clock(writing + visits(source, recipe) + steps, progress)
+        clock = Clock(writing + visits(source, choice.of(recipe)), progress)
         tokens = (
             text
             if isinstance(text, Tensor)
@@ -192,7 +193,7 @@ def quantize_tokens(
         allocation = SensitivityPass(job).run()
         final = RoundingPass(job, allocation.budget, source.path).run()
         report = _report(job, size, allocation, kind)
-        made = _distilled(job, final, steps, report) if steps else None
+        made = _trained(job, final, choice, report) if choice.distill_steps or choice.block_steps else None
         report.seconds = job.clock.seconds()
         job.finish(FINISHED, visits=0)
         if ranks.writes:
@@ -202,10 +203,10 @@ def quantize_tokens(
 
 def _settled(
     source: FloatCheckpoint, recipe: Recipe, calibration: Path | None, machine: Machine, max_memory: int | None
-) -> tuple[CalibrationSize, Tensor | None, int]:
-    """Return the size of the calibration, its tokens int64 [samples, length], and the steps of distillation.
+) -> tuple[Settled, Tensor | None]:
+    """Return what the recipe leaves open, and the calibration's tokens int64 [samples, length].
 
-    The tokens are None where the model writes them, as many as `size` asks for.
+    The tokens are None where the model writes them, as many as the size of the calibration asks for.
     """
     tokenizer = load_tokenizer(source.path, model_config(source.config, source.path))
     generation_config(source.path)  # it is copied to the result, and a broken one would make engines refuse that
@@ -224,9 +225,9 @@ def _settled(
             source="the calibration text" if calibration is None else f"{calibration}: the calibration text",
         )
         settled = settle(source, recipe, machine, max_memory, (len(tokens), tokens.shape[1]))
-    if settled.distill_steps:
+    if settled.distill_steps or settled.block_steps:
         refuse_one_sequence(settled.size.samples if tokens is None else len(tokens))
-    return settled.size, tokens, settled.distill_steps
+    return settled, tokens
 
 
 def _bytes(text: Tensor | Author) -> bytes:
@@ -234,24 +235,31 @@ def _bytes(text: Tensor | Author) -> bytes:
 
 
 def visits(source: FloatCheckpoint, recipe: Recipe) -> int:
-    """Visits to a layer, the head or the embedding before any distillation."""
-    return 3 * source.shape.layers + 2 * recipe.head + recipe.has_own_embedding(source.shape)
+    """Visits to a layer, the head or the embedding, and steps of distillation. The recipe has its steps of training."""
+    layers = 3 + bool(recipe.block_steps)
+    others = 2 * recipe.head + recipe.has_own_embedding(source.shape) + (recipe.distill_steps or 0)
+    return layers * source.shape.layers + others
 
 
-def _distilled(job: Job, share: HiddenStates, steps: int, report: QuantizationReport) -> CollectedModel | None:
-    """Return the whole quantized model, in memory, with trained scales, gains and biases. Completes `report`.
+def _trained(job: Job, share: HiddenStates, choice: Settled, report: QuantizationReport) -> CollectedModel | None:
+    """Return the whole quantized model, in memory, with trained integers, scales, gains and biases. Completes `report`.
 
     The first rank trains; the others send it the hidden states that it asks for, and return None.
     """
-    samples = len(job.tokens)
+    samples, steps = len(job.tokens), choice.distill_steps
     order = job.ranks.first(lambda: training_order(samples, steps, job.generator))
     final = FinalStates(share, job.decoder.device, job.ranks)
     if not job.ranks.writes:
-        final.hand_over(sequences_used(samples, order))
+        if steps:
+            final.hand_over(sequences_used(samples, order))
         return None
     collected = collected_model(job.work, result_stages(job), job.recipe.activations, shared=job.shared)
     if FINAL_NORM.gain not in collected.gains:
         collected.add_float(FINAL_NORM.gain, job.decoder.load(FINAL_NORM.gain).cpu())
+    if choice.block_steps:
+        report.blocks = reconstruct(job, collected, choice.block_steps)
+    if not steps:
+        return collected
     distilled, report.distillation = distil(
         job.decoder,
         collected,

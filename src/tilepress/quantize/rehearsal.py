@@ -19,6 +19,7 @@ from tilepress.jobs.atomic_directory import save_tensors
 from tilepress.jobs.json_files import write_object
 from tilepress.models.architecture import float_tensors
 from tilepress.quantize.calibration.size import CalibrationSize
+from tilepress.quantize.estimate.settle import Settled
 from tilepress.quantize.layerwise.decoder import LayerwiseDecoder
 from tilepress.quantize.pipeline import quantize_tokens
 from tilepress.quantize.recipe.recipe import Recipe
@@ -58,14 +59,15 @@ def rehearse(source: FloatCheckpoint, recipe: Recipe, device: torch.device) -> N
 
 def _quantize_cut_out(source: FloatCheckpoint, recipe: Recipe, device: torch.device) -> None:
     cut = CutOut(source)
-    steps = min(1, recipe.distill_steps or 0)
-    short = replace(recipe, bits=None, size=None, loss=None, distill_steps=steps)
+    steps, block_steps = min(1, recipe.distill_steps or 0), min(1, recipe.block_steps or 0)
+    short = replace(recipe, bits=None, size=None, loss=None, distill_steps=steps, block_steps=block_steps)
     size = CalibrationSize(SAMPLES, LENGTH, SAMPLES, LENGTH, 1 << 30, ())
     tokens = torch.randint(cut.shape.vocab, (SAMPLES, LENGTH), generator=torch.Generator().manual_seed(0))
     with tempfile.TemporaryDirectory(prefix="tilepress-rehearsal-") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about values too small for the stored type: the real run warns of them
         out = Path(folder) / "w8a8s"
-        quantize_tokens(cut, out, short, size, tokens, steps, device=str(device), states_memory=size.memory, kept=False)
+        choice = Settled(size, steps, block_steps)
+        quantize_tokens(cut, out, short, choice, tokens, device=str(device), states_memory=size.memory, kept=False)
 
 
 def _works(recipe: Recipe, device: torch.device) -> bool:

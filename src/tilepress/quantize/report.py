@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -47,12 +48,36 @@ class DistillationReport:
 
 
 @dataclass
+class BlockReport:
+    """before, after: the error of each layer's output on held-back calibration sequences, weighted by its effect on the
+    loss; kept: whether it became lower, otherwise the layer keeps its integers. steps: of each layer.
+    """
+
+    steps: int
+    before: list[float] = field(default_factory=list)
+    after: list[float] = field(default_factory=list)
+    kept: list[bool] = field(default_factory=list)
+
+    def add(self, before: float, after: float, *, kept: bool) -> None:
+        self.before.append(before)
+        self.after.append(after)
+        self.kept.append(kept)
+
+    @property
+    def ratio(self) -> float:
+        """The geometric mean, over the layers, of the error after to that before."""
+        ratios = [a / b for a, b, kept in zip(self.after, self.before, self.kept, strict=True) if kept]
+        return math.prod(ratios) ** (1 / len(self.kept)) if self.kept else 1.0
+
+
+@dataclass
 class QuantizationReport:
     """Report on all linears of a model, on the embedding where it is quantized, the calibration and the distillation.
 
     The calibration had `samples` sequences of sequence_length tokens; sensitivities come from sensitivity_tokens of
     them. text: DEFAULT, FILE or SELF. limits: the reasons for fewer tokens than 128 x 2048, of "context", "memory",
-    "work" (computation) and "text". curve: bits, size and loss at other weight scales.
+    "work" (computation) and "text". curve: bits, size and loss at other weight scales. linears: as rounded, before any
+    training.
     """
 
     recipe: Recipe
@@ -64,6 +89,7 @@ class QuantizationReport:
     seconds: float = 0.0
     curve: tuple[CurvePoint, ...] = ()
     linears: list[LinearReport] = field(default_factory=list)
+    blocks: BlockReport | None = None
     distillation: DistillationReport | None = None
 
     @property

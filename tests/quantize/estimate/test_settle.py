@@ -1,4 +1,4 @@
-"""How many steps of distillation a model and a machine are given."""
+"""How many steps of training a model and a machine are given."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import pytest
 
 from tilepress.checkpoint import ModelShape
 from tilepress.machine.memory import Machine
-from tilepress.models.flops import WORK_A_CORE, distillation_work
+from tilepress.models.flops import WORK_A_CORE, block_work, distillation_work
 from tilepress.quantize import Recipe
-from tilepress.quantize.estimate.settle import distillation_steps
+from tilepress.quantize.distillation.blocks import TOKENS
+from tilepress.quantize.estimate.settle import block_steps, distillation_steps
 
 GB = 10**9
 SMOLLM2 = ModelShape(layers=30, hidden=576, intermediate=1536, heads=9, kv_heads=3, head_dim=64, vocab=49152, tied=True)
@@ -48,3 +49,26 @@ def test_a_student_that_memory_has_no_room_for_is_not_trained_unasked() -> None:
     assert distillation_steps(Recipe(), QWEN3_8B, 128, 2048, Machine(24 * GB, None)) == 0
     assert distillation_steps(Recipe(), QWEN3_8B, 128, 2048, Machine(80 * GB, None)) == 45
     assert distillation_steps(Recipe(distill_steps=10), QWEN3_8B, 128, 2048, Machine(24 * GB, None)) == 10
+
+
+def test_the_integers_of_a_small_model_are_trained_unless_told_otherwise() -> None:
+    device = Machine(80 * GB, None)
+    assert block_steps(Recipe(), SMOLLM2, 64, 512, device) == 128
+    assert block_steps(Recipe(effort="high"), SMOLLM2, 128, 512, device) == 512
+    assert block_steps(Recipe(effort="low"), SMOLLM2, 64, 512, device) == 0
+    assert block_steps(Recipe(distill_steps=0), SMOLLM2, 64, 512, device) == 0, "no training at all"
+    assert block_steps(Recipe(distill_steps=0, block_steps=9), SMOLLM2, 64, 512, device) == 9
+    assert block_steps(Recipe(), QWEN3_8B, 128, 2048, Machine(24 * GB, None)) == 0, "no room in memory"
+
+
+def test_no_sequence_is_used_more_than_five_times_for_integers() -> None:
+    assert block_steps(Recipe(), SMOLLM2, 16, 512, Machine(80 * GB, None)) == 5 * 14
+    assert block_steps(Recipe(), SMOLLM2, 8, 512, Machine(80 * GB, None)) == 0, "too few steps to gain anything"
+
+
+def test_cores_bound_the_work_on_integers() -> None:
+    step = TOKENS * block_work(SMOLLM2, 512)
+    steps = block_steps(Recipe(), SMOLLM2, 64, 512, Machine(24 * GB, 2))
+    assert 64 <= steps < 128
+    assert steps * step <= 2 * WORK_A_CORE < (steps + 1) * step
+    assert block_steps(Recipe(), SMOLLM2, 64, 512, Machine(24 * GB, 1)) == 0

@@ -20,30 +20,50 @@ from tilepress.quantize.rounding.layer import pack
 from tilepress.quantize.transforms.activation_ranges import ActivationRange
 
 
+def range_of_linear(linear: QuantizedLinear, dynamic: bool) -> ActivationRange:
+    """Return the range of the linear's input. dynamic: tokens that overflow have dynamic scales."""
+    return ActivationRange(linear.input_scale, linear.input_offset, dynamic)
+
+
+def float_bias(linear: QuantizedLinear) -> Tensor:
+    """Return the bias float32 [n] that quant_bias holds beside the offset's share."""
+    sums = row_sums(linear.weight).long()
+    return ((linear.quant_bias + linear.input_offset * sums) * linear.deq_scale.double()).float()
+
+
+def fake_quantize(inputs: ActivationRange, x: Tensor) -> Tensor:
+    """Return the int8 round trip of x.
+
+    Its gradient is that of a clamp to the range (straight-through, Bengio et al. 2013), or the identity where tokens
+    that overflow the range have dynamic scales.
+    """
+    offset, scale = inputs.offset, inputs.scale
+    if inputs.dynamic:
+        return x + (inputs.round_trip(x.detach()) - x).detach()
+    clamped = x.clamp((-128 - offset) * scale, (127 - offset) * scale)
+    return clamped + (inputs.round_trip(x.detach()) - clamped).detach()
+
+
 class StudentLinear(nn.Module):
     """y = fq(x) @ q.T * deq_scale / input_scale * exp(s) + bias, with trained s [n] and, where there is one, bias.
 
-    fq: the int8 round trip of the activations. Its gradient is that of a clamp to the range (straight-through, Bengio
-    et al. 2013), or the identity where tokens that overflow the range have dynamic scales. The bias is
-    b + rms(b) · shift, so that one learning rate suits scales, gains and biases.
+    fq: `fake_quantize`. The bias is b + rms(b) · shift, so that one learning rate suits scales, gains and biases.
     """
 
     def __init__(self, linear: QuantizedLinear, dynamic: bool, biased: bool, device: torch.device) -> None:
         super().__init__()
         self._linear = linear
-        self._range = ActivationRange(linear.input_scale, linear.input_offset, dynamic)
+        self._range = range_of_linear(linear, dynamic)
         self._weight = linear.weight.to(device)
         self._scale = linear.weight_scale().to(device)
         self.log_scale = nn.Parameter(torch.zeros_like(self._scale))
         self.shift: nn.Parameter | None = None
         if biased:
-            sums = row_sums(linear.weight).long()
-            bias = (linear.quant_bias + linear.input_offset * sums) * linear.deq_scale.double()
-            self._bias = bias.float().to(device)
+            self._bias = float_bias(linear).to(device)
             self.shift = nn.Parameter(torch.zeros_like(self._bias))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self._fake_quantize(x) @ self._weight.float().T * (self._scale * self.log_scale.exp())
+        y = fake_quantize(self._range, x) @ self._weight.float().T * (self._scale * self.log_scale.exp())
         return y if self.shift is None else y + self._moved_bias(self.shift)
 
     def packed(self, where: str) -> QuantizedLinear:
@@ -55,13 +75,6 @@ class StudentLinear(nn.Module):
 
     def _moved_bias(self, shift: Tensor) -> Tensor:
         return self._bias + self._bias.square().mean().sqrt() * shift
-
-    def _fake_quantize(self, x: Tensor) -> Tensor:
-        offset, scale = self._range.offset, self._range.scale
-        if self._range.dynamic:
-            return x + (self._range.round_trip(x.detach()) - x).detach()
-        clamped = x.clamp((-128 - offset) * scale, (127 - offset) * scale)
-        return clamped + (self._range.round_trip(x.detach()) - clamped).detach()
 
 
 class StudentNorm(nn.Module):

@@ -70,8 +70,8 @@ def refuse_one_sequence(samples: int) -> None:
     """Raises QuantizationError where there is a single calibration sequence."""
     if samples < 2:
         raise QuantizationError(
-            "the calibration text fills only one sequence, and distillation needs one more to check itself on; "
-            "give more text or shorter sequences, or use --distill-steps 0"
+            "the calibration text fills only one sequence, and training needs one more to check itself on; "
+            "give more text or shorter sequences, or use --distill-steps 0 --block-steps 0"
         )
 
 

@@ -10,6 +10,7 @@ from tilepress.models.layer_inputs import FEEDS, LINEARS, Feed
 from tilepress.quantize.calibration.self_calibration import BATCH, LONGEST_ANSWER, LONGEST_PROMPT
 from tilepress.quantize.calibration.size import CalibrationSize
 from tilepress.quantize.context import SAMPLED_ROWS
+from tilepress.quantize.distillation.blocks import TOKENS
 from tilepress.quantize.layerwise.decoder import HEAD_ROWS, POSITIONS
 from tilepress.quantize.layerwise.hidden_states import TOKENS_A_BATCH
 from tilepress.quantize.recipe.recipe import Recipe
@@ -26,10 +27,10 @@ FACTORED = 4
 def peak_memory(shape: ModelShape, recipe: Recipe, size: CalibrationSize) -> int:
     """Peak of the resident bytes, including hidden states where size.memory holds them.
 
-    recipe.distill_steps: those that will be done; None counts as 0.
+    recipe.distill_steps, recipe.block_steps: those that will be done; None counts as 0.
     """
     layerwise = working_memory(shape, recipe, size) + held_states(shape, size)
-    return max(layerwise, PROGRAM + student_memory(shape, recipe, size))
+    return max(layerwise, PROGRAM + student_memory(shape, recipe, size), PROGRAM + block_memory(shape, recipe, size))
 
 
 def bounded(size: CalibrationSize, shape: ModelShape, recipe: Recipe, max_memory: int) -> CalibrationSize:
@@ -139,6 +140,23 @@ def student_memory(shape: ModelShape, recipe: Recipe, size: CalibrationSize) -> 
     layer = FLOAT * (weights + 2 * size.length * a_token)
     distributions = 5 * FLOAT * POSITIONS * shape.vocab
     return held + max(layer, distributions)
+
+
+def block_memory(shape: ModelShape, recipe: Recipe, size: CalibrationSize) -> int:
+    """Bytes of training integers, without the program's own; 0 where recipe.block_steps is 0 or None.
+
+    All the time memory holds all weights as bytes, and the states of the float model and of the quantized one. Beside
+    these a layer has its latent weights, their rounded values, their gradients and Adam's two moments, and the
+    activations of a step; or it is the float model's.
+    """
+    if not recipe.block_steps:
+        return 0
+    shapes = [shape.linear(name) for name in LINEARS]
+    weights = sum(n * k for n, k in shapes)
+    table = shape.vocab * shape.hidden if recipe.head else 0
+    held = shape.layers * weights + table + FLOAT * 2 * size.samples * size.length * shape.hidden
+    a_token = sum(n for n, _ in shapes) + 2 * sum(shape.linear(feed.consumers[0])[1] for feed in FEEDS)
+    return held + FLOAT * (6 * weights + 2 * max(TOKENS, size.length) * a_token)
 
 
 def writing_memory(shape: ModelShape, itemsize: int) -> int:

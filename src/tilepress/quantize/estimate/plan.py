@@ -12,10 +12,11 @@ from tilepress.checkpoint import FloatCheckpoint, ModelShape
 from tilepress.checkpoint.auxiliary import auxiliary_files
 from tilepress.machine.memory import available_bytes, machine_of
 from tilepress.machine.requirements import DISK_SPEED, Memory, Requirements, disk
-from tilepress.models.flops import distillation_work, forward_work, sensitivity_work, statistics_work
+from tilepress.models.flops import block_work, distillation_work, forward_work, sensitivity_work, statistics_work
 from tilepress.models.layer_inputs import FEEDS
 from tilepress.quantize.calibration.self_calibration import LONGEST_ANSWER, writing_dtype
 from tilepress.quantize.calibration.size import SHORTEST, CalibrationSize
+from tilepress.quantize.distillation.blocks import TOKENS
 from tilepress.quantize.estimate.memory import peak_memory, writing_memory
 from tilepress.quantize.estimate.settle import settle
 from tilepress.quantize.estimate.stored_size import floats_size, w8a8s_size, work_size
@@ -45,7 +46,7 @@ WRITING = 3
 
 # Options that make a quantization smaller, in the order in which they are tried: those that cost least quality first.
 _SMALLER: tuple[tuple[str, Callable[[Recipe], Recipe]], ...] = (
-    ("--distill-steps 0", lambda recipe: replace(recipe, distill_steps=0)),
+    ("--distill-steps 0", lambda recipe: replace(recipe, distill_steps=0, block_steps=0)),
     (f"--sequence-length {SHORTEST}", lambda recipe: replace(recipe, sequence_length=SHORTEST)),
     ("--samples 32", lambda recipe: replace(recipe, samples=32)),
 )
@@ -64,7 +65,7 @@ def plan_quantization(
     max_memory: bytes, or None. throughput: from `measure_throughput`. Raises UsageError where max_memory is too little.
     """
     choice = settle(source, recipe, machine_of(device), max_memory)
-    settled, size = replace(recipe, distill_steps=choice.distill_steps), choice.size
+    settled, size = choice.of(recipe), choice.size
     stored = sum(tensor.nbytes for _, tensor in source.inventory())
     floats = floats_size(source, recipe)
     output = w8a8s_size(source, recipe) + sum(file.stat().st_size for file in auxiliary_files(source.path))
@@ -126,7 +127,7 @@ def _remedy(source: FloatCheckpoint, recipe: Recipe, device: torch.device, avail
 
     def peak(smaller: Recipe) -> int:
         choice = settle(source, smaller, machine_of(device), None)
-        settled = replace(smaller, distill_steps=choice.distill_steps)
+        settled = choice.of(smaller)
         return peak_memory(source.shape, settled, replace(choice.size, memory=0))
 
     least, options = recipe, []
@@ -144,7 +145,7 @@ def _remedy(source: FloatCheckpoint, recipe: Recipe, device: torch.device, avail
 
 
 def estimated_seconds(shape: ModelShape, recipe: Recipe, size: CalibrationSize, throughput: Throughput) -> float:
-    """Seconds of the whole quantization without reading and writing. recipe.distill_steps: those that will be done."""
+    """Seconds of the whole quantization without reading and writing, with the recipe's steps of training."""
     products = size.samples * size.length * statistics_work(shape, size.length)
     sensitivity_tokens = size.sensitivity_samples * size.sensitivity_length
     products += sensitivity_tokens * sensitivity_work(shape, size.sensitivity_length)
@@ -152,6 +153,10 @@ def estimated_seconds(shape: ModelShape, recipe: Recipe, size: CalibrationSize, 
         head = 2.0 * shape.vocab * shape.hidden
         products += WRITING * size.samples * size.length * (forward_work(shape, LONGEST_ANSWER) + head)
     products += (recipe.distill_steps or 0) * size.length * distillation_work(shape, size.length)
+    if recipe.block_steps:  # and a forward pass of the float model and of the quantized one
+        states = size.samples * size.length
+        products += recipe.block_steps * TOKENS * block_work(shape, size.length)
+        products += 2 * states * forward_work(shape, size.length)
     factors = rounding = 0.0
     for feed in FEEDS:
         columns = shape.linear(feed.consumers[0])[1]

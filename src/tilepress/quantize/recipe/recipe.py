@@ -13,7 +13,7 @@ DTYPES = ("float16", "bfloat16")
 DEFAULT_BITS = 4.0
 # The possible targets of a quantization, of which a recipe has one at most.
 TARGETS = ("bits", "size", "loss")
-# Work of calibration, refinement and distillation, of that of "default".
+# Work of calibration, refinement and training, of that of "default".
 EFFORTS = {"low": 0.25, "default": 1.0, "high": 4.0}
 # Sweeps of the refinement by default. SmolLM2 at 3.5 bits: 6, 24, 96 and 300 take 6, 9, 11 and 13 % off the predicted
 # loss of the linears of an MLP, and half as much off that of attention's; 24 of them take a fifth of its time. A sweep
@@ -41,7 +41,9 @@ class Recipe:
     seed: for the order of the calibration text or what the model writes, the sampled rows and the sampled labels.
     distill_steps: steps of distillation after the rounding, of one calibration sequence each; 0 for none. None: 45, or
     fewer or none where model and machine would make it long (`distillation_steps`).
-    effort: "low", "default" or "high": a quarter of the work on statistics and refinement and no distillation, or four
+    block_steps: steps in which each layer's integers are trained on the layer's output, before distillation; 0 for
+    none. None: 128, or fewer or none where these would make it long (`block_steps`), and none where distill_steps is 0.
+    effort: "low", "default" or "high": a quarter of the work on statistics and refinement and no training, or four
     times the work.
     damping: share of the mean diagonal added to each Hessian's diagonal (GPTQ's "percdamp").
     coding: of the compressed files that bits and size count, "entropy" or "tiles"; `compress` follows it.
@@ -59,13 +61,14 @@ class Recipe:
     self_calibration: bool = False
     seed: int = 0
     distill_steps: int | None = None
+    block_steps: int | None = None
     effort: str = "default"
     damping: float = 0.1
     coding: str = ENTROPY
 
     @property
     def work(self) -> float:
-        """Work of calibration, refinement and distillation, of that of the default effort."""
+        """Work of calibration, refinement and training, of that of the default effort."""
         return EFFORTS[self.effort]
 
     def sweeps(self, columns: int) -> int:
@@ -98,6 +101,8 @@ class Recipe:
             raise UsageError(f"sequence_length is {self.sequence_length}; choose at least 8 tokens")
         if self.distill_steps is not None and self.distill_steps < 0:
             raise UsageError(f"distill_steps is {self.distill_steps}; choose 0 for no distillation, or more")
+        if self.block_steps is not None and self.block_steps < 0:
+            raise UsageError(f"block_steps is {self.block_steps}; choose 0 to leave integers as they are, or more")
         if self.effort not in EFFORTS:
             raise UsageError(f"effort is {self.effort!r}; choose one of {', '.join(EFFORTS)}")
         if not 0.0 < self.damping <= 1.0:
