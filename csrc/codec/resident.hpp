@@ -5,13 +5,14 @@
 #include <vector>
 
 #include "tiles/geometry.hpp"
-#include "tiles/tile_plan.hpp"
 
 namespace tilepress {
 
+// Codes of `width` bits for the values from `low` on, raw bytes for width 8, and `patches` for others. In the tile of
+// `bytes` bytes the table of values begins at `header`.
 struct ResidentPlan {
-    TilePlan tile;
-    uint32_t patches;
+    int width, low;
+    uint32_t patches, header, bytes;
 };
 
 // Plans every tile of the matrix (geometry.n rows of geometry.k values, row by row), in index order.

@@ -121,9 +121,9 @@ class W8A8SCheckpoint:
         """Prefixes of the groups whose linears are quantized, such as "model.layers.0.self_attn.query_key_value"."""
         return [prefix for prefix in fused_groups(self.shape) if self.is_quantized(_members(prefix)[0])]
 
-    def shard(self, rank: int, tp: int, *, threads: int | None = None) -> Shard:
+    def shard(self, rank: int, tp: int, *, threads: int | None = None, fast: bool = False) -> Shard:
         """Return the shard that rank `rank` of `tp` loads, compressed on demand."""
-        return ShardOfW8A8S(self, rank, tp, threads)
+        return ShardOfW8A8S(self, rank, tp, threads, fast)
 
     @cached_property
     def whole(self) -> Shard:

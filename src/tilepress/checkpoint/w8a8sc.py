@@ -92,9 +92,9 @@ class W8A8SCCheckpoint:
         """Prefixes of the compressed linears, such as "model.layers.0.self_attn.query_key_value"."""
         return [prefix for prefix in fused_groups(self.shape) if self.parts[0].is_quantized(prefix)]
 
-    def shard(self, rank: int, tp: int, *, threads: int | None = None) -> Shard:
+    def shard(self, rank: int, tp: int, *, threads: int | None = None, fast: bool = False) -> Shard:
         """Return the shard that rank `rank` of `tp` loads, whatever number the directory was made for."""
-        return ShardOfW8A8SC(self, rank, tp, threads)
+        return ShardOfW8A8SC(self, rank, tp, threads, fast)
 
     @cached_property
     def whole(self) -> Shard:

@@ -118,11 +118,15 @@ class Part:
         """Return True if the weight of a compressed module is stored as tiles, False for the entropy-coded form."""
         return isinstance(self._stored(prefix), Compressed)
 
-    def matrix(self, prefix: str) -> tuple[NDArray[np.int8], int]:
-        """The decoded weight of a fused linear or an own embedding, int8 [n, k], and its bytes in the file."""
+    def matrix(self, prefix: str, *, threads: int | None = None) -> tuple[NDArray[np.int8], int]:
+        """The decoded weight of a fused linear or an own embedding, int8 [n, k], and its bytes in the file.
+
+        threads, and errors: as of `tiles`.
+        """
         stored = self._stored(prefix)
         with naming_damage(self._files.stored(f"{prefix}.weight").file, prefix):
-            decoded = codec.decode_entropy(stored) if isinstance(stored, EntropyCoded) else codec.decode(stored)
+            decode = codec.decode_entropy if isinstance(stored, EntropyCoded) else codec.decode
+            decoded = decode(stored, threads=threads)  # type: ignore[arg-type]
         return decoded, stored.nbytes
 
     def compressed_embedding(self, *, threads: int | None = None) -> CompressedEmbedding:

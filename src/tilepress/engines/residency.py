@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 
-from tilepress import _native, codec
-from tilepress.checkpoint import CompressedLinear
+from tilepress import _native
 from tilepress.errors import UsageError
 
 AUTO, STORED, FAST = "auto", "stored", "fast"
@@ -29,8 +27,3 @@ def takes_fast_form(choice: str | None) -> bool:
         source = f"--resident {word}" if choice else f"{VARIABLE} is {word!r}"
         raise UsageError(f"{source}: use one of {', '.join(CHOICES)}")
     return word == FAST or (word == AUTO and _native.isa() not in ESCAPES_ARE_FREE)
-
-
-def in_fast_form(linear: CompressedLinear) -> CompressedLinear:
-    """Return the linear with its weight in the fast form: a copy. Raises BitstreamError for damaged tiles."""
-    return replace(linear, weight=codec.encode_resident(codec.decode(linear.weight)))

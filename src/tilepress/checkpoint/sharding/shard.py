@@ -56,15 +56,18 @@ class Shard(ABC):
     "model.layers.0.self_attn.query_key_value", the embedding, the head or a norm.
 
     threads: threads of the codec, all cores if None. tiles: number of tiles of all weights asked for so far; encoded:
-    how many of them the directory did not hold ready. Raises CheckpointError, with the sizes that work, where `tp` does
-    not divide the model, and ValueError where there is no such rank.
+    how many of them the directory did not hold ready. fast: give linears in the form for memory
+    (`codec.encode_resident`), which `entries` must not write.
+
+    Raises CheckpointError, with the sizes that work, where `tp` does not divide the model, and ValueError where there
+    is no such rank.
     """
 
-    def __init__(self, source: Source, rank: int, tp: int, threads: int | None) -> None:
+    def __init__(self, source: Source, rank: int, tp: int, threads: int | None, fast: bool) -> None:
         check_tp(source.shape, tp, source.path)
         if not 0 <= rank < tp:
             raise ValueError(f"no rank {rank} of {tp}")
-        self.rank, self.tp, self.threads = rank, tp, threads
+        self.rank, self.tp, self.threads, self.fast = rank, tp, threads, fast
         self.tiles = self.encoded = 0
         self._source = source
         self._quantized = set(source.fused_groups())

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class ShardOfW8A8S(Shard):
     """See Shard; every tile is encoded."""
 
-    def __init__(self, source: W8A8SCheckpoint, rank: int, tp: int, threads: int | None) -> None:
-        super().__init__(source, rank, tp, threads)
+    def __init__(self, source: W8A8SCheckpoint, rank: int, tp: int, threads: int | None, fast: bool) -> None:
+        super().__init__(source, rank, tp, threads, fast)
         self._plain = source
         self._float_names = set(source.float_names())
 
@@ -34,7 +34,7 @@ class ShardOfW8A8S(Shard):
         weight = self._share([linear.weight for linear in linears], group)
         first = linears[0]
         return CompressedLinear(
-            weight=self._encode(weight),
+            weight=self._encode(weight, fast=self.fast),
             input_scale=first.input_scale,
             input_offset=first.input_offset,
             deq_scale=self._rows([linear.deq_scale for linear in linears], group),
@@ -66,8 +66,9 @@ class ShardOfW8A8S(Shard):
             return name in self._float_names
         return f"{scope}{group.members[0]}.{leaf}" in self._float_names
 
-    def _encode(self, weight: Tensor) -> codec.Compressed:
-        compressed = codec.encode(np.ascontiguousarray(weight.numpy()), threads=self.threads)
+    def _encode(self, weight: Tensor, *, fast: bool = False) -> codec.Compressed:
+        encode = codec.encode_resident if fast else codec.encode
+        compressed = encode(np.ascontiguousarray(weight.numpy()), threads=self.threads)
         tiles = compressed.n_index * compressed.k_index
         self.tiles += tiles
         self.encoded += tiles

@@ -6,6 +6,7 @@ only the rows or columns of tiles that a cut goes through or shifts are decoded 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 class ShardOfW8A8SC(Shard):
     """See Shard. A tensor that one part holds whole is mapped from its file, not copied."""
 
-    def __init__(self, source: W8A8SCCheckpoint, rank: int, tp: int, threads: int | None) -> None:
-        super().__init__(source, rank, tp, threads)
+    def __init__(self, source: W8A8SCCheckpoint, rank: int, tp: int, threads: int | None, fast: bool) -> None:
+        super().__init__(source, rank, tp, threads, fast)
         self._path, self._parts = source.path, source.parts
 
     def compressed_linear(self, prefix: str) -> CompressedLinear:
@@ -38,7 +39,7 @@ class ShardOfW8A8SC(Shard):
         shares = [part.scales(prefix) for part in self._parts]
         self._check_scales(prefix, group, shares)
         needed, first = self._spans(group), shares[0]
-        weight = self._gathered(prefix, group, needed)
+        weight = self._in_fast_form(prefix, group, needed) if self.fast else self._gathered(prefix, group, needed)
         sums = [share.weight_sums for share in shares if share.weight_sums is not None]
         if group.axis == "rows":
             deq_scale = _joined([share.deq_scale for share in shares], needed)
@@ -85,6 +86,13 @@ class ShardOfW8A8SC(Shard):
         self.encoded += gathered.encoded if ready else gathered.tiles
         return gathered.weight
 
+    def _in_fast_form(self, prefix: str, group: FusedLinears, needed: list[Span]) -> Compressed:
+        """Return what `_gathered` does in the form for memory, made of the integers: tiles would have to be decoded."""
+        axis = 0 if group.axis == "rows" else 1
+        matrices = {part: self._parts[part].matrix(prefix, threads=self.threads)[0] for part, _, _ in needed}
+        joined = _joined({part: torch.from_numpy(matrix) for part, matrix in matrices.items()}, needed, axis)
+        return codec.encode_resident(joined.contiguous().numpy(), threads=self.threads)
+
     def _column_sums(
         self, prefix: str, group: FusedLinears, shares: list[Scales], needed: list[Span], weight: Compressed
     ) -> Tensor:
@@ -111,7 +119,7 @@ class ShardOfW8A8SC(Shard):
                 raise CheckpointError(f"{part.path}: {prefix}: {odd}; compress the model again")
 
 
-def _joined(shares: list[Tensor], needed: list[Span], axis: int = 0) -> Tensor:
+def _joined(shares: Sequence[Tensor] | Mapping[int, Tensor], needed: list[Span], axis: int = 0) -> Tensor:
     """Join the spans `needed` of the parts' tensors; a view where there is one span."""
     taken = [shares[part].narrow(axis, start, stop - start) for part, start, stop in needed]
     return taken[0] if len(taken) == 1 else torch.cat(taken, axis)

@@ -14,7 +14,6 @@ from tilepress.checkpoint import CompressedLinear as StoredLinear
 from tilepress.engines.biased_norm import BiasedNorm
 from tilepress.engines.long_context import extend_context
 from tilepress.engines.operands import converted
-from tilepress.engines.residency import in_fast_form
 from tilepress.engines.transformers.compressed_embedding import CompressedEmbedding, StoredEmbedding, StoredHead
 from tilepress.engines.transformers.compressed_linear import CompressedLinear, FusedLinear
 from tilepress.errors import CheckpointError, UsageError
@@ -42,10 +41,9 @@ def build_quantized_model(
     config = _model_config(checkpoint)
     extend_context(config, checkpoint.config, checkpoint.path / "config.json", max_model_len)
     model = empty_model(config, dtype, checkpoint.path)
+    shard = checkpoint.shard(0, 1, fast=fast)
     for prefix in checkpoint.fused_groups():
-        stored = checkpoint.compressed_linear(prefix)
-        if fast:
-            stored = in_fast_form(stored)
+        stored = shard.compressed_linear(prefix)
         _place_compressed(model, checkpoint, prefix, stored)
         if prefix == HEAD.name and checkpoint.shares_table:
             model.model.embed_tokens = CompressedEmbedding(StoredTable.of_head(stored), dtype)

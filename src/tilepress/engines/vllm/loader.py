@@ -12,6 +12,7 @@ from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_pa
 from vllm.model_executor.model_loader import DefaultModelLoader, register_model_loader
 
 from tilepress.checkpoint import open_checkpoint
+from tilepress.engines.residency import takes_fast_form
 from tilepress.engines.vllm.config import METHOD, TilepressConfig
 from tilepress.engines.vllm.serve.unchanged import check_unchanged
 from tilepress.engines.vllm.shard import ModelShard, open_shard
@@ -57,6 +58,7 @@ class TilepressLoader(DefaultModelLoader):
                 tp=get_tensor_model_parallel_world_size(),
                 rank=get_tensor_model_parallel_rank(),
                 revision=model_config.revision,
+                fast=device == "cpu" and takes_fast_form(None),
             )
             quantization.shard = self._shard
             # config.json may call a model tied that stores a head of its own: the head counts.

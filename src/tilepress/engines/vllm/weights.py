@@ -12,7 +12,6 @@ from vllm.model_executor.models.utils import PPMissingLayer
 from tilepress.checkpoint import EMBEDDING, CompressedEmbedding
 from tilepress.engines.biased_norm import BiasedNorm
 from tilepress.engines.operands import converted, embedding_operands, linear_operands
-from tilepress.engines.residency import in_fast_form, takes_fast_form
 from tilepress.engines.vllm.config import vllm_name
 from tilepress.engines.vllm.shard import ModelShard
 from tilepress.errors import CheckpointError, UsageError
@@ -47,8 +46,6 @@ class _WeightLoader:
 
     def __init__(self, model: nn.Module, share: ModelShard) -> None:
         self._model, self._shard = model, share
-        on_cpu = all(parameter.device.type == "cpu" for parameter in model.parameters())
-        self._fast = takes_fast_form(None) and on_cpu
         self._modules = dict(model.named_modules(remove_duplicate=False))
         self.missing = {name for name, _ in model.named_parameters()}
 
@@ -61,8 +58,6 @@ class _WeightLoader:
     def linear(self, prefix: str) -> None:
         """Fill a compressed linear, and the embedding too where it has the same table."""
         stored = self._shard.shard.compressed_linear(prefix)
-        if self._fast:
-            stored = in_fast_form(stored)
         name = vllm_name(prefix)
         layer = self._compressed(prefix, stored.weight.shape)
         layer.bias = None  # vLLM may have made one: ours is in quant_bias
