@@ -1,4 +1,4 @@
-"""Whole models: tilepress, plain transformers, llama.cpp and vLLM, each measurement in a process of its own.
+"""Whole models: tilepress, transformers, llama.cpp, ik_llama.cpp and vLLM, each measurement in a process of its own.
 
     python -m benchmarks.speed.end_to_end [--json] [--cache .bench] [--rounds 3] [--models wide smollm2] [--only NAME]
 
@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers import llama_cpp
+from benchmarks.peers import ik_llama_cpp, llama_cpp
 from benchmarks.scale.measured_process import run_measured
 from demo.smollm2 import fetch_smollm2
 from rich.console import Console
@@ -94,12 +94,18 @@ def contenders(cache: Path, model: Model, threads: int) -> dict[str, Measure | N
     plain = [sys.executable, "-m", "benchmarks.peers.plain_transformers", source, *sizes, "--dtype"]
     ours = [sys.executable, "-m", "tilepress", "bench", "model", "--json", "-m", cache / model.compressed, *sizes]
     vllm = [vllm_python(cache), "-m", "benchmarks.peers.vllm_w8a8", vllm_directory(cache, model), *sizes]
-    llama = partial(llama_cpp.speed, cache, source, prompt=model.prompt, new=NEW_TOKENS, threads=threads, repeats=2)
+    of_llama: Any = {"prompt": model.prompt, "new": NEW_TOKENS, "threads": threads, "repeats": 2}
+    llama = partial(llama_cpp.speed, cache, source, **of_llama)
+
+    def ik_llama(kind: str) -> dict[str, Any]:
+        return ik_llama_cpp.speed(cache, llama_cpp.quantized(cache, source, kind), **of_llama)
+
     return {
         f"tilepress W8A8SC {BITS}": lambda: _result(ours)["model"],
         "transformers float32": lambda: _result([*plain, "float32"]),
         "transformers bfloat16": lambda: _result([*plain, "bfloat16"]),
         **{f"llama.cpp {kind}": partial(llama, kind=kind) for kind in llama_cpp.KINDS},
+        **{f"ik_llama.cpp {kind}": partial(ik_llama, kind) for kind in llama_cpp.KINDS},
         "vLLM W8A8": (lambda: _result(vllm)) if vllm_python(cache).exists() else None,
     }
 
