@@ -55,7 +55,7 @@ def measure(file: Path, *, prompt: int, new: int, threads: int, repeats: int, st
     settings = api.llama_context_default_params()
     settings.n_ctx, settings.n_batch, settings.n_ubatch = streams * (prompt + new), max(prompt, streams), 512
     settings.n_seq_max, settings.n_threads, settings.n_threads_batch = streams, threads, threads
-    settings.flash_attn = True
+    settings.flash_attn = streams == 1  # with several, an assertion of its own fails (0.1.5)
     context = api.llama_init_from_model(model, settings)
     batch = api.llama_batch_init(max(prompt, streams), 0, 1)
     vocabulary = api.llama_vocab_n_tokens(api.llama_model_get_vocab(model))
