@@ -207,6 +207,41 @@ def test_killed_at_random_instants_it_ends_in_the_same_bytes(
     assert files(out) == files(tmp_path / "undisturbed")
 
 
+@pytest.mark.parametrize("removed", ["*.safetensors", "sensitivity-*", "finished.json"])
+def test_killed_while_it_removes_its_work_it_leaves_nothing_to_go_on_from(
+    removed: str, tiny_qwen3: Path, calibration: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, work = tmp_path / "out", work_directory(tmp_path / "out")
+
+    def kill(path: Path) -> None:
+        for file in path.glob(removed):
+            file.unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("tilepress.quantize.resume.discard", kill)
+        with pytest.raises(KeyboardInterrupt):
+            quantize(tiny_qwen3, out, calibration)
+    made = files(out)
+    assert work.exists()
+
+    shutil.rmtree(out)
+    quantize(tiny_qwen3, out, calibration)
+
+    assert files(out) == made
+    assert not work.exists()
+
+
+def test_what_a_kill_left_of_finished_work_is_removed(tiny_qwen3: Path, calibration: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    work = work_directory(tmp_path / "out")
+    work.mkdir()
+    (work / "logits.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="exists already"):
+        quantize(tiny_qwen3, tmp_path / "out", calibration)
+    assert not work.exists()
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 3 MB."""

@@ -72,7 +72,7 @@ class WorkDirectory:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if kind is None or not self._kept or not has_stages(self.path):
-            discard(self.path)
+            _remove(self.path)
         elif isinstance(error, QuantizationError):  # the same model and options would fail again
             error.args = (f"{error}; what is finished before it is in {self.path}: other options need --restart",)
         elif isinstance(error, TilepressError):
@@ -91,7 +91,7 @@ class WorkDirectory:
 
     def record(self, stage: str) -> dict[str, Any] | None:
         """Return the record given to `commit`; None where the stage is not done."""
-        file = self.path / f"{stage}.json"
+        file = _record_file(self.path, stage)
         return read_object(file) if file.exists() else None
 
     def commit(self, stage: str, record: Mapping[str, Any]) -> None:
@@ -127,13 +127,14 @@ class WorkDirectory:
 
     def _open(self) -> None:
         if self._restart:
-            for file in self.path.iterdir():
-                if file.name != LOCK:
-                    file.unlink()
+            _record_file(self.path, FINGERPRINT).unlink(missing_ok=True)
         for partial in self.path.glob(f"*{_PARTIAL}"):
             partial.unlink()
         begun = self.record(FINGERPRINT)
         if begun is None:
+            for file in self.path.iterdir():
+                if file.name != LOCK:
+                    file.unlink()
             self.commit(FINGERPRINT, self._fingerprint)
         elif changed := differences(begun, self._fingerprint):
             raise UsageError(
@@ -154,7 +155,8 @@ def is_begun(out: Path) -> bool:
 
 def has_stages(path: Path) -> bool:
     """Return whether any stage is done in a work directory."""
-    return any(file.stem != FINGERPRINT for file in path.glob("*.json"))
+    begun = _record_file(path, FINGERPRINT)
+    return begun.exists() and any(file != begun for file in path.glob("*.json"))
 
 
 def kept_progress(out: Path) -> str | None:
@@ -166,8 +168,19 @@ def kept_progress(out: Path) -> str | None:
 def remove_finished(out: Path, rank: int = 0) -> None:
     """Remove the work directory of a finished `out`, where a process ended before it could do so itself."""
     path = work_directory(out, rank)
-    if out.exists() and (path / f"{FINISHED}.json").exists():
-        shutil.rmtree(path)
+    begun, finished = (_record_file(path, stage).exists() for stage in (FINGERPRINT, FINISHED))
+    if out.exists() and path.exists() and (finished or not begun):
+        _remove(path)
+
+
+def _record_file(path: Path, stage: str) -> Path:
+    return path / f"{stage}.json"
+
+
+def _remove(path: Path) -> None:
+    """Remove a work directory. The fingerprint goes first: what is left without it, after a kill, counts as nothing."""
+    _record_file(path, FINGERPRINT).unlink(missing_ok=True)
+    discard(path)
 
 
 # The stage after which the output is put in place.
