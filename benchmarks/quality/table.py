@@ -62,6 +62,8 @@ MIDDLE_BITS = 3.5
 DISTILLED, UNDISTILLED = ("--distill-steps", str(STEPS)), ("--distill-steps", "0")
 # Sensitivities of all calibration sequences; the calibration text stays as long as that of the peers.
 HIGH_EFFORT = ("--effort", "high", *UNDISTILLED)
+# As many steps as `tilepress quant` takes by itself for SmolLM2 on two cores.
+TRAINED = (*UNDISTILLED, "--block-steps", "72")
 # Below 0.8 times the bytes of llama.cpp's Q5_K_M, Q4_K_M, Q3_K_M and Q2_K.
 SIZES = ("89.6MB", "84.3MB", "74.7MB", "70.5MB")
 
@@ -89,6 +91,7 @@ class Bench:
                 f"weights: tilepress, {bits} bits": partial(self._weights, bits, UNDISTILLED),
                 f"weights: tilepress, {bits} bits, distilled": partial(self._weights, bits, DISTILLED),
                 f"weights: tilepress, {bits} bits, high effort": partial(self._weights, bits, HIGH_EFFORT),
+                f"weights: tilepress, {bits} bits, trained integers": partial(self._weights, bits, TRAINED),
             }
         for name, ingredients in quality_ablation.VARIANTS.items():
             self.rows[f"ablation: tilepress, {MIDDLE_BITS} bits, {name}"] = partial(self._ablation, ingredients)

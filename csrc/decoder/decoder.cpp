@@ -39,8 +39,23 @@ void project_all(const std::vector<Projection>& linears, const float* x, int64_t
     }
 }
 
-void add(const float* from, int64_t size, float* to) {
-    for (int64_t i = 0; i < size; ++i) to[i] += from[i];
+// for_each(token, first, last) of columns [0, size), in pieces that are worth a task.
+template <typename Function>
+void for_columns(int64_t tokens, int64_t size, int threads, Function&& for_each) {
+    constexpr int64_t kColumns = 4096;
+    const int64_t pieces = (size + kColumns - 1) / kColumns;
+    parallel_for(tokens * pieces, threads, [&](int64_t task) {
+        const int64_t first = task % pieces * kColumns;
+        for_each(task / pieces, first, std::min(size, first + kColumns));
+    });
+}
+
+// for_each(token), where each has so many columns.
+template <typename Function>
+void for_tokens(int64_t tokens, int64_t size, int threads, Function&& for_each) {
+    // Sharing less than this takes longer than doing it.
+    constexpr int64_t kWorthSharing = 1 << 14;
+    parallel_for(tokens, tokens * size < kWorthSharing ? 1 : threads, [&](int64_t t) { for_each(t); });
 }
 
 }  // namespace
@@ -68,67 +83,75 @@ Decoder::Decoder(const DecoderShape& shape, std::vector<DecoderLayer> layers, co
 void Decoder::run(const DecoderStep& step, int threads) const {
     const Kernels& kernels = isa().kernels;
     const int64_t hidden = shape_.hidden, size = shape_.head_size, tokens = step.tokens;
-    const int64_t turned = shape_.queries + shape_.heads, attended_size = shape_.queries * size;
     // The caller's: residual stream, what a linear reads and what it gives.
     static thread_local std::vector<float> scratch;
-    const int64_t widest = std::max({hidden, attended_size, intermediate_});
+    const int64_t widest = std::max({hidden, shape_.queries * size, intermediate_});
     scratch.resize(static_cast<size_t>(tokens * (hidden + widest + std::max({row_, 2 * intermediate_, hidden}))));
     float* const x = scratch.data();
     float* const input = x + tokens * hidden;
     float* const output = input + tokens * widest;
-    const auto normalize = [&](const Norm& norm) {
-        for (int64_t t = 0; t < tokens; ++t) kernels.normalize(norm, x + t * hidden, hidden, input + t * hidden);
+    // What a linear gave is added to the stream, and the next reads its norm.
+    const auto add = [&](int64_t t) {
+        for (int64_t i = t * hidden; i < (t + 1) * hidden; ++i) x[i] += output[i];
+    };
+    const auto normalize = [&](const Norm& norm, int64_t t) {
+        kernels.normalize(norm, x + t * hidden, hidden, input + t * hidden);
     };
 
     const OwnThreads own;
     std::copy(step.x, step.x + tokens * hidden, x);
     for (size_t number = 0; number < layers_.size(); ++number) {
         const DecoderLayer& layer = layers_[number];
-        normalize(layer.attention_norm);
+        for_tokens(tokens, hidden, threads, [&](int64_t t) {
+            if (number > 0) add(t);
+            normalize(layer.attention_norm, t);
+        });
         project_all(layer.query_key_value, input, tokens, output, row_, threads);
-        for (int64_t t = 0; t < tokens; ++t) {
-            float* const row = output + t * row_;
-            for (int64_t head = 0; head < turned; ++head) {
-                const Norm& norm = head < shape_.queries ? layer.query_norm : layer.key_norm;
-                if (norm.gain != nullptr) kernels.normalize(norm, row + head * size, size, row + head * size);
-            }
-            const int64_t length = step.past + t;
-            attend(
-                {
-                    .rows = row,
-                    .cos = step.cos + t * size,
-                    .sin = step.sin + t * size,
-                    .keys = step.caches[number],
-                    .values = step.caches[number] + shape_.heads * step.room * size,
-                    .y = input + t * attended_size,
-                    .queries = shape_.queries,
-                    .heads = shape_.heads,
-                    .size = size,
-                    .room = step.room,
-                    .length = length,
-                    .first = shape_.window == 0 ? 0 : std::max<int64_t>(0, length + 1 - shape_.window),
-                },
-                threads);
+        if (layer.query_norm.gain != nullptr || layer.key_norm.gain != nullptr) {
+            for_tokens(tokens, row_, threads, [&](int64_t t) {
+                float* row = output + t * row_;
+                for (int64_t head = 0; head < shape_.queries + shape_.heads; ++head, row += size) {
+                    const Norm& norm = head < shape_.queries ? layer.query_norm : layer.key_norm;
+                    if (norm.gain != nullptr) kernels.normalize(norm, row, size, row);
+                }
+            });
         }
+        attend(
+            {
+                .rows = output,
+                .cos = step.cos,
+                .sin = step.sin,
+                .keys = step.caches[number],
+                .values = step.caches[number] + shape_.heads * step.room * size,
+                .y = input,
+                .tokens = tokens,
+                .queries = shape_.queries,
+                .heads = shape_.heads,
+                .size = size,
+                .room = step.room,
+                .past = step.past,
+                .window = shape_.window,
+            },
+            threads);
         project_all(layer.output, input, tokens, output, hidden, threads);
-        add(output, tokens * hidden, x);
 
-        normalize(layer.mlp_norm);
+        for_tokens(tokens, hidden, threads, [&](int64_t t) {
+            add(t);
+            normalize(layer.mlp_norm, t);
+        });
         project_all(layer.gate_up, input, tokens, output, 2 * intermediate_, threads);
-        // So many columns a task, a few microseconds of work.
-        constexpr int64_t kColumns = 4096;
-        const int64_t pieces = (intermediate_ + kColumns - 1) / kColumns;
-        parallel_for(tokens * pieces, threads, [&](int64_t task) {
-            const int64_t t = task / pieces, first = task % pieces * kColumns;
+        for_columns(tokens, intermediate_, threads, [&](int64_t t, int64_t first, int64_t last) {
             const float* const gates = output + t * 2 * intermediate_ + first;
-            kernels.gate(gates, gates + intermediate_, std::min(kColumns, intermediate_ - first),
-                         input + t * intermediate_ + first);
+            kernels.gate(gates, gates + intermediate_, last - first, input + t * intermediate_ + first);
         });
         project_all(layer.down, input, tokens, output, hidden, threads);
-        add(output, tokens * hidden, x);
     }
-    normalize(norm_);
-    project_all(head_, input, tokens, step.logits, vocabulary_, threads);
+    const int64_t unasked = tokens - step.asked;
+    for (int64_t t = unasked; t < tokens; ++t) {
+        add(t);
+        normalize(norm_, t);
+    }
+    project_all(head_, input + unasked * hidden, step.asked, step.logits, vocabulary_, threads);
 }
 
 }  // namespace tilepress

@@ -1,4 +1,4 @@
-// The forward pass of a decoder for a few tokens of one sequence, in one call. In a model of 30 layers and 135 million
+// The forward pass of a decoder for tokens of one sequence, in one call. In a model of 30 layers and 135 million
 // weights, calls of torch between the products took as long as the products.
 #pragma once
 
@@ -36,7 +36,8 @@ struct DecoderStep {
     const float *cos, *sin;  // [tokens, head_size], of the tokens' positions
     const Cache* caches;     // of each layer
     int64_t room;            // tokens that each cache has memory for, past + tokens at least
-    float* logits;           // [tokens, vocabulary]
+    int64_t asked;           // logits are computed after so many of the last tokens
+    float* logits;           // [asked, vocabulary]
 };
 
 class Decoder {

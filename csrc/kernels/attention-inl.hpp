@@ -27,9 +27,7 @@ void score(const float* queries, const AttentionChunk& chunk, float (*scores)[At
                 for (int i = 0; i < 4; ++i) sums[q][i] += query * key[i];
             }
         }
-        for (int q = 0; q < Q; ++q) {
-            for (int i = 0; i < 4; ++i) scores[q][t + i] = sum_of(sums[q][i]);
-        }
+        for (int q = 0; q < Q; ++q) store_sums(sums[q], scores[q] + t);
     }
 }
 
@@ -80,9 +78,19 @@ void attend_queries(const AttentionChunk& chunk, int64_t first) {
 }
 
 void attend(const AttentionChunk& chunk) {
+    // Four sums a query, and four keys, stay in registers.
+#ifdef __AVX512VL__
+    constexpr int kTogether = 4;
+#else
+    constexpr int kTogether = 2;
+#endif
     int64_t q = 0;
-    for (; q + 2 <= chunk.group; q += 2) attend_queries<2>(chunk, q);
-    if (q < chunk.group) attend_queries<1>(chunk, q);
+    if constexpr (kTogether == 4) {
+        for (; q + 4 <= chunk.count; q += 4) attend_queries<4>(chunk, q);
+        if (q + 3 == chunk.count) return attend_queries<3>(chunk, q);
+    }
+    for (; q + 2 <= chunk.count; q += 2) attend_queries<2>(chunk, q);
+    if (q < chunk.count) attend_queries<1>(chunk, q);
 }
 
 }  // namespace

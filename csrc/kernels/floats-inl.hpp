@@ -27,6 +27,21 @@ TILEPRESS_ALWAYS_INLINE float sum_of(Floats v) {
     return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
 }
 
+// sum_of each of four, to four floats.
+TILEPRESS_ALWAYS_INLINE void store_sums(const Floats (&v)[4], float* to) {
+    const Floats first = __builtin_shufflevector(v[0], v[1], 0, 1, 2, 3, 8, 9, 10, 11) +
+                         __builtin_shufflevector(v[0], v[1], 4, 5, 6, 7, 12, 13, 14, 15);
+    const Floats last = __builtin_shufflevector(v[2], v[3], 0, 1, 2, 3, 8, 9, 10, 11) +
+                        __builtin_shufflevector(v[2], v[3], 4, 5, 6, 7, 12, 13, 14, 15);
+    // Two of vector 0, two of 2, two of 1, two of 3.
+    const Floats pairs = __builtin_shufflevector(first, last, 0, 1, 8, 9, 4, 5, 12, 13) +
+                         __builtin_shufflevector(first, last, 2, 3, 10, 11, 6, 7, 14, 15);
+    typedef float FourFloats __attribute__((vector_size(16)));
+    const FourFloats sums =
+        __builtin_shufflevector(pairs, pairs, 0, 4, 2, 6) + __builtin_shufflevector(pairs, pairs, 1, 5, 3, 7);
+    std::memcpy(to, &sums, sizeof sums);
+}
+
 // e^x for x from minus infinity to 0, to 2 units in the last place; below -86 as for -86.
 TILEPRESS_ALWAYS_INLINE Floats exp_floats(Floats x) {
     x = x > -86.0f ? x : Floats{} - 86.0f;

@@ -104,10 +104,11 @@ class BoundDecoder {
 
     // Addresses instead of arrays: converting those of 30 layers would take longer than multiplying a small layer.
     void step(uintptr_t x, int64_t tokens, int64_t past, uintptr_t cos, uintptr_t sin,
-              const std::vector<uintptr_t>& caches, int64_t room, uintptr_t logits, int threads) const {
+              const std::vector<uintptr_t>& caches, int64_t room, int64_t asked, uintptr_t logits, int threads) const {
         if (!decoder_) throw nb::value_error("finish has not been called");
         require_length("caches", caches.size(), decoder_->layers());
         if (tokens < 1 || past < 0 || past > room - tokens) throw nb::value_error("the caches have no room");
+        if (asked < 0 || asked > tokens) throw nb::value_error("logits of more tokens than there are");
         const nb::gil_scoped_release unlocked;
         std::vector<Cache> layers;
         for (const uintptr_t cache : caches) layers.push_back(reinterpret_cast<Cache>(cache));
@@ -120,6 +121,7 @@ class BoundDecoder {
                 .sin = reinterpret_cast<const float*>(sin),
                 .caches = layers.data(),
                 .room = room,
+                .asked = asked,
                 .logits = reinterpret_cast<float*>(logits),
             },
             threads);
@@ -152,7 +154,7 @@ void bind_decoder(nb::module_& m) {
     nb::class_<SizedNorm>(m, "Norm", "RMSNorm. The arrays have to outlive it and what it is given to.")
         .def_static("of", &make_norm, nb::arg("gain").noconvert(), nb::arg("bias").noconvert().none(),
                     nb::arg("epsilon"), "Float32 [size], both.");
-    nb::class_<BoundDecoder>(m, "Decoder", "The forward pass for a few tokens of one sequence.")
+    nb::class_<BoundDecoder>(m, "Decoder", "The forward pass for tokens of one sequence.")
         .def(nb::init<int64_t, int64_t, int64_t, int64_t, int64_t>(), nb::arg("hidden"), nb::arg("queries"),
              nb::arg("heads"), nb::arg("head_size"), nb::arg("window"), "window: 0 for none.")
         .def("add_layer", &BoundDecoder::add_layer, nb::arg("attention_norm"), nb::arg("query_key_value"),
@@ -163,8 +165,8 @@ void bind_decoder(nb::module_& m) {
         .def(
             "step", &BoundDecoder::step,
             "Addresses, all of float32, contiguous: x [tokens, hidden], tokens, past, cos and sin [tokens, head size], "
-            "a list of caches [2, heads, room, head size], room, logits [tokens, vocabulary], threads. Raises "
-            "BitstreamError for damaged tiles.");
+            "a list of caches [2, heads, room, head size], room, asked, logits [asked, vocabulary] of the last tokens, "
+            "threads. Raises BitstreamError for damaged tiles.");
 }
 
 }  // namespace tilepress

@@ -66,13 +66,13 @@ struct OutputScales {
 struct AttentionChunk {
     static constexpr int kTokens = 128;  // 32 KiB of keys and as much of values, for heads of 64
 
-    const float* queries;  // [group, size], divided by sqrt(size)
+    const float* queries;  // [count, size], divided by sqrt(size)
     const float* keys;     // [tokens, size]
     const float* values;   // [tokens, size]
-    float* out;            // [group, size]
-    float* maxima;         // [group]
-    float* totals;         // [group]
-    int64_t group, size;   // size is a multiple of 8
+    float* out;            // [count, size]
+    float* maxima;         // [count]
+    float* totals;         // [count]
+    int64_t count, size;   // size is a multiple of 8
     int tokens;            // from 1 to kTokens
 };
 

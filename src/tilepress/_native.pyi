@@ -75,6 +75,7 @@ class Decoder:
         sin: int,
         caches: list[int],
         room: int,
+        asked: int,
         logits: int,
         threads: int,
     ) -> None: ...

@@ -144,10 +144,17 @@ def random_inputs(shape: Shape, tokens: int, seed: int = 2) -> Inputs:
 
 
 def native_step(
-    decoder: RandomDecoder, native: Any, inputs: Inputs, caches: list[Array], past: int, threads: int = 2
+    decoder: RandomDecoder,
+    native: Any,
+    inputs: Inputs,
+    caches: list[Array],
+    past: int,
+    threads: int = 2,
+    asked: int | None = None,
 ) -> Array:
-    """Return logits [tokens, vocabulary]; the caches get the tokens' keys and values."""
-    logits = np.empty((len(inputs.x), decoder.shape.vocabulary), np.float32)
+    """Return logits [asked, vocabulary], of all tokens by default; the caches get the tokens' keys and values."""
+    asked = len(inputs.x) if asked is None else asked
+    logits = np.empty((asked, decoder.shape.vocabulary), np.float32)
     native.step(
         inputs.x.ctypes.data,
         len(inputs.x),
@@ -156,6 +163,7 @@ def native_step(
         inputs.sin.ctypes.data,
         [cache.ctypes.data for cache in caches],
         caches[0].shape[2],
+        asked,
         logits.ctypes.data,
         threads,
     )

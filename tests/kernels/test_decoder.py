@@ -30,7 +30,7 @@ SHAPES = {
 def test_agrees_with_the_formulas(shape: Shape, head_type: str) -> None:
     decoder = RandomDecoder(shape, head_type)
     native = decoder.native()
-    for past, tokens in ((0, 1), (6, 2), (126, 5), (300, 1)):
+    for past, tokens in ((0, 1), (6, 2), (126, 5), (300, 1), (100, 150)):
         inputs, caches, expected_caches = random_inputs(shape, tokens), decoder.caches(310), decoder.caches(310)
         expected = plain_step(decoder, inputs, expected_caches, past)
         np.testing.assert_allclose(native_step(decoder, native, inputs, caches, past), expected, atol=1e-4, rtol=1e-4)
@@ -65,19 +65,29 @@ def test_gates_of_any_size(gate: float) -> None:
 
 
 def test_steps_of_any_size_and_any_number_of_threads_give_the_same_bits() -> None:
-    decoder = RandomDecoder(SHAPES["wide"], "float16")
-    native, inputs, caches = decoder.native(), random_inputs(decoder.shape, 9), decoder.caches(300)
-    expected = native_step(decoder, native, inputs, caches, 250, threads=1)
-    for threads in (2, 5):
-        others = decoder.caches(300)
-        assert np.array_equal(native_step(decoder, native, inputs, others, 250, threads), expected)
-        assert np.array_equal(others, caches)
-        logits, others = [], decoder.caches(300)
-        for first, last in ((0, 1), (1, 3), (3, 9)):
-            part = Inputs(*(array[first:last] for array in vars(inputs).values()))
-            logits.append(native_step(decoder, native, part, others, 250 + first, threads))
-        assert np.array_equal(np.concatenate(logits), expected)
-        assert np.array_equal(others, caches)
+    for shape in (SHAPES["wide"], SHAPES["a window"]):
+        decoder = RandomDecoder(shape, "float16")
+        native, inputs, caches = decoder.native(), random_inputs(shape, 160), decoder.caches(300)
+        expected = native_step(decoder, native, inputs, caches, 110, threads=1)
+        for threads in (2, 5):
+            others = decoder.caches(300)
+            assert np.array_equal(native_step(decoder, native, inputs, others, 110, threads), expected)
+            assert np.array_equal(others, caches)
+            logits, others = [], decoder.caches(300)
+            for first, last in ((0, 1), (1, 3), (3, 34), (34, 160)):
+                part = Inputs(*(array[first:last] for array in vars(inputs).values()))
+                logits.append(native_step(decoder, native, part, others, 110 + first, threads))
+            assert np.array_equal(np.concatenate(logits), expected)
+            assert np.array_equal(others, caches)
+
+
+def test_logits_of_the_last_tokens_alone() -> None:
+    decoder = RandomDecoder(Shape())
+    native, inputs = decoder.native(), random_inputs(decoder.shape, 40)
+    expected = native_step(decoder, native, inputs, decoder.caches(50), 10)
+    for asked in (0, 1, 3):
+        actual = native_step(decoder, native, inputs, decoder.caches(50), 10, asked=asked)
+        assert np.array_equal(actual, expected[40 - asked :])
 
 
 PROGRAM = """
@@ -86,7 +96,7 @@ from kernels.test_decoder import SHAPES
 for shape in SHAPES.values():
     for head in ("float32", "float16", "bfloat16"):
         decoder = RandomDecoder(shape, head)
-        logits = native_step(decoder, decoder.native(), random_inputs(shape, 5), decoder.caches(140), 130)
+        logits = native_step(decoder, decoder.native(), random_inputs(shape, 40), decoder.caches(170), 130)
         print(logits.tobytes().hex())
 """
 
@@ -123,6 +133,8 @@ def test_shapes_that_do_not_fit(change: dict[str, int], message: str) -> None:
 
 def test_caches_without_room() -> None:
     decoder = RandomDecoder(Shape())
+    with pytest.raises(ValueError, match="logits of more tokens than there are"):
+        native_step(decoder, decoder.native(), random_inputs(decoder.shape, 2), decoder.caches(9), 5, asked=3)
     with pytest.raises(ValueError, match="the caches have no room"):
         native_step(decoder, decoder.native(), random_inputs(decoder.shape, 2), decoder.caches(9), 8)
     with pytest.raises(ValueError, match="caches has 1 entries; 2 are needed"):

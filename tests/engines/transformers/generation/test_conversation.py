@@ -31,13 +31,14 @@ def tiny(request: pytest.FixtureRequest, tiny_qwen3: Path, tiny_w8a8s: Path) -> 
 def fed_tokens(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows by the number of tokens of every forward pass."""
     counts: list[int] = []
-    forward = model.model.forward
+    embedding = model.get_input_embeddings()
+    forward = embedding.forward
 
-    def counting(*arguments: object, **options: torch.Tensor) -> object:
-        counts.append(options["input_ids"].shape[1])
-        return forward(*arguments, **options)
+    def counting(tokens: torch.Tensor) -> torch.Tensor:
+        counts.append(tokens.shape[1])
+        return forward(tokens)
 
-    monkeypatch.setattr(model.model, "forward", counting)
+    monkeypatch.setattr(embedding, "forward", counting)
     return counts
 
 
@@ -60,7 +61,7 @@ def test_only_new_tokens_are_fed(tiny: Loaded, monkeypatch: pytest.MonkeyPatch) 
     counts = fed_tokens(model, monkeypatch)
     second = conversation.say("Go on", max_new_tokens=4, min_new_tokens=4)
     assert second.cached_tokens >= first.prompt_tokens
-    assert counts == [second.prompt_tokens - second.cached_tokens]  # the answer goes through DecodeStep
+    assert counts == [second.prompt_tokens - second.cached_tokens, 1, 1, 1]
 
 
 def test_a_template_that_rewrites_earlier_turns_costs_time_and_not_correctness(

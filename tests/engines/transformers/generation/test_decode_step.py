@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 import tilepress
 from quantized_models import make_w8a8s
 from tilepress.engines.transformers import generate
+from tilepress.engines.transformers.generation import decode_step
 from tilepress.engines.transformers.generation.decode_step import DecodeStep
 from tilepress.engines.transformers.generation.decoding_loop import effective_settings, is_plain
 from tilepress.engines.transformers.generation.kv_cache import GrowingCache
@@ -68,7 +69,7 @@ def test_linears_left_float_and_norms_with_a_bias(tmp_path: Path) -> None:
 @pytest.mark.parametrize("make", [make_tiny_qwen3, make_tiny_mistral])
 @pytest.mark.parametrize("options", [{}, {"head": True}, {"activations": "per-token", "narrow": 0.5}], ids=str)
 def test_several_tokens_give_the_bits_of_one_at_a_time(
-    make: Callable[..., Path], options: dict[str, object], tmp_path: Path
+    make: Callable[..., Path], options: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, _ = tilepress.load(make_w8a8s(make(tmp_path / "float"), tmp_path / "w8a8s", **options))
     ids = torch.randint(0, 256, (1, 40), generator=torch.Generator().manual_seed(1))
@@ -81,9 +82,35 @@ def test_several_tokens_give_the_bits_of_one_at_a_time(
             logits = step(ids[:, start:end], together)
             expected = torch.cat([step(ids[:, t : t + 1], alone) for t in range(start, end)])
             assert torch.equal(logits, expected)
-    for one, other in zip(together.layers, alone.layers, strict=True):
-        assert torch.equal(one.keys, other.keys)
-        assert torch.equal(one.values, other.values)
+        prompt, whole = step.prompt(ids, GrowingCache()), GrowingCache()
+        assert torch.equal(prompt, step(ids, whole)[-1:])
+        monkeypatch.setattr(decode_step, "PROMPT_TOKENS", 16)
+        parts = GrowingCache()
+        assert torch.equal(step.prompt(ids, parts), prompt)
+    for one, other in ((together, alone), (parts, whole)):
+        for mine, yours in zip(one.layers, other.layers, strict=True):
+            assert torch.equal(mine.keys, yours.keys)
+            assert torch.equal(mine.values, yours.values)
+
+
+@pytest.mark.parametrize("make", [make_tiny_qwen3, make_tiny_qwen2, make_tiny_llama, make_tiny_mistral])
+def test_prompts_without_the_model_s_own_forward_pass(make: Callable[..., Path], tmp_path: Path) -> None:
+    model, _ = tilepress.load(make_w8a8s(make(tmp_path / "float", head_dim=8), tmp_path / "w8a8s"))
+    ids = torch.randint(0, 256, (1, 300), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        step = DecodeStep(model)
+        assert step.takes_prompts
+        expected = model(ids, use_cache=False).logits[:, -1]
+        torch.testing.assert_close(step.prompt(ids, GrowingCache()), expected, atol=0.03, rtol=0.03)
+
+
+def test_prompts_with_float_linears_go_through_the_model(tmp_path: Path) -> None:
+    source = make_tiny_qwen3(tmp_path / "float")
+    assert not DecodeStep(tilepress.load(source)[0]).takes_prompts
+    kept = ["model.layers.1.mlp.down_proj"]
+    model, tokenizer = tilepress.load(make_w8a8s(source, tmp_path / "w8a8s", float_linears=kept))
+    assert not DecodeStep(model).takes_prompts
+    assert generate(model, tokenizer, "Hello", max_new_tokens=3, min_new_tokens=3).new_tokens == 3
 
 
 @pytest.mark.parametrize("make", [make_tiny_qwen3, make_tiny_mistral])

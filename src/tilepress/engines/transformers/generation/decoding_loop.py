@@ -16,7 +16,8 @@ from transformers.generation.configuration_utils import GenerationMode
 from tilepress.engines.transformers.generation.decode_step import DecodeStep
 from tilepress.engines.transformers.generation.kv_cache import GrowingCache
 
-Step = Callable[[Tensor, GrowingCache], Tensor]
+# Tokens [1, n] behind those of the cache, which gets their keys and values, to logits [_, vocabulary].
+Pass = Callable[[Tensor, GrowingCache], Tensor]
 
 # Settings that this loop does not support, with the values that leave them off.
 OTHER_LOOPS = {
@@ -80,15 +81,15 @@ class Decoding:
     ) -> Tensor:
         """Return input_ids [1, prompt] followed by the new tokens, drawn as transformers draws them.
 
-        The part of the prompt that is not cached goes through the model's own forward pass. Tokens are drawn one by
-        one, each from the logits after the one before it, so that drafts change neither the answer nor the random
-        numbers.
+        Tokens are drawn one by one, each from the logits after the one before it, so that drafts change neither the
+        answer nor the random numbers.
         """
-        ids, step = input_ids, _step(model)
+        ids = input_ids
+        read_prompt, step = _passes(model)
         lookup = self._lookup(generation_config)
         draft = ids[:, :0]
         prompt = ids[:, self.cache.get_seq_length() :]
-        behind = iter([model(prompt, past_key_values=self.cache, logits_to_keep=1).logits[:, -1].float()])
+        behind = iter([read_prompt(prompt, self.cache)])
         while True:
             for i, logits in enumerate(behind):
                 token = _draw(logits_processor, ids, logits, sample=generation_config.do_sample)
@@ -133,9 +134,22 @@ def _draw(processor: LogitsProcessorList, ids: Any, logits: Any, *, sample: bool
         torch.set_num_threads(threads)
 
 
-def _step(model: PreTrainedModel) -> Step:
-    """Return `DecodeStep` where it supports the model, else the model's own forward pass in the same form."""
-    if DecodeStep.supports(model):
-        return DecodeStep(model)
+def _passes(model: PreTrainedModel) -> tuple[Pass, Pass]:
+    """Return the forward pass for a prompt, of which it gives the last logits, and that for some tokens, of all logits.
+
+    `DecodeStep` where it supports the model, else the model's own.
+    """
     engine: Any = model
-    return lambda tokens, cache: engine(tokens, past_key_values=cache).logits[0].float()
+
+    def prompt(tokens: Tensor, cache: GrowingCache) -> Tensor:
+        logits: Tensor = engine(tokens, past_key_values=cache, logits_to_keep=1).logits
+        return logits[:, -1].float()
+
+    def some(tokens: Tensor, cache: GrowingCache) -> Tensor:
+        logits: Tensor = engine(tokens, past_key_values=cache).logits
+        return logits[0].float()
+
+    if not DecodeStep.supports(model):
+        return prompt, some
+    step = DecodeStep(model)
+    return step.prompt if step.takes_prompts else prompt, step

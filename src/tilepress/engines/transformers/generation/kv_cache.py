@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -16,6 +17,15 @@ from tilepress.errors import UsageError
 # Room for a quarter more tokens than there are, and for this many at least: a token is copied some five times in all,
 # where transformers' own dynamic cache copies every token whenever one is added.
 SPARE_TOKENS = 256
+
+
+@dataclass(frozen=True)
+class CacheShape:
+    """The keys and values of a model's token."""
+
+    layers: int
+    heads: int
+    head_size: int
 
 
 class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
@@ -62,17 +72,20 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
             self.lazy_initialization(key_states, value_states)
         length, new = self.get_seq_length(), key_states.shape[-2]
         if self._buffer.shape[:-2] != (2, *key_states.shape[:2]) or not self._has_room(length + new):
-            self._make_room(key_states, length + new)
+            self._make_room(key_states.shape, length + new)
         added = self._buffer.narrow(3, length, new)
         added[0].copy_(key_states)
         added[1].copy_(value_states)
         self.use(length + new)
         return self.keys, self.values
 
-    def buffer_for(self, tokens: int) -> Tensor:
-        """Return the buffer [2, batch, heads, room, head size], with room for `tokens` tokens in all."""
+    def buffer_for(self, tokens: int, heads: int, head_size: int) -> Tensor:
+        """Return the buffer [2, 1, heads, room, head size], with room for `tokens` tokens in all."""
+        if not self.is_initialized:
+            empty = torch.empty(1, heads, 0, head_size)
+            self.lazy_initialization(empty, empty)
         if not self._has_room(tokens):
-            self._make_room(self.keys, tokens)
+            self._make_room((1, heads, tokens, head_size), tokens)
         return self._buffer
 
     def use(self, length: int) -> None:
@@ -91,8 +104,8 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
             return False
         return self._views[0] is None or self._views[0].data_ptr() in (0, self._buffer.data_ptr())
 
-    def _make_room(self, like: Tensor, needed: int) -> None:
-        batch, heads, _, size = like.shape
+    def _make_room(self, shape: Sequence[int], needed: int) -> None:
+        batch, heads, _, size = shape
         room = needed + max(SPARE_TOKENS, needed // 4)
         # Not an inference tensor even in inference mode: those cannot be written to outside it.
         with torch.inference_mode(False):
@@ -108,6 +121,18 @@ class GrowingCache(Cache):
 
     def __init__(self) -> None:
         super().__init__(layer_class_to_replicate=GrowingLayer)
+
+    def buffers_for(self, tokens: int, shape: CacheShape) -> list[Tensor]:
+        """Return each layer's buffer [2, 1, heads, room, head size], with room for `tokens` tokens in all."""
+        while len(self.layers) < shape.layers:
+            self.layers.append(GrowingLayer())
+        layers = cast(list[GrowingLayer], self.layers)
+        return [layer.buffer_for(tokens, shape.heads, shape.head_size) for layer in layers]
+
+    def use(self, length: int) -> None:
+        """Make the first `length` tokens of the buffers all tokens of the cache."""
+        for layer in cast(list[GrowingLayer], self.layers):
+            layer.use(length)
 
     def keep(self, tokens: int) -> None:
         """Drop all but the first `tokens`."""
