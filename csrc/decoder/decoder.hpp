@@ -26,18 +26,19 @@ struct DecoderShape {
     int64_t window;                             // tokens that attention reaches, the new one included; 0: all
 };
 
-// Keys and values of one layer: [2, heads, room, head_size].
-using Cache = float*;
+// Keys and values of one layer: [2, heads, room] rows.
+using Cache = uint8_t*;
 
 struct DecoderStep {
     const float* x;  // [tokens, hidden], embedded
     int64_t tokens;
     int64_t past;            // tokens in the caches; these are put behind them
     const float *cos, *sin;  // [tokens, head_size], of the tokens' positions
-    const Cache* caches;     // of each layer
-    int64_t room;            // tokens that each cache has memory for, past + tokens at least
-    int64_t asked;           // logits are computed after so many of the last tokens
-    float* logits;           // [asked, vocabulary]
+    CacheType cache_type;
+    const Cache* caches;  // of each layer
+    int64_t room;         // tokens that each cache has memory for, past + tokens at least
+    int64_t asked;        // logits are computed after so many of the last tokens
+    float* logits;        // [asked, vocabulary]
 };
 
 class Decoder {

@@ -10,24 +10,57 @@
 namespace tilepress::TILEPRESS_TARGET {
 namespace {
 
+// Rows of the cache in one type. kScaled: load gives multiples of `scale`.
+template <typename Float>
+struct FloatStore {
+    static constexpr bool kScaled = false;
+    static int64_t bytes(int64_t size) { return size * static_cast<int64_t>(sizeof(Float)); }
+    static TILEPRESS_ALWAYS_INLINE Floats load(const uint8_t* row, int64_t column) {
+        return load_floats(reinterpret_cast<const Float*>(row) + column);
+    }
+};
+
+struct Int8Store {
+    static constexpr bool kScaled = true;
+    static int64_t bytes(int64_t size) { return row_bytes(CacheType::int8, size); }
+    static TILEPRESS_ALWAYS_INLINE Floats load(const uint8_t* row, int64_t column) {
+        typedef int8_t Eight __attribute__((vector_size(kFloats)));
+        typedef int32_t Integers __attribute__((vector_size(4 * kFloats)));
+        Eight eight;
+        std::memcpy(&eight, row + column, sizeof eight);
+        return __builtin_convertvector(__builtin_convertvector(eight, Integers), Floats);
+    }
+    static TILEPRESS_ALWAYS_INLINE float scale(const uint8_t* row, int64_t size) {
+        float scale;
+        std::memcpy(&scale, row + size, sizeof scale);
+        return scale;
+    }
+};
+
 // scores[q][t] = queries[q] . keys[t], four tokens at a time; those behind the last are worth nothing.
-template <int Q>
+template <class Store, int Q>
 void score(const float* queries, const AttentionChunk& chunk, float (*scores)[AttentionChunk::kTokens]) {
+    const int64_t bytes = Store::bytes(chunk.size);
     for (int t = 0; t < chunk.tokens; t += 4) {
-        const float* keys[4];
+        const uint8_t* keys[4];
         for (int i = 0; i < 4; ++i) {
-            keys[i] = chunk.keys + (t + i < chunk.tokens ? t + i : chunk.tokens - 1) * chunk.size;
+            keys[i] = chunk.keys + (t + i < chunk.tokens ? t + i : chunk.tokens - 1) * bytes;
         }
         Floats sums[Q][4] = {};
         for (int64_t c = 0; c < chunk.size; c += kFloats) {
-            const Floats key[4] = {load_floats(keys[0] + c), load_floats(keys[1] + c), load_floats(keys[2] + c),
-                                   load_floats(keys[3] + c)};
+            const Floats key[4] = {Store::load(keys[0], c), Store::load(keys[1], c), Store::load(keys[2], c),
+                                   Store::load(keys[3], c)};
             for (int q = 0; q < Q; ++q) {
                 const Floats query = load_floats(queries + q * chunk.size + c);
                 for (int i = 0; i < 4; ++i) sums[q][i] += query * key[i];
             }
         }
-        for (int q = 0; q < Q; ++q) store_sums(sums[q], scores[q] + t);
+        for (int q = 0; q < Q; ++q) {
+            store_sums(sums[q], scores[q] + t);
+            if constexpr (Store::kScaled) {
+                for (int i = 0; i < 4; ++i) scores[q][t + i] *= Store::scale(keys[i], chunk.size);
+            }
+        }
     }
 }
 
@@ -51,13 +84,14 @@ inline void soften(const AttentionChunk& chunk, float* scores, float& maximum, f
 }
 
 // out[q] = weights[q] . values, in C vectors of columns.
-template <int Q, int C>
+template <class Store, int Q, int C>
 void mix(const AttentionChunk& chunk, const float (*weights)[AttentionChunk::kTokens], int64_t column, float* out) {
+    const int64_t bytes = Store::bytes(chunk.size);
     Floats sums[Q][C] = {};
-    const float* values = chunk.values + column;
-    for (int t = 0; t < chunk.tokens; ++t, values += chunk.size) {
+    const uint8_t* row = chunk.values;
+    for (int t = 0; t < chunk.tokens; ++t, row += bytes) {
         for (int c = 0; c < C; ++c) {
-            const Floats value = load_floats(values + c * kFloats);
+            const Floats value = Store::load(row, column + c * kFloats);
             for (int q = 0; q < Q; ++q) sums[q][c] += weights[q][t] * value;
         }
     }
@@ -66,18 +100,25 @@ void mix(const AttentionChunk& chunk, const float (*weights)[AttentionChunk::kTo
     }
 }
 
-template <int Q>
+template <class Store, int Q>
 void attend_queries(const AttentionChunk& chunk, int64_t first) {
     alignas(64) float scores[Q][AttentionChunk::kTokens];
-    score<Q>(chunk.queries + first * chunk.size, chunk, scores);
+    score<Store, Q>(chunk.queries + first * chunk.size, chunk, scores);
     for (int q = 0; q < Q; ++q) soften(chunk, scores[q], chunk.maxima[first + q], chunk.totals[first + q]);
+    if constexpr (Store::kScaled) {
+        for (int t = 0; t < chunk.tokens; ++t) {
+            const float scale = Store::scale(chunk.values + t * Store::bytes(chunk.size), chunk.size);
+            for (int q = 0; q < Q; ++q) scores[q][t] *= scale;
+        }
+    }
     float* const out = chunk.out + first * chunk.size;
     int64_t column = 0;
-    for (; column + 4 * kFloats <= chunk.size; column += 4 * kFloats) mix<Q, 4>(chunk, scores, column, out);
-    for (; column < chunk.size; column += kFloats) mix<Q, 1>(chunk, scores, column, out);
+    for (; column + 4 * kFloats <= chunk.size; column += 4 * kFloats) mix<Store, Q, 4>(chunk, scores, column, out);
+    for (; column < chunk.size; column += kFloats) mix<Store, Q, 1>(chunk, scores, column, out);
 }
 
-void attend(const AttentionChunk& chunk) {
+template <class Store>
+void attend_stored(const AttentionChunk& chunk) {
     // Four sums a query, and four keys, stay in registers.
 #ifdef __AVX512VL__
     constexpr int kTogether = 4;
@@ -86,11 +127,22 @@ void attend(const AttentionChunk& chunk) {
 #endif
     int64_t q = 0;
     if constexpr (kTogether == 4) {
-        for (; q + 4 <= chunk.count; q += 4) attend_queries<4>(chunk, q);
-        if (q + 3 == chunk.count) return attend_queries<3>(chunk, q);
+        for (; q + 4 <= chunk.count; q += 4) attend_queries<Store, 4>(chunk, q);
+        if (q + 3 == chunk.count) return attend_queries<Store, 3>(chunk, q);
     }
-    for (; q + 2 <= chunk.count; q += 2) attend_queries<2>(chunk, q);
-    if (q < chunk.count) attend_queries<1>(chunk, q);
+    for (; q + 2 <= chunk.count; q += 2) attend_queries<Store, 2>(chunk, q);
+    if (q < chunk.count) attend_queries<Store, 1>(chunk, q);
+}
+
+void attend(const AttentionChunk& chunk) {
+    switch (chunk.type) {
+        case CacheType::float32:
+            return attend_stored<FloatStore<float>>(chunk);
+        case CacheType::float16:
+            return attend_stored<FloatStore<Float16>>(chunk);
+        case CacheType::int8:
+            return attend_stored<Int8Store>(chunk);
+    }
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 #include "kernels/attention.hpp"
 
 #include <algorithm>
+#include <cfloat>
 #include <cmath>
 #include <cstring>
 #include <vector>
@@ -13,12 +14,49 @@ namespace tilepress {
 
 namespace {
 
-void turn(const float* cos, const float* sin, int64_t size, const float* row, float* out) {
+void turn(const float* cos, const float* sin, int64_t size, float* row) {
     const int64_t half = size / 2;
     for (int64_t i = 0; i < half; ++i) {
         const float first = row[i], second = row[i + half];
-        out[i] = first * cos[i] + -second * sin[i];
-        out[i + half] = second * cos[i + half] + first * sin[i + half];
+        row[i] = first * cos[i] + -second * sin[i];
+        row[i + half] = second * cos[i + half] + first * sin[i + half];
+    }
+}
+
+// Numbers beyond float16's become its largest.
+void store_float16(const float* x, int64_t size, uint8_t* out) {
+    constexpr float kLargest = 65504.0f;
+    for (int64_t i = 0; i < size; ++i) {
+        Float16 stored;
+        narrow(std::clamp(x[i], -kLargest, kLargest), stored);
+        std::memcpy(out + 2 * i, &stored, sizeof stored);
+    }
+}
+
+// By the scale that makes the largest magnitude 127.
+void store_int8(const float* x, int64_t size, uint8_t* out) {
+    float largest = 0;
+    for (int64_t i = 0; i < size; ++i) largest = std::max(largest, std::fabs(x[i]));
+    const float scale = largest / 127.0f, inverse = scale >= FLT_MIN ? 1.0f / scale : 0.0f;
+    constexpr float kRounder = 12582912.0f;  // adding and taking away 1.5 * 2^23 rounds to nearest even
+    for (int64_t i = 0; i < size; ++i) {
+        float whole = (x[i] * inverse + kRounder) - kRounder;
+        whole = whole > -127.0f ? whole : -127.0f;  // not-a-number too
+        whole = whole < 127.0f ? whole : 127.0f;
+        out[i] = static_cast<uint8_t>(static_cast<int8_t>(whole));
+    }
+    std::memcpy(out + size, &scale, sizeof scale);
+}
+
+void store(CacheType type, const float* x, int64_t size, uint8_t* out) {
+    switch (type) {
+        case CacheType::float32:
+            std::memcpy(out, x, static_cast<size_t>(size) * sizeof(float));
+            return;
+        case CacheType::float16:
+            return store_float16(x, size, out);
+        case CacheType::int8:
+            return store_int8(x, size, out);
     }
 }
 
@@ -38,21 +76,22 @@ class Attention {
         : a_(arguments),
           size_(arguments.size),
           group_(arguments.queries / arguments.heads),
-          row_((arguments.queries + 2 * arguments.heads) * arguments.size) {}
+          row_((arguments.queries + 2 * arguments.heads) * arguments.size),
+          bytes_(row_bytes(arguments.type, arguments.size)) {}
 
     // Turns a token's queries and keys, and puts keys and values into the cache.
     void append(int64_t token) const {
         const float *const cos = a_.cos + token * size_, *const sin = a_.sin + token * size_;
         const float scale = 1.0f / std::sqrt(static_cast<float>(size_));
         float* const queries = a_.rows + token * row_;
-        for (int64_t q = 0; q < a_.queries; ++q) turn(cos, sin, size_, queries + q * size_, queries + q * size_);
+        for (int64_t q = 0; q < a_.queries + a_.heads; ++q) turn(cos, sin, size_, queries + q * size_);
         for (int64_t i = 0; i < a_.queries * size_; ++i) queries[i] *= scale;
         const float* const keys = queries + a_.queries * size_;
         const float* const values = keys + a_.heads * size_;
         for (int64_t head = 0; head < a_.heads; ++head) {
-            const int64_t place = (head * a_.room + a_.past + token) * size_;
-            turn(cos, sin, size_, keys + head * size_, a_.keys + place);
-            std::memcpy(a_.values + place, values + head * size_, static_cast<size_t>(size_) * sizeof(float));
+            const int64_t place = (head * a_.room + a_.past + token) * bytes_;
+            store(a_.type, keys + head * size_, size_, a_.keys + place);
+            store(a_.type, values + head * size_, size_, a_.values + place);
         }
     }
 
@@ -73,9 +112,10 @@ class Attention {
     // `count` queries of one head against the chunk at `begin`, of the tokens before `end`.
     void attend(const float* queries, int64_t count, int64_t head, int64_t begin, int64_t end,
                 const Partial& out) const {
-        const int64_t place = (head * a_.room + begin) * size_;
+        const int64_t place = (head * a_.room + begin) * bytes_;
         isa().kernels.attend({
             .queries = queries,
+            .type = a_.type,
             .keys = a_.keys + place,
             .values = a_.values + place,
             .out = out.sums,
@@ -157,7 +197,7 @@ class Attention {
     float* output(int64_t token, int64_t head) const { return a_.y + (token * a_.queries + head * group_) * size_; }
 
     const AttentionArguments& a_;
-    const int64_t size_, group_, row_;
+    const int64_t size_, group_, row_, bytes_;
 };
 
 // Few tokens: each chunk of each is a task, and the results are put together at the end.

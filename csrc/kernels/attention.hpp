@@ -3,14 +3,17 @@
 
 #include <cstdint>
 
+#include "simd/kernels.hpp"
+
 namespace tilepress {
 
 struct AttentionArguments {
     float* rows;       // [tokens, queries + 2 * heads, size]: queries, keys and values; queries and keys get turned
     const float* cos;  // [tokens, size], of the tokens' positions
     const float* sin;  // [tokens, size]
-    float* keys;       // [heads, room, size], of the first `past` tokens, which this call adds its own to
-    float* values;     // [heads, room, size]
+    CacheType type;
+    uint8_t* keys;    // [heads, room] rows, of the first `past` tokens, which this call adds its own to
+    uint8_t* values;  // [heads, room] rows
     float* y;          // [tokens, queries, size]
     int64_t tokens;    // at most room - past
     int64_t queries;   // a multiple of heads

@@ -5,6 +5,8 @@
 #include <cstring>
 #ifdef __F16C__
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #include "simd/float16.hpp"
@@ -69,6 +71,12 @@ TILEPRESS_ALWAYS_INLINE Floats load_floats(const BFloat16* from) {
 TILEPRESS_ALWAYS_INLINE Floats load_floats(const Float16* from) {
 #ifdef __F16C__
     return reinterpret_cast<Floats>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+#elif defined(__aarch64__)
+    const float16x8_t halves = vreinterpretq_f16_u16(vld1q_u16(reinterpret_cast<const uint16_t*>(from)));
+    const float32x4_t parts[2] = {vcvt_f32_f16(vget_low_f16(halves)), vcvt_high_f32_f16(halves)};
+    Floats value;
+    std::memcpy(&value, parts, sizeof value);
+    return value;
 #else
     Floats value;
     for (int i = 0; i < kFloats; ++i) value[i] = widen(from[i]);

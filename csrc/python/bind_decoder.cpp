@@ -103,7 +103,7 @@ class BoundDecoder {
     }
 
     // Addresses instead of arrays: converting those of 30 layers would take longer than multiplying a small layer.
-    void step(uintptr_t x, int64_t tokens, int64_t past, uintptr_t cos, uintptr_t sin,
+    void step(uintptr_t x, int64_t tokens, int64_t past, uintptr_t cos, uintptr_t sin, CacheType cache_type,
               const std::vector<uintptr_t>& caches, int64_t room, int64_t asked, uintptr_t logits, int threads) const {
         if (!decoder_) throw nb::value_error("finish has not been called");
         require_length("caches", caches.size(), decoder_->layers());
@@ -119,6 +119,7 @@ class BoundDecoder {
                 .past = past,
                 .cos = reinterpret_cast<const float*>(cos),
                 .sin = reinterpret_cast<const float*>(sin),
+                .cache_type = cache_type,
                 .caches = layers.data(),
                 .room = room,
                 .asked = asked,
@@ -151,6 +152,10 @@ void bind_decoder(nb::module_& m) {
                     nb::arg("bias").noconvert().none(), "Float16 or bfloat16 [n, k], seen as int16; float32 [n].")
         .def_static("of_32_bits", &of_32_bits, nb::arg("weight").noconvert(), nb::arg("bias").noconvert().none(),
                     "Float32 [n, k] and [n].");
+    nb::enum_<CacheType>(m, "CacheType", "How rows of the cache are kept; int8 has its scale, a float32, behind it.")
+        .value("float32", CacheType::float32)
+        .value("float16", CacheType::float16)
+        .value("int8", CacheType::int8);
     nb::class_<SizedNorm>(m, "Norm", "RMSNorm. The arrays have to outlive it and what it is given to.")
         .def_static("of", &make_norm, nb::arg("gain").noconvert(), nb::arg("bias").noconvert().none(),
                     nb::arg("epsilon"), "Float32 [size], both.");
@@ -162,11 +167,10 @@ void bind_decoder(nb::module_& m) {
              nb::arg("gate_up"), nb::arg("down"))
         .def("finish", &BoundDecoder::finish, nb::arg("norm"), nb::arg("head"),
              "Raises ValueError where shapes differ.")
-        .def(
-            "step", &BoundDecoder::step,
-            "Addresses, all of float32, contiguous: x [tokens, hidden], tokens, past, cos and sin [tokens, head size], "
-            "a list of caches [2, heads, room, head size], room, asked, logits [asked, vocabulary] of the last tokens, "
-            "threads. Raises BitstreamError for damaged tiles.");
+        .def("step", &BoundDecoder::step,
+             "Addresses, contiguous, of float32 but for the caches: x [tokens, hidden], tokens, past, cos and sin "
+             "[tokens, head size], the caches' type and a list of them [2, heads, room] rows, room, asked, logits "
+             "[asked, vocabulary] of the last tokens, threads. Raises BitstreamError for damaged tiles.");
 }
 
 }  // namespace tilepress

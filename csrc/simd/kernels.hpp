@@ -61,19 +61,28 @@ struct OutputScales {
     int input_offset;            // the static one
 };
 
+// How keys and values are kept, a row for each token of a head. int8: [size] integers, then a float, the scale that
+// they are multiplied by.
+enum class CacheType { float32, float16, int8 };
+
+constexpr int64_t row_bytes(CacheType type, int64_t size) {
+    return type == CacheType::float32 ? 4 * size : type == CacheType::float16 ? 2 * size : size + 4;
+}
+
 // Queries of one head against some of its tokens: sums of values weighted by e^(score - maximum), the maxima of the
 // scores, and the totals of the weights.
 struct AttentionChunk {
-    static constexpr int kTokens = 128;  // 32 KiB of keys and as much of values, for heads of 64
+    static constexpr int kTokens = 128;  // 32 KiB of keys and as much of values, for heads of 64 in float32
 
     const float* queries;  // [count, size], divided by sqrt(size)
-    const float* keys;     // [tokens, size]
-    const float* values;   // [tokens, size]
-    float* out;            // [count, size]
-    float* maxima;         // [count]
-    float* totals;         // [count]
-    int64_t count, size;   // size is a multiple of 8
-    int tokens;            // from 1 to kTokens
+    CacheType type;
+    const uint8_t* keys;    // [tokens] rows
+    const uint8_t* values;  // [tokens] rows
+    float* out;             // [count, size]
+    float* maxima;          // [count]
+    float* totals;          // [count]
+    int64_t count, size;    // size is a multiple of 8
+    int tokens;             // from 1 to kTokens
 };
 
 // RMSNorm: x / sqrt(mean(x^2) + epsilon) * gain + bias.

@@ -1,5 +1,6 @@
 """The native module: csrc/python/bind_*.cpp."""
 
+import enum
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,11 @@ class Norm:
     @staticmethod
     def of(gain: NDArray[np.float32], bias: NDArray[np.float32] | None, epsilon: float) -> Norm: ...
 
+class CacheType(enum.Enum):
+    float32 = ...
+    float16 = ...
+    int8 = ...
+
 class Decoder:
     def __init__(self, hidden: int, queries: int, heads: int, head_size: int, window: int) -> None: ...
     def add_layer(
@@ -73,6 +79,7 @@ class Decoder:
         past: int,
         cos: int,
         sin: int,
+        cache_type: CacheType,
         caches: list[int],
         room: int,
         asked: int,

@@ -126,6 +126,22 @@ class RandomDecoder:
         return [rng.standard_normal(size).astype(np.float32) for _ in self.layers]
 
 
+def kept_rows(rows: Array, kept: str) -> Array:
+    """Return float rows [..., size] as the type `kept` has them: int8 integers, then the bytes of the scale."""
+    if kept != "int8":
+        return rows.astype(kept)
+    scale = np.abs(rows).max(axis=-1, keepdims=True) / np.float32(127)
+    integers = np.rint(rows / scale).astype(np.int8)
+    return np.concatenate([integers, scale.astype(np.float32).view(np.int8)], axis=-1)
+
+
+def restored_rows(rows: Array, kept: str) -> Array:
+    """Return `kept_rows` as float32 [..., size]."""
+    if kept != "int8":
+        return rows.astype(np.float32)
+    return rows[..., :-4] * np.ascontiguousarray(rows[..., -4:]).view(np.float32)
+
+
 @dataclass
 class Inputs:
     """x [tokens, hidden]; cos, sin [tokens, head size]."""
@@ -151,8 +167,12 @@ def native_step(
     past: int,
     threads: int = 2,
     asked: int | None = None,
+    kept: str = "float32",
 ) -> Array:
-    """Return logits [asked, vocabulary], of all tokens by default; the caches get the tokens' keys and values."""
+    """Return logits [asked, vocabulary], of all tokens by default; the caches get the tokens' keys and values.
+
+    kept: name of the type of the caches' rows.
+    """
     asked = len(inputs.x) if asked is None else asked
     logits = np.empty((asked, decoder.shape.vocabulary), np.float32)
     native.step(
@@ -161,6 +181,7 @@ def native_step(
         past,
         inputs.cos.ctypes.data,
         inputs.sin.ctypes.data,
+        _native.CacheType[kept],
         [cache.ctypes.data for cache in caches],
         caches[0].shape[2],
         asked,
@@ -170,8 +191,8 @@ def native_step(
     return logits
 
 
-def plain_step(decoder: RandomDecoder, inputs: Inputs, caches: list[Array], past: int) -> Array:
-    """As `native_step`, in float64, a token and a query at a time."""
+def plain_step(decoder: RandomDecoder, inputs: Inputs, caches: list[Array], past: int, kept: str = "float32") -> Array:
+    """As `native_step`, in float64, a token and a query at a time; caches are float32 whatever `kept` is."""
     shape, size = decoder.shape, decoder.shape.head_size
     logits = []
     for t, (x, cos, sin) in enumerate(zip(*(a.astype(np.float64) for a in vars(inputs).values()), strict=True)):
@@ -182,7 +203,8 @@ def plain_step(decoder: RandomDecoder, inputs: Inputs, caches: list[Array], past
             if shape.normed:
                 queries = np.stack([_norm(query, layer.query_norm) for query in queries])
                 keys = np.stack([_norm(key, layer.key_norm) for key in keys])
-            cache[0, :, past + t], cache[1, :, past + t] = _turn(keys, cos, sin), values
+            for rows, new in zip(cache, (_turn(keys, cos, sin), values), strict=True):
+                rows[:, past + t] = restored_rows(kept_rows(new.astype(np.float32), kept), kept)
             first = max(0, past + t + 1 - shape.window) if shape.window else 0
             attended = []
             for number, query in enumerate(_turn(queries, cos, sin)):

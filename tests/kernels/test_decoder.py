@@ -11,7 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kernels.decoders import Inputs, RandomDecoder, Shape, native_step, plain_step, random_inputs
+from kernels.decoders import (
+    Inputs,
+    RandomDecoder,
+    Shape,
+    kept_rows,
+    native_step,
+    plain_step,
+    random_inputs,
+    restored_rows,
+)
 from tilepress import _native
 
 SHAPES = {
@@ -35,6 +44,39 @@ def test_agrees_with_the_formulas(shape: Shape, head_type: str) -> None:
         expected = plain_step(decoder, inputs, expected_caches, past)
         np.testing.assert_allclose(native_step(decoder, native, inputs, caches, past), expected, atol=1e-4, rtol=1e-4)
         np.testing.assert_allclose(caches, expected_caches, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("kept", "tolerance"), [("float16", 5e-3), ("int8", 0.05)])
+@pytest.mark.parametrize("shape", [SHAPES["llama"], SHAPES["no groups"], SHAPES["a window"], SHAPES["wide"]])
+def test_keys_and_values_in_fewer_bits(shape: Shape, kept: str, tolerance: float) -> None:
+    """tolerance: a number that lies between two may be rounded to the other one."""
+    decoder = RandomDecoder(shape)
+    native = decoder.native()
+    for past, tokens in ((0, 3), (300, 1), (100, 150)):
+        inputs = random_inputs(shape, tokens)
+        caches = [kept_rows(cache, kept) for cache in decoder.caches(310)]
+        expected_caches = [restored_rows(cache, kept) for cache in caches]
+        expected = plain_step(decoder, inputs, expected_caches, past, kept)
+        actual = native_step(decoder, native, inputs, caches, past, kept=kept)
+        np.testing.assert_allclose(actual, expected, atol=tolerance, rtol=tolerance)
+        for cache, expected_cache in zip(caches, expected_caches, strict=True):
+            np.testing.assert_allclose(restored_rows(cache, kept), expected_cache, atol=tolerance, rtol=tolerance)
+
+
+def test_numbers_that_float16_and_int8_do_not_have() -> None:
+    decoder = RandomDecoder(Shape(layers=1))
+    attended = 4 * 16
+    decoder.layers[0].query_key_value[attended:] *= 0
+    decoder.layers[0].query_key_value_bias[attended:] = 0
+    decoder.layers[0].query_key_value_bias[attended + 2 * 16] = 1e6  # of values
+    for kept, expected in (("float16", 65504.0), ("int8", 1e6)):
+        caches = [kept_rows(cache, kept) for cache in decoder.caches(9)]
+        logits = native_step(decoder, decoder.native(), random_inputs(decoder.shape, 1), caches, 8, kept=kept)
+        assert np.isfinite(logits).all()
+        keys, values = restored_rows(caches[0][:, :, 8], kept)
+        assert (keys == 0).all()
+        assert values[0, 0] == pytest.approx(expected)
+        assert (values[0, 1:] == 0).all()
 
 
 def test_far_apart_scores() -> None:
@@ -91,13 +133,14 @@ def test_logits_of_the_last_tokens_alone() -> None:
 
 
 PROGRAM = """
-from kernels.decoders import RandomDecoder, native_step, random_inputs
+from kernels.decoders import RandomDecoder, kept_rows, native_step, random_inputs
 from kernels.test_decoder import SHAPES
 for shape in SHAPES.values():
-    for head in ("float32", "float16", "bfloat16"):
+    for head, kept in (("float32", "int8"), ("float16", "float16"), ("bfloat16", "float32")):
         decoder = RandomDecoder(shape, head)
-        logits = native_step(decoder, decoder.native(), random_inputs(shape, 40), decoder.caches(170), 130)
-        print(logits.tobytes().hex())
+        caches = [kept_rows(cache, kept) for cache in decoder.caches(170)]
+        logits = native_step(decoder, decoder.native(), random_inputs(shape, 40), caches, 130, kept=kept)
+        print(logits.tobytes().hex(), [cache.tobytes().hex() for cache in caches])
 """
 
 

@@ -11,6 +11,7 @@ from tilepress.cli.generation import draft_tokens, load_model, print_text, print
 from tilepress.cli.options import (
     ComputeType,
     Device,
+    KeyValues,
     MaxModelLen,
     MaxNewTokens,
     ModelPath,
@@ -38,6 +39,7 @@ def chat(
     device: Device = "cpu",
     dtype: ComputeType = None,
     resident: Resident = None,
+    kv: KeyValues = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Talk with a model over several turns; keys and values are kept between turns. End with Ctrl-D or /exit.
@@ -54,7 +56,7 @@ def chat(
 
     sampling = sampling_options(temperature) | {"prompt_lookup_num_tokens": draft_tokens(parallel_decoding)}
     schemas = read_tools(tools)
-    model, tokenizer = load_model(model_path, device, dtype, trust_remote_code, max_model_len, resident)
+    model, tokenizer = load_model(model_path, device, dtype, trust_remote_code, max_model_len, resident, kv)
     conversation = Conversation(model, tokenizer, system=system, tools=schemas)
     calls: Sequence[ToolCall] = ()
     while (texts := _ask(calls)) is not None:

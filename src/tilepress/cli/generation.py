@@ -65,6 +65,7 @@ def load_model(
     trust_remote_code: bool,
     max_model_len: int | None = None,
     resident: str | None = None,
+    kv: str | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load as `tilepress.load` does, with a status line in place of transformers' bar, and a note about YaRN."""
     from transformers.utils.logging import disable_progress_bar
@@ -81,6 +82,7 @@ def load_model(
             trust_remote_code=trust_remote_code,
             template_needed=True,
             resident=resident,
+            kv=kv,
         )
     if max_model_len is not None and max_model_len == model.config.max_position_embeddings:
         rotary = model.config.rope_parameters

@@ -59,6 +59,14 @@ Resident = Annotated[
         show_default="$TILEPRESS_RESIDENT, or auto",
     ),
 ]
+KeyValues = Annotated[
+    str | None,
+    typer.Option(
+        "--kv",
+        help="How keys and values are kept on the CPU: float32, float16 or int8.",
+        show_default="float16 for quantized models, float32 for float ones",
+    ),
+]
 Tools = Annotated[
     Path | None,
     typer.Option("--tools", help="JSON file with a list of tools, as OpenAI describes them, that the model may call."),

@@ -22,6 +22,7 @@ from tilepress.cli.options import (
     ComputeType,
     Device,
     Json,
+    KeyValues,
     MaxModelLen,
     MaxNewTokens,
     ModelPath,
@@ -50,6 +51,7 @@ def run(
     device: Device = "cpu",
     dtype: ComputeType = None,
     resident: Resident = None,
+    kv: KeyValues = None,
     trust_remote_code: TrustRemoteCode = False,
     json: Json = False,
 ) -> None:
@@ -77,7 +79,7 @@ def run(
     sampling = sampling_options(temperature)
     questions = read_prompts(prompt, prompts)
     schemas = read_tools(tools)
-    model, tokenizer = load_model(model_path, device, dtype, trust_remote_code, max_model_len, resident)
+    model, tokenizer = load_model(model_path, device, dtype, trust_remote_code, max_model_len, resident, kv)
     torch.manual_seed(seed)
     cache = PrefixCache()
     answers = []

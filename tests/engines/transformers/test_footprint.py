@@ -11,7 +11,7 @@ from tilepress.engines.transformers.loading import PROCESS, plan_run
 
 QWEN3_8B = ModelShape(36, 4096, 12288, 32, 8, 128, 151936, tied=False)
 TABLE = 151936 * 4096
-CACHE = 2 * 4 * 4096 * 36 * 8 * 128
+CACHE = 2 * 2 * 4096 * 36 * 8 * 128
 LINEARS = 36 * (2 * 4096**2 + 2 * 1024 * 4096 + 3 * 4096 * 12288)
 
 

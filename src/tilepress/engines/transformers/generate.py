@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StopStringCriteria, TextStreamer
 
+from tilepress.engines.transformers.generation.cache_type import cache_type
 from tilepress.engines.transformers.generation.decode_step import DecodeStep
 from tilepress.engines.transformers.generation.decoding_loop import Decoding, effective_settings, is_plain
 from tilepress.engines.transformers.generation.kv_cache import GrowingCache, PrefixCache
@@ -226,7 +227,7 @@ def complete(
         cache = None
     past = None if cache is None else cache.begin(model, tokens)
     cached = 0 if past is None else past.get_seq_length()
-    decoding = Decoding(GrowingCache() if past is None else past, stream, prompt_lookup_num_tokens)
+    decoding = Decoding(GrowingCache(cache_type(model)) if past is None else past, stream, prompt_lookup_num_tokens)
     if plain and (prompt_lookup_num_tokens or DecodeStep.supports(model)):
         options["custom_generate"], past = decoding, decoding.cache
     engine: Any = model  # its `generate` is typed for batches of every kind

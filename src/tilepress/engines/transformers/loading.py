@@ -15,6 +15,9 @@ from tilepress.engines.long_context import extend_context
 from tilepress.engines.residency import takes_fast_form
 from tilepress.engines.transformers.compressed_embedding import CompressedEmbedding
 from tilepress.engines.transformers.compressed_linear import CompressedLinear
+from tilepress.engines.transformers.generation.cache_type import choose as choose_cache_type
+from tilepress.engines.transformers.generation.cache_type import set_cache_type
+from tilepress.engines.transformers.generation.decode_step import DecodeStep
 from tilepress.engines.transformers.model import QuantizedCheckpoint, build_quantized_model
 from tilepress.errors import BitstreamError, CheckpointError, TilepressError, UsageError
 from tilepress.kernels import check_device
@@ -40,6 +43,7 @@ def load(
     max_model_len: int | None = None,
     trust_remote_code: bool = False,
     resident: str | None = None,
+    kv: str | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return a model ready to generate, and its tokenizer, from a float, W8A8S or W8A8SC directory or a hub id.
 
@@ -48,6 +52,8 @@ def load(
     compressed in memory first and gives the same bits as its W8A8SC directory, whatever its tensor-parallel size.
     max_model_len: tokens of prompt and answer; beyond what the model was trained for its positions are scaled by YaRN.
     resident: form of the weights in memory on the cpu, "stored", "fast" or "auto"; None: $TILEPRESS_RESIDENT or "auto".
+    kv: how generation keeps keys and values on the cpu, "float32", "float16" or "int8"; None: float16 for a quantized
+    model in float32.
 
     Raises CheckpointError or BitstreamError for a directory that is incomplete, damaged or of another kind,
     UsageError for a device, dtype or length that cannot be had.
@@ -60,6 +66,7 @@ def load(
         trust_remote_code=trust_remote_code,
         template_needed=False,
         resident=resident,
+        kv=kv,
     )
 
 
@@ -72,6 +79,7 @@ def load_model(
     trust_remote_code: bool,
     template_needed: bool,
     resident: str | None = None,
+    kv: str | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load as `load` does. template_needed: refuse a chat template that does not take a user's message."""
     target = resolve_device(device)
@@ -100,6 +108,8 @@ def load_model(
         model = build_quantized_model(checkpoint, compute, max_model_len, fast=fast)
         if target.type == "cuda":
             model = to_cuda(model, target)
+    compressed = not isinstance(checkpoint, FloatCheckpoint)
+    set_cache_type(model, choose_cache_type(kv, model, compressed=compressed, fast=DecodeStep.supports(model)))
     if stored_settings is not None:
         model.generation_config = stored_settings
     # The tokenizer warns, once, of texts longer than this.
@@ -182,7 +192,7 @@ def _same_bytes(embedding: nn.Module | None, head: nn.Module | None) -> bool:
 # Bytes resident on Linux with Python 3.11, torch 2.13 and transformers 5.19, before any tensor.
 PROCESS = 360_000_000
 # Bytes of a number in keys and values, and in stored tables.
-FLOAT, STORED = 4, 2
+KEPT, STORED = 2, 2
 # Tokens that the cache is counted with: a long question and its answer.
 TOKENS = 4096
 
@@ -193,7 +203,7 @@ def plan_run(shape: ModelShape, weight_file: int, *, head: bool, embeddings: boo
     Weights are mapped, and all are read, but only some rows of the embedding. Keys and values of TOKENS tokens are
     added. head, embeddings: True where these are integers; a tied float head is the embedding.
     """
-    cache = 2 * FLOAT * TOKENS * shape.layers * shape.kv_heads * shape.head_dim
+    cache = 2 * KEPT * TOKENS * shape.layers * shape.kv_heads * shape.head_dim
     needed = PROCESS + weight_file - _looked_up(shape, weight_file, head=head, embeddings=embeddings) + cache
     remedy = "quantize to fewer --bits, with --head --embeddings, or run it on a machine with more memory"
     return Requirements("run", Memory(needed, available_bytes(), remedy), disks=(), seconds=None, output=0)

@@ -13,6 +13,7 @@ from tilepress import _native
 from tilepress.engines.biased_norm import BiasedNorm
 from tilepress.engines.transformers.compressed_embedding import StoredHead
 from tilepress.engines.transformers.compressed_linear import CompressedLinear
+from tilepress.engines.transformers.generation.cache_type import CacheType
 from tilepress.engines.transformers.generation.kv_cache import CacheShape, GrowingCache
 
 # Positions whose angles are computed at a time.
@@ -20,6 +21,7 @@ POSITIONS = 1024
 # Tokens of a prompt that are computed at a time. SmolLM2 reads 2048 in 2.07 s, with 256 at a time in 2.43, with 1024 in
 # 2.14 (two cores of a Zen 4).
 PROMPT_TOKENS = 512
+KEPT = {kept: _native.CacheType[kept.name] for kept in CacheType}
 # Rotary embeddings whose frequencies change with the length of the text.
 MOVING = ("dynamic", "longrope")
 
@@ -104,6 +106,7 @@ class DecodeStep:
             start,
             cos.data_ptr(),
             sin.data_ptr(),
+            KEPT[cache.kept or CacheType.float32],
             [buffer.data_ptr() for buffer in buffers],
             buffers[0].shape[3],
             len(logits),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from transformers import Cache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from tilepress.engines.transformers.generation.cache_type import CacheType, cache_type
 from tilepress.errors import UsageError
 
 # Room for a quarter more tokens than there are, and for this many at least: a token is copied some five times in all,
@@ -32,14 +34,16 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     """One layer's cache: `keys` and `values` [batch, heads, tokens, head size] are views of the used part of a buffer.
 
     transformers crops or selects sequences by replacing the views. Where they are no longer in the buffer, the next
-    update makes a new buffer.
+    update makes a new buffer. kept: how rows are kept, None for the type of the first keys. Where that is another type,
+    keys and values are made for whoever asks, all of them for each update.
     """
 
-    _buffer: Tensor  # [2, batch, heads, room, head size]
+    _buffer: Tensor  # [2, batch, heads, room, row]
     _length: int  # tokens in use, where there are no views
     _views: list[Tensor | None]  # keys and values; None until somebody asks for them
 
-    def __init__(self) -> None:
+    def __init__(self, kept: CacheType | None = None) -> None:
+        self._kept = kept
         self._views = [None, None]
         super().__init__()  # type: ignore[no-untyped-call]
 
@@ -66,6 +70,12 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     def get_seq_length(self) -> int:
         return self._length if self.is_initialized and self._views[0] is None else super().get_seq_length()
 
+    def crop(self, tokens_to_remove: int) -> None:
+        if tokens_to_remove < 0 and self.is_initialized and self._views[0] is None:
+            self.use(max(0, self._length + tokens_to_remove))
+        else:
+            super().crop(tokens_to_remove)
+
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Append states [batch, heads, new tokens, head size]; returns all keys and values."""
         if not self.is_initialized:
@@ -73,14 +83,12 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         length, new = self.get_seq_length(), key_states.shape[-2]
         if self._buffer.shape[:-2] != (2, *key_states.shape[:2]) or not self._has_room(length + new):
             self._make_room(key_states.shape, length + new)
-        added = self._buffer.narrow(3, length, new)
-        added[0].copy_(key_states)
-        added[1].copy_(value_states)
+        self._write(length, key_states, value_states)
         self.use(length + new)
         return self.keys, self.values
 
     def buffer_for(self, tokens: int, heads: int, head_size: int) -> Tensor:
-        """Return the buffer [2, 1, heads, room, head size], with room for `tokens` tokens in all."""
+        """Return the buffer [2, 1, heads, room, row], with room for `tokens` tokens in all."""
         if not self.is_initialized:
             empty = torch.empty(1, heads, 0, head_size)
             self.lazy_initialization(empty, empty)
@@ -94,10 +102,19 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         self._views = [None, None]
 
     def _view(self, which: int) -> Tensor:
-        if self.is_initialized and self._views[which] is None:
-            self._views = list(self._buffer.narrow(3, 0, self._length).unbind(0))
         view = self._views[which]
-        return cast(Tensor, view)
+        if not self.is_initialized or view is not None:
+            return cast(Tensor, view)
+        used = self._buffer.narrow(3, 0, self._length)
+        if self._kept is not None and self._kept.value != self.dtype:
+            return self._kept.restored(used[which], self.dtype)
+        self._views = list(used.unbind(0))
+        return used[which]
+
+    def _write(self, start: int, *states: Tensor) -> None:
+        """Write keys and values behind the first `start` tokens of the buffer."""
+        for place, rows in zip(self._buffer.narrow(3, start, states[0].shape[-2]), states, strict=True):
+            place.copy_(rows if self._kept is None else self._kept.stored(rows))
 
     def _has_room(self, tokens: int) -> bool:
         if self._buffer.dim() < 5 or self._buffer.shape[-2] < tokens:
@@ -107,25 +124,32 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     def _make_room(self, shape: Sequence[int], needed: int) -> None:
         batch, heads, _, size = shape
         room = needed + max(SPARE_TOKENS, needed // 4)
+        row, dtype = (size, self.dtype) if self._kept is None else (self._kept.row(size), self._kept.value)
+        length, before = self.get_seq_length(), self._buffer
         # Not an inference tensor even in inference mode: those cannot be written to outside it.
         with torch.inference_mode(False):
-            buffer = torch.empty((2, batch, heads, room, size), dtype=self.dtype, device=self.device)
-        if length := self.get_seq_length():
-            buffer[0, :, :, :length].copy_(self.keys)
-            buffer[1, :, :, :length].copy_(self.values)
-        self._buffer = buffer
+            self._buffer = torch.empty((2, batch, heads, room, row), dtype=dtype, device=self.device)
+        if length and self._views[0] is None:
+            self._buffer.narrow(3, 0, length).copy_(before.narrow(3, 0, length))
+        elif length:
+            self._write(0, self.keys, self.values)
 
 
 class GrowingCache(Cache):
-    """A transformers cache that appends in place. Every layer keeps all tokens, so that any number can be cropped."""
+    """A transformers cache that appends in place. Every layer keeps all tokens, so that any number can be cropped.
 
-    def __init__(self) -> None:
-        super().__init__(layer_class_to_replicate=GrowingLayer)
+    kept: how rows are kept, None for the type of the first keys.
+    """
+
+    def __init__(self, kept: CacheType | None = None) -> None:
+        new_layer: Any = partial(GrowingLayer, kept)  # transformers' type is that of a class, and it is only called
+        super().__init__(layer_class_to_replicate=new_layer)
+        self.kept = kept
 
     def buffers_for(self, tokens: int, shape: CacheShape) -> list[Tensor]:
-        """Return each layer's buffer [2, 1, heads, room, head size], with room for `tokens` tokens in all."""
+        """Return each layer's buffer [2, 1, heads, room, row], with room for `tokens` tokens in all."""
         while len(self.layers) < shape.layers:
-            self.layers.append(GrowingLayer())
+            self.layers.append(GrowingLayer(self.kept))
         layers = cast(list[GrowingLayer], self.layers)
         return [layer.buffer_for(tokens, shape.heads, shape.head_size) for layer in layers]
 
@@ -152,7 +176,7 @@ class PrefixCache:
 
     def clear(self) -> None:
         """Forget everything, the model included."""
-        self._past = GrowingCache()
+        self._past: GrowingCache | None = None
         self._tokens: list[int] = []
         self._model: weakref.ref[PreTrainedModel] | None = None
 
@@ -166,6 +190,8 @@ class PrefixCache:
                 "the cache holds keys and values of another model; make a PrefixCache for each, or clear it"
             )
         self._model = weakref.ref(model)
+        if self._past is None:
+            self._past = GrowingCache(cache_type(model))
         most = min(len(self._tokens), len(tokens) - 1)
         common = next((i for i in range(most) if self._tokens[i] != tokens[i]), most)
         self._past.keep(common)
@@ -175,4 +201,4 @@ class PrefixCache:
     def end(self, tokens: Sequence[int]) -> None:
         """Note the tokens of prompt and answer; the cache that `begin` returned holds the first ones."""
         # The last token was given out and not fed back.
-        self._tokens = list(tokens[: self._past.get_seq_length()])
+        self._tokens = list(tokens[: self._past.get_seq_length() if self._past is not None else 0])
