@@ -1,6 +1,7 @@
 """Whole models: tilepress, transformers, llama.cpp, ik_llama.cpp and vLLM, each measurement in a process of its own.
 
     python -m benchmarks.speed.end_to_end [--json] [--cache .bench] [--rounds 3] [--models wide smollm2] [--only NAME]
+        [--prompt N] [--threads N]
 
 Makes what is missing under the cache: SmolLM2-135M-Instruct and its W8A8SC directory at 3.5 bits, a random model of
 Qwen3-8B's width, llama.cpp and its GGUF files (in all some 25 minutes on two cores, 25 GB of disk). Then all take turns
@@ -17,7 +18,7 @@ import os
 import statistics
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -181,12 +182,17 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="NAME", help="contenders whose names hold one of these"
     )
+    parser.add_argument("--prompt", type=int, help="tokens of the prompt (default: each model's own)")
     options = parser.parse_args()
     prepare(options.cache, options.models)
     machine = describe_machine(options.threads)
-    results = {
-        name: measure(options.cache, MODELS[name], options.threads, options.rounds, options.only)
+    models = {
+        name: MODELS[name] if options.prompt is None else replace(MODELS[name], prompt=options.prompt)
         for name in options.models
+    }
+    results = {
+        name: measure(options.cache, model, options.threads, options.rounds, options.only)
+        for name, model in models.items()
     }
     if options.json:
         print(json.dumps({"machine": machine, "models": results}, indent=1))
@@ -195,7 +201,7 @@ def main() -> None:
     console = Console()
     console.print(f"{machine['processor']}, {options.threads} threads, memory is read at {bandwidth / 1e9:.1f} GB/s")
     for name, figures in results.items():
-        console.print(table(f"{MODELS[name].title}, {MODELS[name].prompt} tokens of prompt", figures, bandwidth))
+        console.print(table(f"{models[name].title}, {models[name].prompt} tokens of prompt", figures, bandwidth))
 
 
 if __name__ == "__main__":

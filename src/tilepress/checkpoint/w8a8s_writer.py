@@ -111,7 +111,7 @@ class W8A8SWriter:
         counted in `flushed` and warned of at the end.
         """
         converted, flushed = stored_float(name, tensor, self._dtype, self._source.path)
-        self._count_flushed(name, flushed)
+        self.count_flushed(name, flushed)
         self._add(name, converted, FLOAT)
 
     def add_float_rows(self, name: str, shape: Sequence[int], parts: Iterable[Tensor]) -> None:
@@ -151,7 +151,7 @@ class W8A8SWriter:
         A large file becomes a shard, by a hard link where the file system has them; small ones are put together.
         """
         for name, count in flushed.items():
-            self._count_flushed(name, count)
+            self.count_flushed(name, count)
         tensors = TensorFiles(file)
         nbytes = sum(tensors.stored(name).nbytes for name in tensors)
         if nbytes <= self._max_shard_bytes // LINKED_SHARE:
@@ -167,10 +167,11 @@ class W8A8SWriter:
     def _converted(self, name: str, parts: Iterable[Tensor]) -> Iterator[Tensor]:
         for part in parts:
             converted, flushed = stored_float(name, part, self._dtype, self._source.path)
-            self._count_flushed(name, flushed)
+            self.count_flushed(name, flushed)
             yield converted
 
-    def _count_flushed(self, name: str, count: int) -> None:
+    def count_flushed(self, name: str, count: int) -> None:
+        """Count values of a tensor that became zero before it was added."""
         if count:
             self.flushed[name] = self.flushed.get(name, 0) + count
 

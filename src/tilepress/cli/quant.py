@@ -179,14 +179,17 @@ def quant(
         return
     rows = [
         ("W8A8S directory", str(save_path)),
-        ("compressed", f"{report.bits:.3f} bits a weight"),
-        ("zeros", f"{report.zeros:.1%}"),
+        ("compressed", f"{report.bits:.3f} bits a weight, as rounded"),
+        ("zeros", f"{report.zeros:.1%}, as rounded"),
         ("loss of weights and activations", f"{report.loss:.4f} nats a token, estimated"),
         ("calibration", f"{report.samples} x {report.sequence_length} tokens{_OF[report.text]}"),
     ]
     if (blocks := report.blocks) is not None:
-        kept = f"{sum(blocks.kept)} of {len(blocks.kept)} layers"
-        rows.append(("trained integers", f"error of a layer's output times {blocks.ratio:.3f}, {kept}"))
+        outcome = f"error of a layer's output times {blocks.ratio:.3f}, {sum(blocks.kept)} of {len(blocks.kept)} layers"
+        if blocks.loss_before is not None:
+            dropped = "" if blocks.taken else ", dropped: not lower"
+            outcome += f"; KL {blocks.loss_before:.4f} to {blocks.loss_after:.4f} nats{dropped}"
+        rows.append(("trained integers", outcome))
     if (trained := report.distillation) is not None:
         outcome = "" if trained.kept else ", dropped: not lower"
         rows.append(("distillation", f"KL {trained.loss_before:.4f} to {trained.loss_after:.4f} nats{outcome}"))

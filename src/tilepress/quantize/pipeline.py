@@ -52,7 +52,8 @@ class WorkOptions(TypedDict, total=False):
     max_memory: bytes that may be resident in each process. A layer and its Hessians need most of them. Hidden states
     are kept in memory where they fit beside these, else in the work directory. With None they are kept in memory where
     they fit a quarter of the machine's. The output does not depend on max_memory, with one exception: where the recipe
-    leaves distill_steps open, a model that does not fit a quarter of max_memory is not distilled.
+    leaves distill_steps or block_steps open, a model that does not fit a quarter of max_memory is not trained. Steps
+    that are asked for take what memory they need.
     restart: begin anew instead of resuming.
     before_work: called once source, text (or prompts) and recipe are known to be usable. rehearsal: called once all
     weights are checked too. An exception from either ends the call.
@@ -257,7 +258,7 @@ def _trained(job: Job, share: HiddenStates, choice: Settled, report: Quantizatio
     if FINAL_NORM.gain not in collected.gains:
         collected.add_float(FINAL_NORM.gain, job.decoder.load(FINAL_NORM.gain).cpu())
     if choice.block_steps:
-        report.blocks = reconstruct(job, collected, choice.block_steps)
+        collected, report.blocks = reconstruct(job, collected, choice.block_steps)
     if not steps:
         return collected
     distilled, report.distillation = distil(

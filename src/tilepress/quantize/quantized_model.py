@@ -27,6 +27,7 @@ class CollectedModel:
     """A Sink that keeps everything. gains: of the norms, float32, by tensor name. linears: by prefix.
 
     Weights are int8, a byte each. activations: as in Recipe. shared: the head's integers are the embedding too.
+    flushed: name -> count of the values that became zero in the stored dtype already.
     """
 
     activations: str
@@ -34,6 +35,7 @@ class CollectedModel:
     gains: dict[str, Tensor] = field(default_factory=dict)
     linears: dict[str, QuantizedLinear] = field(default_factory=dict)
     embedding: QuantizedEmbedding | None = None
+    flushed: dict[str, int] = field(default_factory=dict)
 
     def add_float(self, name: str, tensor: Tensor) -> None:
         self.gains[name] = tensor

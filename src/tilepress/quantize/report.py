@@ -50,13 +50,22 @@ class DistillationReport:
 @dataclass
 class BlockReport:
     """before, after: the error of each layer's output on held-back calibration sequences, weighted by its effect on the
-    loss; kept: whether it became lower, otherwise the layer keeps its integers. steps: of each layer.
+    loss; kept: whether it became lower, otherwise the layer keeps its integers. steps: of each layer. loss_before,
+    loss_after: the divergence of the model with rounded and with trained integers from the float model on the held-back
+    sequences, in nats; None where no layer's error became lower.
     """
 
     steps: int
     before: list[float] = field(default_factory=list)
     after: list[float] = field(default_factory=list)
     kept: list[bool] = field(default_factory=list)
+    loss_before: float | None = None
+    loss_after: float | None = None
+
+    @property
+    def taken(self) -> bool:
+        """Whether the trained integers are the result, which takes a lower loss; otherwise all layers keep theirs."""
+        return self.loss_before is not None and self.loss_after is not None and self.loss_after < self.loss_before
 
     def add(self, before: float, after: float, *, kept: bool) -> None:
         self.before.append(before)

@@ -41,6 +41,8 @@ def write_result(
     with W8A8SWriter(out, source, dtype=recipe.dtype, description=description) as writer:
         if isinstance(made, CollectedModel):
             made.write(writer)
+            for name, count in made.flushed.items():
+                writer.count_flushed(name, count)
         else:
             for stage in stages:
                 record = made.record(stage) or {}
@@ -60,7 +62,9 @@ def collected_model(work: WorkDirectory, stages: list[str], activations: str, *,
     """Load all that the stages hold into memory. activations, shared: as in CollectedModel."""
     model = CollectedModel(activations, shared)
     for stage in stages:
-        types = (work.record(stage) or {})["types"]
+        record = work.record(stage) or {}
+        types = record["types"]
+        model.flushed |= record["flushed"]
         stored = work.tensors(stage)
         tensors = {name: stored.read(name) for name in stored}
         if stage == EMBEDDING:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from tilepress import codec
 from tilepress.checkpoint import FloatCheckpoint, QuantizedLinear, W8A8SCheckpoint
 from tilepress.errors import QuantizationError, UsageError
 from tilepress.quantize import Progress, QuantizationReport, Recipe, quantize_checkpoint
-from tilepress.quantize.distillation.blocks import IntegerLinear
+from tilepress.quantize.distillation.blocks import IntegerLinear, windows_of
 from tiny_models import make_tiny_llama, make_tiny_qwen2, make_tiny_qwen3
 
 
@@ -77,9 +78,14 @@ def test_interrupted_after_any_layer_it_ends_in_the_same_bytes(
 ) -> None:
     quantize(tiny_qwen3, tmp_path / "undisturbed", calibration, 24)
 
+    stopped = []
+
     def stop(progress: Progress) -> None:
         if progress.done >= progress.total - 1:
+            stopped.append(time.monotonic() - started)
             raise KeyboardInterrupt
+
+    started = time.monotonic()
 
     with pytest.raises(KeyboardInterrupt):
         quantize(tiny_qwen3, tmp_path / "out", calibration, 24, progress=stop)
@@ -87,6 +93,7 @@ def test_interrupted_after_any_layer_it_ends_in_the_same_bytes(
 
     assert report.blocks is not None
     assert len(report.blocks.kept) == 2
+    assert report.seconds > stopped[0], "what was spent before counts"
     for key, tensor in tensors(tmp_path / "undisturbed").items():
         assert torch.equal(tensors(tmp_path / "out")[key], tensor), key
 
@@ -105,6 +112,58 @@ def test_a_layer_that_does_not_come_nearer_keeps_its_integers(
     assert report.blocks.ratio == 1.0
     for key, tensor in tensors(tmp_path / "rounded").items():
         assert torch.equal(tensors(tmp_path / "trained")[key], tensor), key
+
+
+def test_a_model_that_does_not_come_nearer_keeps_all_its_integers(
+    tiny_qwen3: Path, calibration: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quantize(tiny_qwen3, tmp_path / "rounded", calibration, 0)
+    losses = iter([0.5, 0.6])
+    monkeypatch.setattr("tilepress.quantize.distillation.blocks.mean_loss", lambda *_: next(losses))
+
+    report = quantize(tiny_qwen3, tmp_path / "trained", calibration, 96)
+
+    assert report.blocks is not None
+    assert any(report.blocks.kept)
+    assert (report.blocks.loss_before, report.blocks.loss_after) == (0.5, 0.6)
+    assert not report.blocks.taken
+    for key, tensor in tensors(tmp_path / "rounded").items():
+        assert torch.equal(tensors(tmp_path / "trained")[key], tensor), key
+
+
+def test_the_divergence_is_measured_before_and_after(tiny_qwen3: Path, calibration: Path, tmp_path: Path) -> None:
+    """Of the held-back sequences, as distillation measures it, which begins where this training ends."""
+    report = quantize(tiny_qwen3, tmp_path / "out", calibration, 96, distill_steps=1)
+    assert report.blocks is not None
+    assert report.distillation is not None
+    last = report.blocks.loss_after if report.blocks.taken else report.blocks.loss_before
+    assert report.distillation.loss_before == pytest.approx(last, rel=1e-5)
+
+
+def test_long_sequences_are_cut_into_windows(tiny_qwen3: Path, calibration: Path, tmp_path: Path) -> None:
+    tokens = torch.arange(2 * 150).view(2, 150)
+    assert windows_of(tokens).tolist() == [list(range(s, s + 64)) for s in (0, 64, 150, 214)]
+    assert windows_of(tokens[:, :50]).tolist() == tokens[:, :50].tolist()
+    report = quantize(tiny_qwen3, tmp_path / "out", calibration, 8, samples=16, sequence_length=150)
+    assert report.blocks is not None
+    assert report.blocks.steps == 8
+
+
+def test_the_largest_seed(tiny_qwen3: Path, calibration: Path, tmp_path: Path) -> None:
+    report = quantize(tiny_qwen3, tmp_path / "out", calibration, 2, samples=8, seed=2**64 - 1)
+    assert report.blocks is not None
+
+
+def test_values_that_became_zero_are_told_of_after_training(calibration: Path, tmp_path: Path) -> None:
+    source = make_tiny_qwen3(tmp_path / "float")
+    weights = load_file(source / "model.safetensors")
+    for norm in ("model.layers.1.self_attn.q_norm.weight", "model.norm.weight"):
+        weights[norm] = weights[norm].float()
+        weights[norm][3] = 1e-12
+    save_file(weights, source / "model.safetensors", {"format": "pt"})
+    for steps in (0, 2):
+        with pytest.warns(UserWarning, match="2 values of 2 tensors became 0 in float16"):
+            quantize(source, tmp_path / str(steps), calibration, steps, samples=8)
 
 
 def random_linear(offset: int) -> QuantizedLinear:

@@ -108,6 +108,10 @@ def test_what_does_not_fit_into_memory_is_refused_with_what_would(
         r"error: quant needs .* GB of memory and 3\.00 GB are available; use --distill-steps 0 --max-memory 3", error
     )
     assert main([*command.split(), "--distill-steps", "0"]) == 0
+    for steps, remedy in (("45", "--distill-steps 0 --block-steps 0"), ("0", "--block-steps 0")):
+        assert main([*command.split(), "--distill-steps", steps, "--block-steps", "300"]) == 2
+        assert f"; use {remedy} --max-memory 3" in capsys.readouterr().err
+    assert main([*command.split(), "--distill-steps", "0", "--block-steps", "0"]) == 0
 
 
 def test_a_model_that_no_option_makes_fit_is_told_what_it_takes(

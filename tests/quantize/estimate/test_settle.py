@@ -61,7 +61,17 @@ def test_the_integers_of_a_small_model_are_trained_unless_told_otherwise() -> No
     assert block_steps(Recipe(), QWEN3_8B, 128, 2048, Machine(24 * GB, None)) == 0, "no room in memory"
 
 
-def test_no_sequence_is_used_more_than_five_times_for_integers() -> None:
+def test_training_that_does_not_fit_the_memory_is_left_out() -> None:
+    """Both hold the hidden states of all tokens."""
+    small = Machine(24 * GB, None)
+    assert block_steps(Recipe(), SMOLLM2, 1024, 2048, small) == 128
+    assert block_steps(Recipe(), SMOLLM2, 4096, 2048, small) == 0
+    assert distillation_steps(Recipe(), SMOLLM2, 1024, 2048, small) == 45
+    assert distillation_steps(Recipe(), SMOLLM2, 8192, 2048, small) == 0
+
+
+def test_no_window_of_512_tokens_is_used_more_than_five_times_for_integers() -> None:
+    assert block_steps(Recipe(), SMOLLM2, 4, 4096, Machine(80 * GB, None)) == 5 * 3 * 8
     assert block_steps(Recipe(), SMOLLM2, 16, 512, Machine(80 * GB, None)) == 5 * 14
     assert block_steps(Recipe(), SMOLLM2, 8, 512, Machine(80 * GB, None)) == 0, "too few steps to gain anything"
 

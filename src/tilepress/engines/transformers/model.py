@@ -25,6 +25,8 @@ QuantizedCheckpoint = W8A8SCheckpoint | W8A8SCCheckpoint
 # Keys that quantized directories add to config.json; transformers would look for a quantizer that it does not have.
 ADDED_KEYS = ("quantize", "quantization_config")
 TABLES = (f"{EMBEDDING}.weight", "lm_head.weight")
+# Bytes of copied weights after which the pages of the files are given back: finding these takes a millisecond.
+RELEASED_AT_ONCE = 1 << 26
 
 
 def build_quantized_model(
@@ -42,16 +44,21 @@ def build_quantized_model(
     extend_context(config, checkpoint.config, checkpoint.path / "config.json", max_model_len)
     model = empty_model(config, dtype, checkpoint.path)
     shard = checkpoint.shard(0, 1, fast=fast)
+    copied, unreleased = fast or isinstance(checkpoint, W8A8SCheckpoint), 0
     for prefix in checkpoint.fused_groups():
         stored = shard.compressed_linear(prefix)
         _place_compressed(model, checkpoint, prefix, stored)
         if prefix == HEAD.name and checkpoint.shares_table:
             model.model.embed_tokens = CompressedEmbedding(StoredTable.of_head(stored), dtype)
-        if isinstance(checkpoint, W8A8SCheckpoint):
-            checkpoint.release()  # its integers are not needed any more
+        unreleased += stored.weight.nbytes
+        if copied and unreleased > RELEASED_AT_ONCE:
+            checkpoint.release()  # what the copies were made of is not needed any more
+            unreleased = 0
     if checkpoint.is_quantized(EMBEDDING):
         model.model.embed_tokens = CompressedEmbedding(checkpoint.compressed_embedding(), dtype)
     _place_floats(model, checkpoint, dtype)
+    if copied:
+        checkpoint.release()
     # Rotary frequencies are stored nowhere; they follow from the config.
     model.model.rotary_emb = type(model.model.rotary_emb)(config=config)
     model.save_pretrained = _refuse_saving

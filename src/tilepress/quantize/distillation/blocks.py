@@ -14,19 +14,27 @@ from tilepress.checkpoint import QuantizedLinear
 from tilepress.checkpoint.tensors.activation_mode import is_dynamic
 from tilepress.models.layer_inputs import DOWN
 from tilepress.quantize.context import Job
-from tilepress.quantize.distillation.student import StudentNorm, embed, fake_quantize, float_bias, range_of_linear
-from tilepress.quantize.distillation.train import held_back
+from tilepress.quantize.distillation.student import (
+    Student,
+    StudentNorm,
+    embed,
+    fake_quantize,
+    float_bias,
+    range_of_linear,
+)
+from tilepress.quantize.distillation.train import held_back, mean_loss
 from tilepress.quantize.quantized_model import CollectedModel
 from tilepress.quantize.report import BlockReport
 from tilepress.quantize.rounding.layer import pack
 from tilepress.quantize.sensitivity_pass import sensitivity_stage
 
-# Tokens of a step. At 3.5 bits 72 steps of 512 tokens take 11 % off the divergence of SmolLM2's first layers, 36 of
-# 1024 6 %: the noise of few tokens keeps integers from moving together, each to make up for the same error.
+# Tokens of a step, and of a window at most. At 3.5 bits 72 steps of 512 tokens take 11 % off the divergence of the
+# first layers of SmolLM2, 36 of 1024 6 %: the noise of few tokens keeps integers from moving together, each to make up
+# for the same error.
 TOKENS = 512
 # How far an integer may move in all steps that Adam takes in one direction, with a rate that falls linearly to 0. It
-# takes .5 to become the next one.
-REACH = 1.2
+# takes .5 to become the next one. Of fewer steps none goes farther than one of so many: they would diverge.
+REACH, FEWEST_STEPS = 1.2, 64
 # What a bit a weight costs, as a share of the error before the first step, to begin with. In each step it grows by so
 # many times the bits a weight that the integers have gained, so that these end where they began.
 RATE, RATE_GAIN = 0.1, 10.0
@@ -38,20 +46,22 @@ LEAST_SPREAD = 0.1
 CHANGED = ("weight", "deq_scale", "quant_bias")
 
 
-def reconstruct(job: Job, collected: CollectedModel, steps: int) -> BlockReport:
-    """Train the integers of one layer after the other for `steps` steps each; `collected` gets the new ones.
+def reconstruct(job: Job, rounded: CollectedModel, steps: int) -> tuple[CollectedModel, BlockReport]:
+    """Return the model with integers that were trained one layer after the other, for `steps` steps each.
 
     A layer reads what the layers before it, with their new integers, give. A finished layer is kept in the work
     directory. An eighth of the sequences is held back; where a layer's error on these is not lower in the end, it keeps
-    its integers. For the first rank, which has the results; the others wait.
+    its integers, and where the model's divergence from the float model is not, all do. For the first rank, which has
+    the results; the others wait.
     """
-    decoder, spared = job.decoder, held_back(len(job.tokens))
-    batch = sequences_a_step(job.tokens.shape[1])
-    used = min(len(job.tokens), spared + steps * batch)
-    tokens, length = job.tokens[:used], job.tokens.shape[1]
+    decoder, windows = job.decoder, windows_of(job.tokens)
+    spared = held_back(len(job.tokens)) * (len(windows) // len(job.tokens))
+    batch = windows_a_step(job.tokens.shape[1])
+    tokens = windows[: spared + steps * batch]
+    collected = replace(rounded, linears=dict(rounded.linears))
     reference, states = decoder.embed(tokens).cpu(), embed(decoder, collected, tokens).cpu()
     report = BlockReport(steps)
-    for index, arguments in enumerate(decoder.layer_arguments(length)):
+    for index, arguments in enumerate(decoder.layer_arguments(tokens.shape[1])):
         with decoder.layer(index) as layer:
             _advance(layer, reference, arguments, batch, decoder.device)
         stage = f"block-{index:05}"
@@ -59,24 +69,39 @@ def reconstruct(job: Job, collected: CollectedModel, steps: int) -> BlockReport:
             student = Block(job, collected, index)
             importance = job.work.tensors(sensitivity_stage(index)).read(DOWN.name).diagonal(dim1=1, dim2=2).flatten()
             trained = _Training(student, arguments, importance[: decoder.hidden].to(decoder.device), batch)
-            before, after = trained.run(states, reference, spared, steps, seed=job.recipe.seed + index)
+            before, after = trained.run(states, reference, spared, steps, seed=(job.recipe.seed + index) % 2**64)
             moved = student.moved() if after < before else {}
             tensors = {f"{name}.{part}": getattr(linear, part) for name, linear in moved.items() for part in CHANGED}
             job.work.save(stage, tensors)
-            record = {"before": before, "after": after, "linears": list(moved)}
+            seconds = job.clock.seconds()
+            record = {"before": before, "after": after, "linears": list(moved), "seconds": seconds}
             job.work.commit(stage, record)
+            job.clock.tick()
+        else:
+            job.clock.restored(1, record["seconds"])
         stored = job.work.tensors(stage)
         for name in record["linears"]:
             changed: dict[str, Any] = {part: stored.read(f"{name}.{part}") for part in CHANGED}
             collected.linears[name] = replace(collected.linears[name], **changed)
         report.add(record["before"], record["after"], kept=bool(record["linears"]))
         _advance(Block(job, collected, index), states, arguments, batch, decoder.device)
-        job.clock.tick()
-    return report
+    if any(report.kept):
+        teacher, embedded = decoder.head(), embed(decoder, rounded, tokens[:spared])
+        report.loss_before, report.loss_after = (
+            mean_loss(Student(decoder, model), teacher, embedded, lambda s: reference[s : s + 1].to(decoder.device))
+            for model in (rounded, collected)
+        )
+    return (collected if report.taken else rounded), report
 
 
-def sequences_a_step(length: int) -> int:
-    """Sequences of a step, each of `length` tokens."""
+def windows_of(tokens: Tensor) -> Tensor:
+    """Cut sequences int64 [samples, length] into windows of TOKENS, where they are longer; what is left is not used."""
+    length = min(tokens.shape[1], TOKENS)
+    return tokens[:, : tokens.shape[1] // length * length].reshape(-1, length)
+
+
+def windows_a_step(length: int) -> int:
+    """Windows of a step, where sequences have `length` tokens."""
     return max(1, TOKENS // length)
 
 
@@ -150,9 +175,9 @@ class _Training:
         self._weights = sum(linear.latent.numel() for linear in block.linears.values())
 
     def run(self, states: Tensor, targets: Tensor, spared: int, steps: int, *, seed: int) -> tuple[float, float]:
-        """Train; return the mean error on the first `spared` sequences before and after.
+        """Train; return the mean error on the first `spared` windows before and after.
 
-        states, targets: float32 [sequences, length, hidden], the layer's inputs in the quantized model and its outputs
+        states, targets: float32 [windows, length, hidden], the layer's inputs in the quantized model and its outputs
         in the float model.
         """
         errors = self._held_back(states, targets, spared)
@@ -161,7 +186,7 @@ class _Training:
         if before == 0.0:
             return before, before
         latents = [linear.latent for linear in self._block.linears.values()]
-        optimizer = torch.optim.Adam(latents, 2 * REACH / steps, betas=(0.9, 0.99))
+        optimizer = torch.optim.Adam(latents, 2 * REACH / max(steps, FEWEST_STEPS), betas=(0.9, 0.99))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
         generator, left = torch.Generator().manual_seed(seed), list[int]()
         rate, bits_before = RATE, float(self._bits())
@@ -180,7 +205,7 @@ class _Training:
         return before, float(self._held_back(states, targets, spared).clamp(max=cap).mean())
 
     def _errors(self, states: Tensor, targets: Tensor, chosen: list[int]) -> Tensor:
-        """Return the error of each token of the chosen sequences, float32 [tokens]."""
+        """Return the error of each token of the chosen windows, float32 [tokens]."""
         device = self._importance.device
         y = self._block(states[chosen].to(device), **self._arguments)
         errors: Tensor = (y - targets[chosen].to(device)).square() @ self._importance
@@ -191,7 +216,7 @@ class _Training:
         return torch.stack([linear.bits() for linear in self._block.linears.values()]).sum() / self._weights
 
     def _held_back(self, states: Tensor, targets: Tensor, spared: int) -> Tensor:
-        return torch.cat([self._errors(states, targets, [sequence]) for sequence in range(spared)])
+        return torch.cat([self._errors(states, targets, [window]) for window in range(spared)])
 
 
 def _advance(layer: nn.Module, states: Tensor, arguments: Mapping[str, Any], batch: int, device: torch.device) -> None:

@@ -145,6 +145,7 @@ class Student(nn.Module):
             {name: norm.gain().detach().to(dtype).float().cpu() for name, norm in self._norms.items()},
             {prefix: linear.packed(prefix) for prefix, linear in self._linears.items()},
             self._collected.embedding,
+            self._collected.flushed,
         )
 
 

@@ -45,9 +45,7 @@ def distil(
     teacher, embedded = decoder.head(), embed(decoder, collected, tokens)
 
     def loss_on_held_back(model: CollectedModel) -> float:
-        student = Student(decoder, model)
-        losses = [_loss(student, teacher, embedded[s : s + 1], final.sequence(s)) for s in range(spared)]
-        return sum(losses) / spared
+        return mean_loss(Student(decoder, model), teacher, embedded[:spared], final.sequence)
 
     before = loss_on_held_back(collected)
     student = Student(decoder, collected)
@@ -64,6 +62,18 @@ def distil(
     after = loss_on_held_back(distilled)
     kept = after < before
     return distilled if kept else collected, DistillationReport(steps, before, after, kept)
+
+
+def mean_loss(
+    student: Student, teacher: Callable[[Tensor], Tensor], embedded: Tensor, final: Callable[[int], Tensor]
+) -> float:
+    """Return the mean KL in nats over all positions of the sequences.
+
+    embedded: float32 [sequences, length, hidden]. final: gives a sequence's last hidden states in the float model,
+    [1, length, hidden]. teacher: gives their logits.
+    """
+    losses = [_loss(student, teacher, embedded[s : s + 1], final(s)) for s in range(len(embedded))]
+    return sum(losses) / len(losses)
 
 
 def refuse_one_sequence(samples: int) -> None:

@@ -145,18 +145,22 @@ def student_memory(shape: ModelShape, recipe: Recipe, size: CalibrationSize) -> 
 def block_memory(shape: ModelShape, recipe: Recipe, size: CalibrationSize) -> int:
     """Bytes of training integers, without the program's own; 0 where recipe.block_steps is 0 or None.
 
-    All the time memory holds all weights as bytes, and the states of the float model and of the quantized one. Beside
-    these a layer has its latent weights, their rounded values, their gradients and Adam's two moments, and the
-    activations of a step; or it is the float model's.
+    All the time memory holds all weights as bytes, before and after, the states of the float model and of the quantized
+    one, and the last hidden states of the rounding. Beside these a layer has its latent weights, their rounded values,
+    their gradients and Adam's two moments, and the activations of a step; or it is the float model's. In the end heads
+    and distributions take the place of a layer.
     """
     if not recipe.block_steps:
         return 0
     shapes = [shape.linear(name) for name in LINEARS]
     weights = sum(n * k for n, k in shapes)
-    table = shape.vocab * shape.hidden if recipe.head else 0
-    held = shape.layers * weights + table + FLOAT * 2 * size.samples * size.length * shape.hidden
+    table = shape.vocab * shape.hidden
+    held = 2 * shape.layers * weights + (table if recipe.head else 0)
+    held += FLOAT * 2 * size.samples * size.length * shape.hidden + held_states(shape, size)
     a_token = sum(n for n, _ in shapes) + 2 * sum(shape.linear(feed.consumers[0])[1] for feed in FEEDS)
-    return held + FLOAT * (6 * weights + 2 * max(TOKENS, size.length) * a_token)
+    layer = FLOAT * (6 * weights + 2 * TOKENS * a_token)
+    checking = FLOAT * (table * (1 if recipe.head else 2) + 5 * POSITIONS * shape.vocab + weights)
+    return held + max(layer, checking)
 
 
 def writing_memory(shape: ModelShape, itemsize: int) -> int:

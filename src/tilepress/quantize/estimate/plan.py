@@ -44,12 +44,14 @@ SEARCH_WORK = 3e7
 # SmolLM2 writes 80 tokens in a second of a core that multiplies at 70 GFLOP/s.
 WRITING = 3
 
-# Options that make a quantization smaller, in the order in which they are tried: those that cost least quality first.
-_SMALLER: tuple[tuple[str, Callable[[Recipe], Recipe]], ...] = (
-    ("--distill-steps 0", lambda recipe: replace(recipe, distill_steps=0, block_steps=0)),
-    (f"--sequence-length {SHORTEST}", lambda recipe: replace(recipe, sequence_length=SHORTEST)),
-    ("--samples 32", lambda recipe: replace(recipe, samples=32)),
+# What makes a quantization smaller, in the order in which it is tried: what costs least quality first. Without
+# distillation there are no steps of a layer's integers either, where they are left open.
+_SMALLER: tuple[Callable[[Recipe], Recipe], ...] = (
+    lambda recipe: replace(recipe, distill_steps=0, block_steps=0 if recipe.block_steps else recipe.block_steps),
+    lambda recipe: replace(recipe, sequence_length=SHORTEST),
+    lambda recipe: replace(recipe, samples=32),
 )
+_OPTIONS = ("distill_steps", "block_steps", "sequence_length", "samples")
 
 
 def plan_quantization(
@@ -83,7 +85,7 @@ def plan_quantization(
     return Requirements(
         work="quant",
         memory=memory,
-        # Integers are linked from the work directory into the output; tensors that stay float are in the output alone.
+        # Rounded integers are linked from the work directory into the output; tensors that stay float are in it alone.
         disks=(
             disk(
                 "the work and the W8A8S directory",
@@ -130,15 +132,18 @@ def _remedy(source: FloatCheckpoint, recipe: Recipe, device: torch.device, avail
         settled = choice.of(smaller)
         return peak_memory(source.shape, settled, replace(choice.size, memory=0))
 
-    least, options = recipe, []
-    needed = peak(recipe)
-    for option, shrink in _SMALLER:
+    least, needed = recipe, peak(recipe)
+    for shrink in _SMALLER:
         if needed <= available:
             break
         tried = shrink(least)
         if (its := peak(tried)) < needed:
             least, needed = tried, its
-            options.append(option)
+    options = [
+        f"--{name.replace('_', '-')} {getattr(least, name)}"
+        for name in _OPTIONS
+        if getattr(least, name) != getattr(recipe, name)
+    ]
     if needed > available:
         return f"free memory, or use a machine with {needed / 1e9:.1f} GB: less is not enough for a layer of this model"
     return " ".join(["use", *options, f"--max-memory {available // 10**7 / 100:.2f}GB"])
@@ -155,7 +160,7 @@ def estimated_seconds(shape: ModelShape, recipe: Recipe, size: CalibrationSize, 
     products += (recipe.distill_steps or 0) * size.length * distillation_work(shape, size.length)
     if recipe.block_steps:  # and a forward pass of the float model and of the quantized one
         states = size.samples * size.length
-        products += recipe.block_steps * TOKENS * block_work(shape, size.length)
+        products += recipe.block_steps * TOKENS * block_work(shape, min(size.length, TOKENS))
         products += 2 * states * forward_work(shape, size.length)
     factors = rounding = 0.0
     for feed in FEEDS:

@@ -100,8 +100,9 @@ def _tables(n: int, k: int, coding: str) -> int:
 def work_size(shape: ModelShape, recipe: Recipe, size: CalibrationSize) -> int:
     """Peak of the bytes in the work directory, including files that the output takes from it by links.
 
-    Beside the integers, and those that are trained, it holds the inputs of each layer in the first pass, later the
-    inputs of two layers in the second, and the sensitivities and sampled columns of each linear.
+    Beside the integers it holds the inputs of each layer in the first pass, later the inputs of two layers in the
+    second, and the sensitivities and sampled columns of each linear. After any training, which takes the integers that
+    moved, the output is written anew.
     """
     hidden = FLOAT * shape.hidden
     first = size.sensitivity_samples * size.sensitivity_length * hidden * (shape.layers + 2)
@@ -111,4 +112,6 @@ def work_size(shape: ModelShape, recipe: Recipe, size: CalibrationSize) -> int:
     tables = shape.vocab * (recipe.head + recipe.has_own_embedding(shape))
     samples = (rows + tables) * FLOAT * (SAMPLED_COLUMNS + 4) + rows * FLOAT * BLOCK
     trained = weights if recipe.block_steps else 0
+    if recipe.block_steps or recipe.distill_steps:
+        trained += weights + tables * shape.hidden
     return samples + max(first, second + weights + tables * shape.hidden, weights + tables * shape.hidden + trained)
