@@ -10,6 +10,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from transformers.utils.logging import set_verbosity_error
 import tilepress
 from tilepress.engines.transformers import generate
 from tilepress.engines.transformers.compressed_linear import CompressedLinear
+from tilepress.engines.transformers.generation.cache_type import CacheType
 from tilepress.engines.transformers.generation.decode_step import DecodeStep
 from tilepress.engines.transformers.generation.kv_cache import GrowingCache
 
@@ -44,17 +46,20 @@ def measure(model: Any, tokenizer: Any, past: int) -> dict[str, float]:
     ids = torch.randint(0, model.config.vocab_size, (1, past), generator=torch.Generator().manual_seed(0))
     token, hidden = ids[:, :1], torch.randn(1, 1, model.config.hidden_size)
     with torch.inference_mode():
-        caches = [GrowingCache() for _ in range(2)]
-        for cache in caches:
+        step, own = DecodeStep(model), GrowingCache()
+        caches = {kept.name: GrowingCache(kept) for kept in CacheType}
+        for cache in (own, *caches.values()):
             model(ids, past_key_values=cache)
-        step = DecodeStep(model)
         linears = [module for module in model.model.layers.modules() if isinstance(module, CompressedLinear)]
         inputs = {module.in_features: torch.randn(module.in_features) for module in linears}
         parts = {
             "the linears' kernel": milliseconds(lambda: [linear(inputs[linear.in_features]) for linear in linears]),
-            "head in torch": milliseconds(lambda: model.lm_head(hidden)),
-            "the step of tilepress": milliseconds(lambda: step(token, caches[0])),
-            "the model's own forward": milliseconds(lambda: model(token, past_key_values=caches[1])),
+            "head": milliseconds(lambda: model.lm_head(hidden)),
+            **{
+                f"the step of tilepress, {name}": milliseconds(partial(step, token, cache))
+                for name, cache in caches.items()
+            },
+            "the model's own forward": milliseconds(lambda: model(token, past_key_values=own)),
         }
 
     # No token ends the answer: min_new_tokens would cost 0.8 ms a token.
@@ -86,7 +91,7 @@ def main() -> None:
         print(json.dumps(result))
         return
     for name, value in result.items():
-        print(f"{name:28}{value:8.2f} ms a token")
+        print(f"{name:34}{value:8.2f} ms a token")
 
 
 if __name__ == "__main__":

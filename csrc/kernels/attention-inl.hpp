@@ -24,11 +24,17 @@ struct Int8Store {
     static constexpr bool kScaled = true;
     static int64_t bytes(int64_t size) { return row_bytes(CacheType::int8, size); }
     static TILEPRESS_ALWAYS_INLINE Floats load(const uint8_t* row, int64_t column) {
+#ifdef __AVX2__
+        // What GCC 12 makes of the lines below takes three times as long.
+        const __m128i eight = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(row + column));
+        return reinterpret_cast<Floats>(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight)));
+#else
         typedef int8_t Eight __attribute__((vector_size(kFloats)));
         typedef int32_t Integers __attribute__((vector_size(4 * kFloats)));
         Eight eight;
         std::memcpy(&eight, row + column, sizeof eight);
         return __builtin_convertvector(__builtin_convertvector(eight, Integers), Floats);
+#endif
     }
     static TILEPRESS_ALWAYS_INLINE float scale(const uint8_t* row, int64_t size) {
         float scale;

@@ -14,9 +14,9 @@ struct AttentionArguments {
     CacheType type;
     uint8_t* keys;    // [heads, room] rows, of the first `past` tokens, which this call adds its own to
     uint8_t* values;  // [heads, room] rows
-    float* y;          // [tokens, queries, size]
-    int64_t tokens;    // at most room - past
-    int64_t queries;   // a multiple of heads
+    float* y;         // [tokens, queries, size]
+    int64_t tokens;   // at most room - past
+    int64_t queries;  // a multiple of heads
     int64_t heads;
     int64_t size;  // a multiple of 8
     int64_t room;
