@@ -30,6 +30,8 @@ void multiply_nibbles(const TileView& tile, const Activations& x, int first, Ahe
             ahead.ask();
             __m256i pairs[Tokens][2];
             for (int t = 0; t < Tokens; ++t) pairs[t][0] = pairs[t][1] = _mm256_setzero_si256();
+            // Unrolled, GCC 12 multiplies all of it before it adds, and spills: 4 to 12 tokens take a third longer.
+#pragma GCC unroll 1
             for (int block = 0; block < 4; ++block) {
                 const __m256i upper = load(codes + 64 * block).v, lower = load(codes + 64 * block + 32).v;
                 const __m256i even[2] = {_mm256_and_si256(upper, low), _mm256_and_si256(lower, low)};
