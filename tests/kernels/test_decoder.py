@@ -39,7 +39,7 @@ SHAPES = {
 def test_agrees_with_the_formulas(shape: Shape, head_type: str) -> None:
     decoder = RandomDecoder(shape, head_type)
     native = decoder.native()
-    for past, tokens in ((0, 1), (6, 2), (126, 5), (300, 1), (100, 150)):
+    for past, tokens in ((0, 1), (6, 2), (126, 5), (300, 1), (100, 40)):
         inputs, caches, expected_caches = random_inputs(shape, tokens), decoder.caches(310), decoder.caches(310)
         expected = plain_step(decoder, inputs, expected_caches, past)
         np.testing.assert_allclose(native_step(decoder, native, inputs, caches, past), expected, atol=1e-4, rtol=1e-4)
@@ -47,12 +47,12 @@ def test_agrees_with_the_formulas(shape: Shape, head_type: str) -> None:
 
 
 @pytest.mark.parametrize(("kept", "tolerance"), [("float16", 5e-3), ("int8", 0.05)])
-@pytest.mark.parametrize("shape", [SHAPES["llama"], SHAPES["no groups"], SHAPES["a window"], SHAPES["wide"]])
+@pytest.mark.parametrize("shape", [SHAPES["llama"], SHAPES["no groups"], SHAPES["a window"], Shape(head_size=128)])
 def test_keys_and_values_in_fewer_bits(shape: Shape, kept: str, tolerance: float) -> None:
     """tolerance: a number that lies between two may be rounded to the other one."""
     decoder = RandomDecoder(shape)
     native = decoder.native()
-    for past, tokens in ((0, 3), (300, 1), (100, 150)):
+    for past, tokens in ((0, 3), (300, 1), (100, 40)):
         inputs = random_inputs(shape, tokens)
         caches = [kept_rows(cache, kept) for cache in decoder.caches(310)]
         expected_caches = [restored_rows(cache, kept) for cache in caches]

@@ -43,8 +43,9 @@ def entropy_coded_bits(integers: dict[str, torch.Tensor]) -> int:
     return sum(8 * codec.encode_entropy(matrix.numpy()).weight.nbytes for matrix in integers.values())
 
 
-@pytest.mark.parametrize("name", MAKERS)
-@pytest.mark.parametrize("activations", ["dynamic", "static"])
+@pytest.mark.parametrize(
+    ("name", "activations"), [("qwen3", "dynamic"), ("qwen2", "dynamic"), ("llama", "dynamic"), ("qwen2", "static")]
+)
 def test_layers_come_nearer_to_the_float_models_at_the_same_bits(
     name: str, activations: str, calibration: Path, tmp_path: Path
 ) -> None:
