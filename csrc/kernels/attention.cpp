@@ -33,10 +33,13 @@ void store_float16(const float* x, int64_t size, uint8_t* out) {
     }
 }
 
-// By the scale that makes the largest magnitude 127.
+// By the scale that makes the largest magnitude 127; not-a-number where one is not finite.
 void store_int8(const float* x, int64_t size, uint8_t* out) {
     float largest = 0;
-    for (int64_t i = 0; i < size; ++i) largest = std::max(largest, std::fabs(x[i]));
+    for (int64_t i = 0; i < size; ++i) {
+        largest = std::fabs(x[i]) <= FLT_MAX ? std::max(largest, std::fabs(x[i])) : NAN;
+        if (largest != largest) break;
+    }
     const float scale = largest / 127.0f, inverse = scale >= FLT_MIN ? 1.0f / scale : 0.0f;
     constexpr float kRounder = 12582912.0f;  // adding and taking away 1.5 * 2^23 rounds to nearest even
     for (int64_t i = 0; i < size; ++i) {
@@ -241,7 +244,11 @@ void attend(const AttentionArguments& arguments, int threads) {
     const Attention attention(arguments);
     // So many tokens share what a task reads, 64 KiB a chunk for heads of 64.
     constexpr int64_t kTogether = 32;
-    if (arguments.tokens < kTogether) {
+    // Floats of partial results that may stay with the thread, where there are tokens enough to share.
+    constexpr int64_t kMostKept = 1 << 21, kFewest = 4;
+    const int64_t kept = arguments.tokens * attention.chunks(arguments.tokens - 1) * arguments.queries *
+                         Partial::floats(1, arguments.size);
+    if (arguments.tokens <= kFewest || (arguments.tokens < kTogether && kept <= kMostKept)) {
         for (int64_t token = 0; token < arguments.tokens; ++token) attention.append(token);
         return attend_few(arguments, attention, threads);
     }

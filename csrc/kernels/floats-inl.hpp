@@ -44,9 +44,9 @@ TILEPRESS_ALWAYS_INLINE void store_sums(const Floats (&v)[4], float* to) {
     std::memcpy(to, &sums, sizeof sums);
 }
 
-// e^x for x from minus infinity to 0, to 2 units in the last place; below -86 as for -86.
-TILEPRESS_ALWAYS_INLINE Floats exp_floats(Floats x) {
-    x = x > -86.0f ? x : Floats{} - 86.0f;
+// e^x for x from minus infinity to 0, to 2 units in the last place; below -86 as for -86; not-a-number stays that.
+TILEPRESS_ALWAYS_INLINE Floats exp_floats(Floats exponents) {
+    Floats x = exponents > -86.0f ? exponents : Floats{} - 86.0f;
     // x = power * ln 2 + rest; adding 1.5 * 2^23 rounds, and leaves the integer in the lowest bits.
     const Floats rounded = x * 1.44269504f + 12582912.0f, power = rounded - 12582912.0f;
     const Floats rest = (x - power * 0.693359375f) + power * 2.12194440e-4f;
@@ -56,7 +56,8 @@ TILEPRESS_ALWAYS_INLINE Floats exp_floats(Floats x) {
     y = y * rest + 1.6666665459e-1f;
     y = y * rest + 5.0000001201e-1f;
     y = y * (rest * rest) + rest + 1.0f;
-    return reinterpret_cast<Floats>(reinterpret_cast<FloatBits>(y) + (reinterpret_cast<FloatBits>(rounded) << 23));
+    y = reinterpret_cast<Floats>(reinterpret_cast<FloatBits>(y) + (reinterpret_cast<FloatBits>(rounded) << 23));
+    return exponents == exponents ? y : exponents;
 }
 
 // Eight numbers of 16 bits as floats.

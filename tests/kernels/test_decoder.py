@@ -79,6 +79,28 @@ def test_numbers_that_float16_and_int8_do_not_have() -> None:
         assert (values[0, 1:] == 0).all()
 
 
+@pytest.mark.parametrize("kept", ["float32", "float16", "int8"])
+@pytest.mark.parametrize(("past", "tokens"), [(3, 5), (140, 33)])
+def test_what_is_not_a_number_does_not_become_one(kept: str, past: int, tokens: int) -> None:
+    decoder = RandomDecoder(Shape(layers=1))
+    inputs, caches = random_inputs(decoder.shape, tokens), [kept_rows(c, kept) for c in decoder.caches(200)]
+    inputs.x[2] = np.nan
+    logits = native_step(decoder, decoder.native(), inputs, caches, past, kept=kept)
+    assert np.isfinite(logits[:2]).all()
+    assert np.isnan(logits[2:]).all()
+
+
+def test_a_few_tokens_behind_a_long_text() -> None:
+    """So many that their partial results would take megabytes, with the bits of one token at a time."""
+    shape = Shape(queries=32, heads=8, head_size=128, layers=1)
+    decoder = RandomDecoder(shape)
+    native, inputs, caches = decoder.native(), random_inputs(shape, 10), decoder.caches(9000)
+    together = native_step(decoder, native, inputs, caches, 8900)
+    for t in range(10):
+        alone = Inputs(*(array[t : t + 1] for array in vars(inputs).values()))
+        assert np.array_equal(native_step(decoder, native, alone, caches, 8900 + t), together[t : t + 1])
+
+
 def test_far_apart_scores() -> None:
     """Weights from 1 to 0 within and across chunks of tokens."""
     decoder = RandomDecoder(Shape(layers=1))

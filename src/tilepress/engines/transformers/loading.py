@@ -16,6 +16,7 @@ from tilepress.engines.residency import takes_fast_form
 from tilepress.engines.transformers.compressed_embedding import CompressedEmbedding
 from tilepress.engines.transformers.compressed_linear import CompressedLinear
 from tilepress.engines.transformers.generation.cache_type import choose as choose_cache_type
+from tilepress.engines.transformers.generation.cache_type import named as cache_type_named
 from tilepress.engines.transformers.generation.cache_type import set_cache_type
 from tilepress.engines.transformers.generation.decode_step import DecodeStep
 from tilepress.engines.transformers.model import QuantizedCheckpoint, build_quantized_model
@@ -84,7 +85,7 @@ def load_model(
     """Load as `load` does. template_needed: refuse a chat template that does not take a user's message."""
     target = resolve_device(device)
     fast = takes_fast_form(resident) and target.type == "cpu"
-    compute = _resolve_dtype(dtype)
+    compute, kept = _resolve_dtype(dtype), cache_type_named(kv)
     checkpoint = open_checkpoint(path)
     # Small files that may be broken are read before gigabytes of weights.
     config = None if trust_remote_code else model_config(checkpoint.config, checkpoint.path)
@@ -109,7 +110,7 @@ def load_model(
         if target.type == "cuda":
             model = to_cuda(model, target)
     compressed = not isinstance(checkpoint, FloatCheckpoint)
-    set_cache_type(model, choose_cache_type(kv, model, compressed=compressed, fast=DecodeStep.supports(model)))
+    set_cache_type(model, choose_cache_type(kept, model, compressed=compressed, fast=DecodeStep.supports(model)))
     if stored_settings is not None:
         model.generation_config = stored_settings
     # The tokenizer warns, once, of texts longer than this.

@@ -99,6 +99,44 @@ def test_what_is_taken_unasked(tiny_w8a8s: Path, tiny_qwen3: Path) -> None:
     assert cache_type(tilepress.load(tiny_qwen3)[0]) is None
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_torch_s_default_type_does_not_matter(tiny_w8a8s: Path, dtype: torch.dtype) -> None:
+    model, tokenizer = tilepress.load(tiny_w8a8s)
+    expected = generate(model, tokenizer, "How tall is it?", max_new_tokens=8, min_new_tokens=8)
+    torch.set_default_dtype(dtype)
+    try:
+        actual = generate(model, tokenizer, "How tall is it?", max_new_tokens=8, min_new_tokens=8)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert actual.tokens == expected.tokens
+
+
+def test_caches_of_several_sequences_or_of_another_model(tiny_w8a8s: Path, tiny_qwen3: Path, kept: CacheType) -> None:
+    model, _ = tilepress.load(tiny_w8a8s)
+    ids = torch.randint(0, 256, (1, 40), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        step, cache = DecodeStep(model), GrowingCache(kept)
+        model(ids[:, :30].repeat(3, 1), past_key_values=cache)
+        with pytest.raises(UsageError, match="keys and values of several sequences or of another model"):
+            step(ids[:, 30:], cache)
+        cache.batch_select_indices(slice(0, 1))
+        alone = GrowingCache(kept)
+        model(ids[:, :30], past_key_values=alone)
+        torch.testing.assert_close(step(ids[:, 30:], cache), step(ids[:, 30:], alone), atol=0.05, rtol=0.05)
+        other = GrowingCache(kept)
+        other.update(rows(1, 3, 4, 8), rows(1, 3, 4, 8), 0)
+        with pytest.raises(UsageError, match="of another model"):
+            step(ids, other)
+
+
+def test_rows_that_are_not_finite_stay_so() -> None:
+    broken = rows(3, 8)
+    broken[0, 2], broken[1, 3] = torch.nan, torch.inf
+    restored = CacheType.int8.restored(CacheType.int8.stored(broken), torch.float32)
+    assert restored[:2].isnan().all()
+    assert restored[2].isfinite().all()
+
+
 def test_types_that_cannot_be_had(tiny_w8a8s: Path) -> None:
     with pytest.raises(UsageError, match="--kv int4: use one of float32, float16, int8"):
         tilepress.load(tiny_w8a8s, kv="int4")

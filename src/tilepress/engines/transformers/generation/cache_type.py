@@ -37,6 +37,7 @@ class CacheType(Enum):
         if self is CacheType.float32:
             return rows.float()
         scale = rows.float().abs().amax(-1, keepdim=True) / 127
+        scale = torch.where(scale.isfinite(), scale, torch.nan)
         integers = torch.where(scale > 0, rows / scale, 0).round()
         return torch.cat([integers.to(torch.int8), scale.view(torch.int8)], dim=-1)
 
@@ -48,23 +49,30 @@ class CacheType(Enum):
         return stored.to(dtype)
 
 
-def choose(choice: str | None, model: PreTrainedModel, *, compressed: bool, fast: bool) -> CacheType | None:
+def named(choice: str | None) -> CacheType | None:
+    """Return the type of this name, None for None. Raises UsageError for another word."""
+    if choice is None:
+        return None
+    if choice not in CacheType.__members__:
+        raise UsageError(f"--kv {choice}: use one of {', '.join(CacheType.__members__)}")
+    return CacheType[choice]
+
+
+def choose(choice: CacheType | None, model: PreTrainedModel, *, compressed: bool, fast: bool) -> CacheType | None:
     """Return how a model's keys and values are kept; None: in the type of its activations.
 
-    choice: a name of CacheType; None: float16 for a compressed model, whose activations are rounded to 8 bits, and
-    float32 for a float model. fast: the model takes the fast decode path, the only one that reads other types without
-    converting all of them for each token. Raises UsageError for another word, and for one without that path.
+    choice: None for float16 with a compressed model, whose activations are rounded to 8 bits, and float32 with a float
+    model. fast: the model takes the fast decode path, the only one that reads other types without converting all of
+    them for each token. Raises UsageError for a choice without that path.
     """
     if choice is None:
         return CacheType.float16 if fast and compressed else None
-    if choice not in CacheType.__members__:
-        raise UsageError(f"--kv {choice}: use one of {', '.join(CacheType.__members__)}")
     if not fast:
         raise UsageError(
-            f"--kv {choice}: for Llama, Mistral, Qwen2 and Qwen3 in float32 on the cpu only; leave it out for "
+            f"--kv {choice.name}: for Llama, Mistral, Qwen2 and Qwen3 in float32 on the cpu only; leave it out for "
             f"{type(model).__name__} in {str(model.dtype).removeprefix('torch.')} on {model.device}"
         )
-    return CacheType[choice]
+    return choice
 
 
 def set_cache_type(model: Any, kept: CacheType | None) -> None:

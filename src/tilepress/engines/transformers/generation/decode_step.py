@@ -14,7 +14,7 @@ from tilepress.engines.biased_norm import BiasedNorm
 from tilepress.engines.transformers.compressed_embedding import StoredHead
 from tilepress.engines.transformers.compressed_linear import CompressedLinear
 from tilepress.engines.transformers.generation.cache_type import CacheType
-from tilepress.engines.transformers.generation.kv_cache import CacheShape, GrowingCache
+from tilepress.engines.transformers.generation.kv_cache import NATIVE, CacheShape, GrowingCache
 
 # Positions whose angles are computed at a time.
 POSITIONS = 1024
@@ -99,7 +99,7 @@ class DecodeStep:
         end = start + count
         cos, sin = self._angles(start, end)
         buffers = cache.buffers_for(end, self._shape)
-        logits = torch.empty(count if asked is None else asked, self._vocabulary)
+        logits = torch.empty(count if asked is None else asked, self._vocabulary, **NATIVE)
         self._decoder.step(
             x.data_ptr(),
             count,
@@ -173,13 +173,13 @@ class _Angles:
 
     def __init__(self, rotary: nn.Module) -> None:
         self._rotary = rotary
-        self._table = torch.empty(2, 0, 0)
+        self._table = torch.empty(2, 0, 0, **NATIVE)
 
     def __call__(self, start: int, end: int) -> Tensor:
         """Return cos and sin of the positions, as [2, end - start, head size]."""
         if end > self._table.shape[1]:
             known = -(-end // POSITIONS) * POSITIONS
-            cos, sin = self._rotary(self._table, torch.arange(known)[None])
+            cos, sin = self._rotary(self._table, torch.arange(known, device="cpu")[None])
             self._table = torch.cat([cos, sin])
         return self._table[:, start:end]
 

@@ -19,6 +19,8 @@ from tilepress.errors import UsageError
 # Room for a quarter more tokens than there are, and for this many at least: a token is copied some five times in all,
 # where transformers' own dynamic cache copies every token whenever one is added.
 SPARE_TOKENS = 256
+# Of tensors whose addresses are handed to native code, whatever torch's defaults are.
+NATIVE: Any = {"dtype": torch.float32, "device": "cpu"}
 
 
 @dataclass(frozen=True)
@@ -88,11 +90,21 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         return self.keys, self.values
 
     def buffer_for(self, tokens: int, heads: int, head_size: int) -> Tensor:
-        """Return the buffer [2, 1, heads, room, row], with room for `tokens` tokens in all."""
+        """Return the buffer [2, 1, heads, room, row], with room for `tokens` tokens in all.
+
+        Raises UsageError where the cache holds several sequences, or another model's keys and values.
+        """
         if not self.is_initialized:
-            empty = torch.empty(1, heads, 0, head_size)
+            empty = torch.empty(1, heads, 0, head_size, **NATIVE)
             self.lazy_initialization(empty, empty)
-        if not self._has_room(tokens):
+        row, view, buffer = head_size if self._kept is None else self._kept.row(head_size), self._views[0], self._buffer
+        fits = buffer.dim() == 5 and buffer.shape[:3] == (2, 1, heads) and buffer.shape[4] == row
+        held = fits if view is None else view.numel() == 0 or view[:, :, :1].shape == (1, heads, 1, head_size)
+        if not held and self.get_seq_length():
+            raise UsageError(
+                "the cache holds keys and values of several sequences or of another model; make one for each"
+            )
+        if not fits or not self._has_room(tokens):
             self._make_room((1, heads, tokens, head_size), tokens)
         return self._buffer
 
