@@ -186,12 +186,15 @@ def quant(
     ]
     if (blocks := report.blocks) is not None:
         outcome = f"error of a layer's output times {blocks.ratio:.3f}, {sum(blocks.kept)} of {len(blocks.kept)} layers"
-        if blocks.loss_before is not None:
-            dropped = "" if blocks.taken else ", dropped: not lower"
-            outcome += f"; KL {blocks.loss_before:.4f} to {blocks.loss_after:.4f} nats{dropped}"
+        if blocks.loss_before is not None and blocks.loss_after is not None:
+            outcome += f"; {_divergence(blocks.loss_before, blocks.loss_after, kept=blocks.taken)}"
         rows.append(("trained integers", outcome))
     if (trained := report.distillation) is not None:
-        outcome = "" if trained.kept else ", dropped: not lower"
-        rows.append(("distillation", f"KL {trained.loss_before:.4f} to {trained.loss_after:.4f} nats{outcome}"))
+        rows.append(("distillation", _divergence(trained.loss_before, trained.loss_after, kept=trained.kept)))
     rows.append(("time", human_seconds(report.seconds)))
     print_table(rows)
+
+
+def _divergence(before: float, after: float, *, kept: bool) -> str:
+    """Return what a training made of the divergence from the float model."""
+    return f"KL {before:.4f} to {after:.4f} nats{'' if kept else ', dropped: not lower'}"

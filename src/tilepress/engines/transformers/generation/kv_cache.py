@@ -83,8 +83,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         length, new = self.get_seq_length(), key_states.shape[-2]
-        if self._buffer.shape[:-2] != (2, *key_states.shape[:2]) or not self._has_room(length + new):
-            self._make_room(key_states.shape, length + new)
+        self._make_room(key_states.shape, length + new)
         self._write(length, key_states, value_states)
         self.use(length + new)
         return self.keys, self.values
@@ -97,15 +96,14 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         if not self.is_initialized:
             empty = torch.empty(1, heads, 0, head_size, **NATIVE)
             self.lazy_initialization(empty, empty)
-        row, view, buffer = head_size if self._kept is None else self._kept.row(head_size), self._views[0], self._buffer
-        fits = buffer.dim() == 5 and buffer.shape[:3] == (2, 1, heads) and buffer.shape[4] == row
-        held = fits if view is None else view.numel() == 0 or view[:, :, :1].shape == (1, heads, 1, head_size)
+        shape = (1, heads, tokens, head_size)
+        view = self._views[0]
+        held = self._is_for(shape) if view is None else (*view.shape[:2], view.shape[-1]) == (1, heads, head_size)
         if not held and self.get_seq_length():
             raise UsageError(
                 "the cache holds keys and values of several sequences or of another model; make one for each"
             )
-        if not fits or not self._has_room(tokens):
-            self._make_room((1, heads, tokens, head_size), tokens)
+        self._make_room(shape, tokens)
         return self._buffer
 
     def use(self, length: int) -> None:
@@ -128,20 +126,29 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         for place, rows in zip(self._buffer.narrow(3, start, states[0].shape[-2]), states, strict=True):
             place.copy_(rows if self._kept is None else self._kept.stored(rows))
 
-    def _has_room(self, tokens: int) -> bool:
-        if self._buffer.dim() < 5 or self._buffer.shape[-2] < tokens:
-            return False
-        return self._views[0] is None or self._views[0].data_ptr() in (0, self._buffer.data_ptr())
+    def _row(self, size: int) -> int:
+        return size if self._kept is None else self._kept.row(size)
+
+    def _is_for(self, shape: Sequence[int]) -> bool:
+        """Return whether the buffer is for states of this shape, whatever the number of tokens."""
+        batch, heads, _, size = shape
+        buffer = self._buffer
+        return buffer.dim() == 5 and buffer.shape[:3] == (2, batch, heads) and buffer.shape[4] == self._row(size)
 
     def _make_room(self, shape: Sequence[int], needed: int) -> None:
+        """Make a new buffer for states of this shape, unless this one is for them and has room for `needed` tokens."""
         batch, heads, _, size = shape
+        view, before = self._views[0], self._buffer
+        in_place = view is None or view.data_ptr() in (0, before.data_ptr())
+        if in_place and self._is_for(shape) and before.shape[3] >= needed:
+            return
         room = needed + max(SPARE_TOKENS, needed // 4)
-        row, dtype = (size, self.dtype) if self._kept is None else (self._kept.row(size), self._kept.value)
-        length, before = self.get_seq_length(), self._buffer
+        dtype = self.dtype if self._kept is None else self._kept.value
+        length = self.get_seq_length()
         # Not an inference tensor even in inference mode: those cannot be written to outside it.
         with torch.inference_mode(False):
-            self._buffer = torch.empty((2, batch, heads, room, row), dtype=dtype, device=self.device)
-        if length and self._views[0] is None:
+            self._buffer = torch.empty((2, batch, heads, room, self._row(size)), dtype=dtype, device=self.device)
+        if length and view is None:
             self._buffer.narrow(3, 0, length).copy_(before.narrow(3, 0, length))
         elif length:
             self._write(0, self.keys, self.values)
