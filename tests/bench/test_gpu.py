@@ -12,6 +12,7 @@ import torch
 
 from tilepress.cli import main
 
+STORED = "tilepress, weights as stored"
 ROOT = Path(__file__).parents[2]
 
 
@@ -29,8 +30,8 @@ def test_a_row_for_decoding_and_for_each_batch(result: dict) -> None:
     assert [(row["n"], row["k"], row["batch"]) for row in rows] == [(32, 512, 0), (32, 512, 1), (32, 512, 17)]
     assert [[peer["name"] for peer in row["peers"]] for row in rows] == [
         [],
-        ["cuBLAS bfloat16", "torch._int_mm", "dense int8 in Triton"],
-        ["cuBLAS bfloat16", "torch._int_mm"],
+        [STORED, "cuBLAS bfloat16", "torch._int_mm", "dense int8 in Triton"],
+        [STORED, "cuBLAS bfloat16", "torch._int_mm"],
     ]
 
 
@@ -38,6 +39,7 @@ def test_ratios_follow_from_the_times(result: dict) -> None:
     for row in result["rows"][1:]:
         seconds = {peer["name"]: peer["seconds"] for peer in row["peers"]}
         assert row["times_bfloat16"] == pytest.approx(seconds.pop("cuBLAS bfloat16") / row["ours"]["seconds"])
+        assert seconds.pop(STORED) > 0
         assert row["times_int8"] == pytest.approx(min(seconds.values()) / row["ours"]["seconds"])
         weights = 32 * 512 / row["ours"]["seconds"] / 1e12
         assert row["ours"]["teraweights_per_second"] == pytest.approx(weights)

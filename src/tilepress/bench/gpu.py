@@ -17,6 +17,7 @@ from tilepress import codec
 from tilepress.bench import dense_int8_gpu
 from tilepress.bench.codec import gaussian_weights
 from tilepress.kernels.triton.decode import decode_rows, scratch_memory
+from tilepress.kernels.triton.fast_form.form import to_device_form
 from tilepress.kernels.triton.linear import linear
 from tilepress.kernels.triton.matrix import check_matrix
 
@@ -31,7 +32,7 @@ RING_BYTES = 1 << 29  # ten times the second-level cache of an H100
 COPY_BYTES = 1 << 30
 DEVIATION = 2.0
 
-OURS, DECODE = "tilepress", "tilepress, decode to int8"
+OURS, STORED, DECODE = "tilepress", "tilepress, weights as stored", "tilepress, decode to int8"
 BFLOAT16, TORCH_INT8, TRITON_INT8 = "cuBLAS bfloat16", "torch._int_mm", "dense int8 in Triton"
 DENSE_INT8 = (TORCH_INT8, TRITON_INT8)
 
@@ -129,36 +130,41 @@ class _Weights:
     def __init__(self, n: int, k: int, device: torch.device, ring_bytes: int) -> None:
         matrix = gaussian_weights(n, k, DEVIATION)
         self.n, self.k, self.device, self._ring_bytes = n, k, device, ring_bytes
-        self._compressed = codec.encode(matrix)
+        tiles = codec.encode(matrix)
+        self._tiles = [torch.from_numpy(part).to(device) for part in (tiles.weight, tiles.index, tiles.info)]
+        fast = to_device_form(codec.encode_resident(matrix))
+        self._fast = [torch.from_numpy(part).to(device) for part in fast]
         self._dense = torch.from_numpy(matrix).to(device)
 
     @property
     def compressed_bytes(self) -> int:
-        return self._compressed.nbytes
+        """Bytes of the form that weights are kept in unless asked otherwise."""
+        return _size(self._fast)
 
     def decode(self) -> _Contender:
         calls: list[Call] = []
-        info = torch.from_numpy(self._compressed.info).to(self.device)
-        for weight, index in self._compressed_copies():
+        for weight, index, info in self._copied(self._tiles):
             matrix = check_matrix(weight, index, info, self.n, self.k)
             out = torch.empty((self.n, -(-self.k // 32) * 32), dtype=torch.int8, device=self.device)
             damaged = torch.zeros(matrix.fractal_rows, dtype=torch.int32, device=self.device)
             arguments = (matrix, out, damaged, scratch_memory(matrix), 0)
             calls.append(lambda a=arguments: decode_rows(*a))  # type: ignore[misc]
-        return _Contender(DECODE, calls, self.compressed_bytes + self.n * self.k)
+        return _Contender(DECODE, calls, _size(self._tiles) + self.n * self.k)
 
     def products(self, batch: int) -> list[_Contender]:
         """Return the contenders, ours first."""
         x = torch.randn((batch, self.k), device=self.device).to(torch.bfloat16)
         moved = 2 * batch * (self.n + self.k)
-        contenders = [_Contender(OURS, self._ours(x), self.compressed_bytes + moved)]
+        contenders = [
+            _Contender(name, self._ours(x, form), _size(form) + moved)
+            for name, form in ((OURS, self._fast), (STORED, self._tiles))
+        ]
         wide = [self._dense.to(torch.bfloat16).clone() for _ in range(self._copies(2 * self.n * self.k))]
         calls: list[Call] = [lambda w=w: torch.nn.functional.linear(x, w) for w in wide]  # type: ignore[misc]
         contenders.append(_Contender(BFLOAT16, calls, 2 * self.n * self.k + moved))
         return contenders + self._dense_int8(batch)
 
-    def _ours(self, x: Tensor) -> list[Call]:
-        info = torch.from_numpy(self._compressed.info).to(self.device)
+    def _ours(self, x: Tensor, form: list[Tensor]) -> list[Call]:
         rest = (
             torch.tensor([0.05], device=self.device),
             torch.tensor([3], dtype=torch.int32, device=self.device),
@@ -166,7 +172,7 @@ class _Weights:
             torch.zeros(self.n, dtype=torch.int32, device=self.device),
             torch.empty(0, dtype=torch.int32, device=self.device),
         )
-        return [lambda w=w, i=i: linear(x, w, i, info, *rest) for w, i in self._compressed_copies()]  # type: ignore[misc]
+        return [lambda c=copy: linear(x, *c, *rest) for copy in self._copied(form)]  # type: ignore[misc, call-arg]
 
     def _dense_int8(self, batch: int) -> list[_Contender]:
         """Return int8 products to int32 sums: unlike ours, they are spared quantizing, scales and bias."""
@@ -185,10 +191,12 @@ class _Weights:
     def _copies(self, nbytes: int) -> int:
         return max(2, -(-self._ring_bytes // nbytes))
 
-    def _compressed_copies(self) -> list[tuple[Tensor, Tensor]]:
-        weight = torch.from_numpy(self._compressed.weight).to(self.device)
-        index = torch.from_numpy(self._compressed.index).to(self.device)
-        return [(weight.clone(), index.clone()) for _ in range(self._copies(self.compressed_bytes))]
+    def _copied(self, form: list[Tensor]) -> list[list[Tensor]]:
+        return [[part.clone() for part in form] for _ in range(self._copies(_size(form)))]
+
+
+def _size(form: list[Tensor]) -> int:
+    return sum(part.nbytes for part in form)
 
 
 def _row(weights: _Weights, batch: int, contenders: list[_Contender], bandwidth: float, repeats: int) -> Row:

@@ -54,8 +54,8 @@ Resident = Annotated[
     str | None,
     typer.Option(
         "--resident",
-        help="Form of the weights in memory on the CPU: stored takes fewer bits, fast takes 4 to 5 a weight and less "
-        "arithmetic; auto goes by the processor.",
+        help="Form of the weights in memory: stored takes fewer bits, fast takes 4 to 5 a weight and less arithmetic; "
+        "auto goes by the processor.",
         show_default="$TILEPRESS_RESIDENT, or auto",
     ),
 ]

@@ -8,11 +8,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tilepress.codec import RESIDENT_FORM, Compressed
 from tilepress.errors import UsageError
+from tilepress.kernels.triton.fast_form.form import to_device_form
 
 if TYPE_CHECKING:
     from tilepress.checkpoint import CompressedEmbedding, CompressedLinear
-    from tilepress.codec import Compressed
 
 
 def linear_operands(stored: CompressedLinear) -> dict[str, Tensor]:
@@ -34,6 +35,16 @@ def linear_operands(stored: CompressedLinear) -> dict[str, Tensor]:
 def embedding_operands(stored: CompressedEmbedding) -> dict[str, Tensor]:
     """Return the arguments of `tilepress.kernels.embed` between ids and hidden; weight_scale: float32 [vocabulary]."""
     return _bytes(stored.weight) | {"weight_scale": stored.weight_scale}
+
+
+def for_cuda(operands: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return `operands`, in the fast form as CUDA devices take it (index int32); tiles stay as they are."""
+    names = ("weight", "index", "info")
+    weight, index, info = (operands[name].numpy() for name in names)
+    if int(info[4]) != RESIDENT_FORM:
+        return operands
+    form = to_device_form(Compressed(weight, index, info))
+    return operands | dict(zip(names, map(torch.from_numpy, form), strict=True))
 
 
 def _bytes(weight: Compressed) -> dict[str, Tensor]:

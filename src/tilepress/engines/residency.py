@@ -16,14 +16,16 @@ VARIABLE = "TILEPRESS_RESIDENT"
 ESCAPES_ARE_FREE = frozenset({"avx512"})
 
 
-def takes_fast_form(choice: str | None) -> bool:
-    """Return True if weights should be brought to the fast form on the CPU.
+def takes_fast_form(choice: str | None, device: str = "cpu") -> bool:
+    """Return True if weights should be brought to the fast form on a device of type "cpu" or "cuda".
 
     choice: one of CHOICES; None: what the environment variable TILEPRESS_RESIDENT says, else "auto", which goes by the
-    instruction set. Raises UsageError for another word.
+    instruction set. On a CUDA device it is the fast form: 5 instructions a weight there, 23 for the stored
+    one (docs/reference/gpu.md). Raises UsageError for another word.
     """
     word = choice or os.environ.get(VARIABLE) or AUTO
     if word not in CHOICES:
         source = f"--resident {word}" if choice else f"{VARIABLE} is {word!r}"
         raise UsageError(f"{source}: use one of {', '.join(CHOICES)}")
-    return word == FAST or (word == AUTO and _native.isa() not in ESCAPES_ARE_FREE)
+    pays = device == "cuda" or _native.isa() not in ESCAPES_ARE_FREE
+    return word == FAST or (word == AUTO and pays)

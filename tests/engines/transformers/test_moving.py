@@ -23,18 +23,20 @@ def tied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_w8a8s(make_tiny_qwen3(path / "float", tied=True), path / "w8a8s", shared=True)
 
 
-def test_everything_moves_and_a_shared_table_stays_one(tied: Path) -> None:
-    model, _ = tilepress.load(tied)
+@pytest.mark.parametrize(("form", "index"), [("stored", torch.int8), ("fast", torch.int32)])
+def test_everything_moves_and_a_shared_table_stays_one(tied: Path, form: str, index: torch.dtype) -> None:
+    model, _ = tilepress.load(tied, resident=form)
     moved = to_cuda(model, torch.device("meta"))
     assert {tensor.device.type for tensor in (*moved.parameters(), *moved.buffers())} == {"meta"}
     embedding, head = moved.get_input_embeddings(), moved.get_output_embeddings()
     assert embedding.weight is head.weight
     assert embedding.index is head.index
+    assert head.index.dtype is model.model.layers[0].mlp.down_proj.index.dtype is index
     assert all(operand.device.type == "meta" for operand in head._operands)
 
 
 def test_damage_is_reported_with_the_layer_before_anything_moves(tied: Path) -> None:
-    model, _ = tilepress.load(tied)
+    model, _ = tilepress.load(tied, resident="stored")
     model.model.layers[1].mlp.down_proj.index[6] = 0x7F
     with pytest.raises(BitstreamError, match=r"model\.layers\.1\.mlp\.down_proj: tile \(0, 0\)"):
         to_cuda(model, torch.device("meta"))

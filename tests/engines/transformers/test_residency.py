@@ -56,6 +56,8 @@ def test_auto_goes_by_the_instruction_set(isa: str, fast: bool, monkeypatch: pyt
     monkeypatch.delenv(residency.VARIABLE, raising=False)
     monkeypatch.setattr(_native, "isa", lambda: isa)
     assert residency.takes_fast_form(None) is residency.takes_fast_form("auto") is fast
+    assert residency.takes_fast_form("auto", "cuda")
+    assert not residency.takes_fast_form("stored", "cuda")
 
 
 def test_the_word_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

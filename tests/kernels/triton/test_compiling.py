@@ -10,11 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from tilepress.codec import TILE_COLUMNS
+from tilepress.kernels.triton.fast_form import few_tokens
+
 # Bytes a thread. With two programs a multiprocessor the product for few tokens spills 240, addresses outside its loop.
 MOST_SPILLED = 256
+# Of the fast form's loop over tiles, branches for all widths of codes included: 5.0 on sm_80, 4.9 on sm_90.
+MOST_INSTRUCTIONS = 5.5
+WEIGHTS_A_THREAD = few_tokens.ROWS * TILE_COLUMNS // (32 * few_tokens.WARPS)
 
 
-@pytest.mark.slow  # half a minute of compiling
+@pytest.mark.slow  # a minute of compiling
 @pytest.mark.parametrize(("capability", "shared_bytes"), [(80, 163 << 10), (90, 227 << 10)])
 def test_every_kernel_compiles(capability: int, shared_bytes: int, tmp_path: Path) -> None:
     script = Path(__file__).parent / "compiled.py"
@@ -22,10 +28,14 @@ def test_every_kernel_compiles(capability: int, shared_bytes: int, tmp_path: Pat
     command = [sys.executable, str(script), str(capability)]
     result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert result.returncode == 0, result.stderr
-    kernels = {line["kernel"]: line for line in map(json.loads, result.stdout.splitlines())}
-    assert len(kernels) == 6
-    for name, usage in kernels.items():
-        assert usage["spilled"] <= MOST_SPILLED, name
-        assert usage["shared"] <= shared_bytes, name
-    assert kernels["_multiply_tiles"]["tensor_cores"]
-    assert kernels["_multiply_panel"]["tensor_cores"]
+    kernels = [json.loads(line) for line in result.stdout.splitlines()]
+    assert len({usage["kernel"] for usage in kernels}) == 9
+    for usage in kernels:
+        assert usage["spilled"] <= MOST_SPILLED, usage
+        assert usage["shared"] <= shared_bytes, usage
+    for name in ("_multiply_tiles", "_multiply_panel", "_multiply_rows"):
+        assert all(usage["tensor_cores"] for usage in kernels if usage["kernel"] == name)
+    for usage in kernels:
+        if usage["kernel"] == "_multiply_rows":
+            assert usage["spilled"] == 0
+            assert usage["loop"] <= MOST_INSTRUCTIONS * WEIGHTS_A_THREAD

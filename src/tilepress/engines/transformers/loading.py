@@ -10,8 +10,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from tilepress.checkpoint import FloatCheckpoint, ModelShape, open_checkpoint
-from tilepress.codec import Compressed, validate
+from tilepress.codec import RESIDENT_FORM, Compressed, validate
 from tilepress.engines.long_context import extend_context
+from tilepress.engines.operands import for_cuda
 from tilepress.engines.residency import takes_fast_form
 from tilepress.engines.transformers.compressed_embedding import CompressedEmbedding
 from tilepress.engines.transformers.compressed_linear import CompressedLinear
@@ -52,7 +53,7 @@ def load(
     one of DTYPES or its name; by default float32 on the cpu and what the directory stores elsewhere. A W8A8S model is
     compressed in memory first and gives the same bits as its W8A8SC directory, whatever its tensor-parallel size.
     max_model_len: tokens of prompt and answer; beyond what the model was trained for its positions are scaled by YaRN.
-    resident: form of the weights in memory on the cpu, "stored", "fast" or "auto"; None: $TILEPRESS_RESIDENT or "auto".
+    resident: form of the weights in memory, "stored", "fast" or "auto"; None: $TILEPRESS_RESIDENT or "auto".
     kv: how generation keeps keys and values on the cpu, "float32", "float16" or "int8"; None: float16 for a quantized
     model in float32.
 
@@ -84,7 +85,7 @@ def load_model(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load as `load` does. template_needed: refuse a chat template that does not take a user's message."""
     target = resolve_device(device)
-    fast = takes_fast_form(resident) and target.type == "cpu"
+    fast = takes_fast_form(resident, target.type)
     compute, kept = _resolve_dtype(dtype), cache_type_named(kv)
     checkpoint = open_checkpoint(path)
     # Small files that may be broken are read before gigabytes of weights.
@@ -160,11 +161,14 @@ def to_cuda(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
     """Move `model` to the device. A table that head and embedding share stays one.
 
     Kernels on the device cannot report damage. So all tile headers are checked before, and BitstreamError names the
-    layer.
+    layer. What is in the fast form, made of decoded tiles, gets that of devices.
     """
     for name, module in model.named_modules():
         if isinstance(module, CompressedLinear | CompressedEmbedding):
-            _validate(name, module)
+            if int(module.info[4]) != RESIDENT_FORM:
+                _validate(name, module)
+            for buffer, tensor in for_cuda({buffer: getattr(module, buffer) for buffer in BYTES}).items():
+                setattr(module, buffer, tensor)
     decoder: Any = model
     embedding, head = decoder.get_input_embeddings(), decoder.get_output_embeddings()
     shared = _same_bytes(embedding, head)

@@ -58,7 +58,7 @@ class TilepressLoader(DefaultModelLoader):
                 tp=get_tensor_model_parallel_world_size(),
                 rank=get_tensor_model_parallel_rank(),
                 revision=model_config.revision,
-                fast=device == "cpu" and takes_fast_form(None),
+                fast=takes_fast_form(None, device),
             )
             quantization.shard = self._shard
             # config.json may call a model tied that stores a head of its own: the head counts.

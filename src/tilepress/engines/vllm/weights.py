@@ -11,7 +11,7 @@ from vllm.model_executor.models.utils import PPMissingLayer
 
 from tilepress.checkpoint import EMBEDDING, CompressedEmbedding
 from tilepress.engines.biased_norm import BiasedNorm
-from tilepress.engines.operands import converted, embedding_operands, linear_operands
+from tilepress.engines.operands import converted, embedding_operands, for_cuda, linear_operands
 from tilepress.engines.vllm.config import vllm_name
 from tilepress.engines.vllm.shard import ModelShard
 from tilepress.errors import CheckpointError, UsageError
@@ -61,7 +61,7 @@ class _WeightLoader:
         name = vllm_name(prefix)
         layer = self._compressed(prefix, stored.weight.shape)
         layer.bias = None  # vLLM may have made one: ours is in quant_bias
-        self._assign(name, layer, linear_operands(stored))
+        self._assign(name, layer, _for_device_of(layer, linear_operands(stored)))
         self.missing -= {f"{name}.weight_sums", f"{name}.bias"}
         if prefix == HEAD.name and self._shard.shares_table:
             self.embedding(CompressedEmbedding.of_head(stored), table=layer)
@@ -69,7 +69,9 @@ class _WeightLoader:
     def embedding(self, stored: CompressedEmbedding, table: nn.Module | None = None) -> None:
         """Fill the embedding. table: the layer that has the same bytes on the device, if any."""
         layer, operands = self._compressed(EMBEDDING, stored.weight.shape), embedding_operands(stored)
-        if table is not None:
+        if table is None:
+            operands = _for_device_of(layer, operands)
+        else:
             operands |= {leaf: table.get_parameter(leaf).data for leaf in ("weight", "index", "info")}
         self._assign(EMBEDDING, layer, operands)
 
@@ -137,3 +139,7 @@ class _WeightLoader:
         return CheckpointError(
             f"{self._shard.path}: the model has no place for tensor {name}; config and weights do not match"
         )
+
+
+def _for_device_of(layer: nn.Module, operands: dict[str, Tensor]) -> dict[str, Tensor]:
+    return for_cuda(operands) if layer.get_parameter("weight").device.type == "cuda" else operands

@@ -11,8 +11,8 @@ from torch import Tensor
 
 BLOCK = 4096
 NUM_WARPS = 8
-# Columns are padded with zeros to whole steps of the products.
-COLUMNS = 128
+# Columns are padded with zeros to whole tiles, and to whole steps of the products.
+COLUMNS = 256
 
 
 @dataclass(frozen=True)

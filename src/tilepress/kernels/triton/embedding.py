@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from tilepress.kernels.op import require
+from tilepress.kernels.triton.fast_form import whole_rows
+from tilepress.kernels.triton.fast_form.form import check_fast_matrix
 from tilepress.kernels.triton.machine import current
 from tilepress.kernels.triton.matrix import check_matrix
 from tilepress.kernels.triton.rows import look_up
@@ -19,9 +21,13 @@ def embed(ids: Tensor, weight: Tensor, index: Tensor, info: Tensor, weight_scale
     if ids.dtype is not torch.int64:
         raise ValueError(f"ids is {ids.dtype} {list(ids.shape)}; torch.int64 is needed")
     require("weight_scale", weight_scale, torch.float32, weight_scale.numel())
-    matrix = check_matrix(weight, index, info, weight_scale.numel(), hidden)
+    shape = (weight_scale.numel(), hidden)
     if ids.numel() == 0:
         return torch.empty((*ids.shape, hidden), dtype=torch.float32, device=ids.device)
     with current(ids.device):
-        rows = look_up(ids.contiguous().view(-1), matrix, weight_scale)
+        wanted = ids.contiguous().view(-1)
+        if index.dtype is torch.int32:
+            rows = whole_rows.look_up(wanted, check_fast_matrix(weight, index, info, *shape), weight_scale)
+        else:
+            rows = look_up(wanted, check_matrix(weight, index, info, *shape), weight_scale)
     return rows.view(*ids.shape, hidden)

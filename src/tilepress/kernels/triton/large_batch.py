@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import triton
@@ -11,7 +13,10 @@ from torch import Tensor
 
 from tilepress.kernels.triton.activations import quantize
 from tilepress.kernels.triton.decode import decode_rows, scratch_memory
+from tilepress.kernels.triton.fast_form import whole_rows
+from tilepress.kernels.triton.fast_form.form import FastMatrix
 from tilepress.kernels.triton.machine import shared_memory
+from tilepress.kernels.triton.matrix import Matrix
 from tilepress.kernels.triton.operands import Operands
 from tilepress.kernels.triton.output import narrow, scale_sums
 
@@ -84,6 +89,14 @@ def _multiply_panel(
     tl.store(y + token.to(tl.int64) * n + row, narrow(result, y.dtype.element_ty), mask=there)
 
 
+def _panel_decoder(matrix: Matrix | FastMatrix) -> Callable[[Tensor, Tensor, int], None]:
+    """Return a function of (out, damaged, first_row): see `decode.decode_rows`."""
+    if isinstance(matrix, FastMatrix):
+        return partial(whole_rows.decode_rows, matrix)
+    scratch = scratch_memory(matrix)
+    return lambda out, damaged, first_row: decode_rows(matrix, out, damaged, scratch, first_row)
+
+
 def multiply(x: Tensor, operands: Operands, y: Tensor) -> None:
     """Compute y [tokens, n] from x [tokens, k]."""
     tokens, n = y.shape
@@ -98,13 +111,13 @@ def multiply(x: Tensor, operands: Operands, y: Tensor) -> None:
         zeroed=damaged,
     )
     width = quantized.values.shape[1]
-    scratch = scratch_memory(operands.matrix)
+    decode_panel = _panel_decoder(operands.matrix)
     whole = triton.cdiv(n, BLOCK_ROWS) * BLOCK_ROWS
     panel_rows = min(whole, max(PANEL_BYTES // width // BLOCK_ROWS, 1) * BLOCK_ROWS)
     panel = torch.empty((panel_rows, width), dtype=torch.int8, device=x.device)
     for first_row in range(0, n, panel_rows):
         rows = min(panel_rows, n - first_row)
-        decode_rows(operands.matrix, panel[:rows], damaged, scratch, first_row)
+        decode_panel(panel[:rows], damaged, first_row)
         _multiply_panel[(triton.cdiv(tokens, blocks.tokens), triton.cdiv(rows, BLOCK_ROWS))](
             panel,
             quantized.values,

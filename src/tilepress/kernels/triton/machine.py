@@ -20,14 +20,15 @@ INTERPRETED_SHARED_MEMORY = 96 << 10
 
 def programs(device: torch.device, work: int) -> int:
     """Return how many programs to start: as many as run at once, but not more than the pieces of work."""
-    return max(1, min(work, _at_once(device)))
+    return max(1, min(work, at_once(device, PROGRAMS_A_MULTIPROCESSOR)))
 
 
 @lru_cache
-def _at_once(device: torch.device) -> int:
+def at_once(device: torch.device, a_multiprocessor: int) -> int:
+    """Return how many programs run at once where so many fit a multiprocessor."""
     if device.type == "cpu":
         return INTERPRETED_PROGRAMS
-    return PROGRAMS_A_MULTIPROCESSOR * int(torch.cuda.get_device_properties(device).multi_processor_count)
+    return a_multiprocessor * int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 @lru_cache

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tilepress.kernels.op import require
+from tilepress.kernels.triton.fast_form.form import FastMatrix
 from tilepress.kernels.triton.matrix import Matrix
 
 
@@ -15,7 +16,7 @@ from tilepress.kernels.triton.matrix import Matrix
 class Operands:
     """The compressed matrix, and the rest as `tilepress.kernels.linear` takes it; weight_sums is [0] to clamp."""
 
-    matrix: Matrix
+    matrix: Matrix | FastMatrix
     input_scale: Tensor
     input_offset: Tensor
     deq_scale: Tensor

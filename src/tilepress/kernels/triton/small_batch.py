@@ -10,6 +10,7 @@ from torch import Tensor
 from tilepress.kernels.triton.activations import quantize
 from tilepress.kernels.triton.decode import scratch_memory
 from tilepress.kernels.triton.machine import TILE_REGISTERS, TILE_WARPS
+from tilepress.kernels.triton.matrix import Matrix
 from tilepress.kernels.triton.operands import Operands
 from tilepress.kernels.triton.output import narrow, scale_sums
 from tilepress.kernels.triton.strips import STRIPS, first_ranks, read_pair, wrong_ranks
@@ -112,7 +113,7 @@ def _multiply_tiles(
 
 
 def multiply(x: Tensor, operands: Operands, y: Tensor) -> None:
-    """Compute y [tokens, n] from x [tokens, k], of at most MOST_TOKENS tokens."""
+    """Compute y [tokens, n] from x [tokens, k], of at most MOST_TOKENS tokens. The weight is a Matrix."""
     tokens, n = y.shape
     strips = -(-n // 16)
     zeroed = torch.empty(tokens * n + 2 * strips, dtype=torch.int32, device=x.device)
@@ -126,6 +127,7 @@ def multiply(x: Tensor, operands: Operands, y: Tensor) -> None:
         zeroed=zeroed,
     )
     matrix = operands.matrix
+    assert isinstance(matrix, Matrix)
     scratch = scratch_memory(matrix)
     _multiply_tiles[(scratch.numel() // SCRATCH_BYTES.value,)](
         matrix.weight,
