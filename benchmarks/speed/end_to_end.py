@@ -1,11 +1,13 @@
 """Whole models: tilepress, transformers, llama.cpp, ik_llama.cpp and vLLM, each measurement in a process of its own.
 
     python -m benchmarks.speed.end_to_end [--json] [--cache .bench] [--rounds 3] [--models wide smollm2] [--only NAME]
-        [--prompt N] [--threads N]
+        [--prompt N] [--new N] [--streams N] [--threads N]
 
 Makes what is missing under the cache: SmolLM2-135M-Instruct and its W8A8SC directory at 3.5 bits, a random model of
 Qwen3-8B's width, llama.cpp and its GGUF files (in all some 25 minutes on two cores, 25 GB of disk). Then all take turns
 in every round; medians of the rounds are printed. Nothing else should run on the machine.
+
+With --streams so many answers are generated at once, by tilepress, llama.cpp and ik_llama.cpp alone.
 
 vLLM is measured where its environment is: vllm-venv in the cache, which vllm_w8a8.py tells how to make.
 """
@@ -30,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 BITS = "3.5"
-NEW_TOKENS = 64
+DTYPES = ("float32", "bfloat16")
 FIGURES = (
     "decode_tokens_per_second",
     "prefill_tokens_per_second",
@@ -42,12 +44,14 @@ FIGURES = (
 
 @dataclass(frozen=True)
 class Model:
-    """directory: float, in the cache; compressed: the same model as W8A8SC. prompt: tokens."""
+    """directory: float, in the cache; compressed: the same model as W8A8SC. prompt, new: tokens; streams: answers."""
 
     title: str
     directory: str
     compressed: str
     prompt: int
+    new: int = 64
+    streams: int = 1
 
 
 MODELS = {
@@ -92,23 +96,43 @@ def vllm_directory(cache: Path, model: Model) -> Path:
 def contenders(cache: Path, model: Model, threads: int) -> dict[str, Measure | None]:
     """By name, what measures a contender once; None: it is not installed."""
     source = cache / model.directory
-    sizes = ["--prompt", model.prompt, "--new", NEW_TOKENS, "--threads", threads, "--repeats", 2]
+    sizes = ["--prompt", model.prompt, "--new", model.new, "--threads", threads, "--repeats", 2]
+    streams = ["--streams", model.streams]
     plain = [sys.executable, "-m", "benchmarks.peers.plain_transformers", source, *sizes, "--dtype"]
-    ours = [sys.executable, "-m", "tilepress", "bench", "model", "--json", "-m", cache / model.compressed, *sizes]
+    ours = [
+        sys.executable,
+        "-m",
+        "tilepress",
+        "bench",
+        "model",
+        "--json",
+        "-m",
+        cache / model.compressed,
+        *sizes,
+        *streams,
+    ]
     vllm = [vllm_python(cache), "-m", "benchmarks.peers.vllm_w8a8", vllm_directory(cache, model), *sizes]
-    of_llama: Any = {"prompt": model.prompt, "new": NEW_TOKENS, "threads": threads, "repeats": 2}
+    of_llama: Any = {
+        "prompt": model.prompt,
+        "new": model.new,
+        "threads": threads,
+        "repeats": 2,
+        "streams": model.streams,
+    }
     llama = partial(llama_cpp.speed, cache, source, **of_llama)
 
     def ik_llama(kind: str) -> dict[str, Any]:
         return ik_llama_cpp.speed(cache, llama_cpp.quantized(cache, source, kind), **of_llama)
 
+    def of_vllm() -> dict[str, Any]:
+        return _result(vllm)
+
     return {
         f"tilepress W8A8SC {BITS}": lambda: _result(ours)["model"],
-        "transformers float32": lambda: _result([*plain, "float32"]),
-        "transformers bfloat16": lambda: _result([*plain, "bfloat16"]),
+        **({} if model.streams > 1 else {f"transformers {t}": partial(_result, [*plain, t]) for t in DTYPES}),
         **{f"llama.cpp {kind}": partial(llama, kind=kind) for kind in llama_cpp.KINDS},
         **{f"ik_llama.cpp {kind}": partial(ik_llama, kind) for kind in llama_cpp.KINDS},
-        "vLLM W8A8": (lambda: _result(vllm)) if vllm_python(cache).exists() else None,
+        **({} if model.streams > 1 else {"vLLM W8A8": of_vllm if vllm_python(cache).exists() else None}),
     }
 
 
@@ -148,7 +172,12 @@ def describe_machine(threads: int) -> dict[str, Any]:
     return _result([sys.executable, "-c", program])
 
 
-def table(title: str, figures: dict[str, Figures | None], bandwidth: float) -> Table:
+def heading(model: Model) -> str:
+    several = "" if model.streams == 1 else f", {model.streams} answers at once"
+    return f"{model.title}, {model.prompt} tokens of prompt{several}"
+
+
+def table(title: str, figures: dict[str, Figures | None], streams: int, bandwidth: float) -> Table:
     """bandwidth: bytes a second that the machine reads."""
     shown = Table(title=title, box=None, padding=(0, 1, 0, 0))
     columns = ("", "decode/s", "prefill/s", "first token", "weights GB", "GB/s", "of memory", "peak GB")
@@ -158,7 +187,7 @@ def table(title: str, figures: dict[str, Figures | None], bandwidth: float) -> T
         if of is None:
             shown.add_row(f"{name}: not measured")
             continue
-        rate = of["weight_bytes"] * of["decode_tokens_per_second"]
+        rate = of["weight_bytes"] * of["decode_tokens_per_second"] / streams
         shown.add_row(
             name,
             f"{of['decode_tokens_per_second']:.1f}",
@@ -183,11 +212,15 @@ def main() -> None:
         "--only", nargs="+", default=[], metavar="NAME", help="contenders whose names hold one of these"
     )
     parser.add_argument("--prompt", type=int, help="tokens of the prompt (default: each model's own)")
+    parser.add_argument("--new", type=int, default=64, help="tokens of the answer")
+    parser.add_argument("--streams", type=int, default=1, help="answers that are generated at once")
     options = parser.parse_args()
     prepare(options.cache, options.models)
     machine = describe_machine(options.threads)
     models = {
-        name: MODELS[name] if options.prompt is None else replace(MODELS[name], prompt=options.prompt)
+        name: replace(
+            MODELS[name], prompt=options.prompt or MODELS[name].prompt, new=options.new, streams=options.streams
+        )
         for name in options.models
     }
     results = {
@@ -201,7 +234,7 @@ def main() -> None:
     console = Console()
     console.print(f"{machine['processor']}, {options.threads} threads, memory is read at {bandwidth / 1e9:.1f} GB/s")
     for name, figures in results.items():
-        console.print(table(f"{models[name].title}, {models[name].prompt} tokens of prompt", figures, bandwidth))
+        console.print(table(heading(models[name]), figures, models[name].streams, bandwidth))
 
 
 if __name__ == "__main__":

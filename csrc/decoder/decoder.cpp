@@ -80,9 +80,49 @@ Decoder::Decoder(const DecoderShape& shape, std::vector<DecoderLayer> layers, co
     vocabulary_ = outputs("head", head_, shape.hidden, 0);
 }
 
+void Decoder::attend_all(const DecoderStep& step, size_t layer, float* output, float* input, int threads) const {
+    std::vector<AttentionArguments> few, many;
+    int64_t first = 0;
+    for (const DecoderSequence& sequence : step.sequences) {
+        const int64_t size = shape_.head_size;
+        // One of so many tokens occupies all threads.
+        constexpr int64_t kFewTokens = 32;
+        (sequence.tokens <= kFewTokens ? few : many)
+            .push_back({
+                .rows = output + first * row_,
+                .cos = step.cos + first * size,
+                .sin = step.sin + first * size,
+                .type = sequence.cache_type,
+                .keys = sequence.caches[layer],
+                .values = sequence.caches[layer] + shape_.heads * sequence.room * row_bytes(sequence.cache_type, size),
+                .y = input + first * shape_.queries * size,
+                .tokens = sequence.tokens,
+                .queries = shape_.queries,
+                .heads = shape_.heads,
+                .size = size,
+                .room = sequence.room,
+                .past = sequence.past,
+                .window = shape_.window,
+            });
+        first += sequence.tokens;
+    }
+    for (const AttentionArguments& arguments : many) attend(arguments, threads);
+    if (static_cast<int64_t>(few.size()) < 2 * threads) {
+        for (const AttentionArguments& arguments : few) attend(arguments, threads);
+    } else {  // each thread takes some of them: within a task `attend` does not share its work
+        parallel_for_throwing(static_cast<int64_t>(few.size()), threads,
+                              [&](int64_t i) { attend(few[static_cast<size_t>(i)], threads); });
+    }
+}
+
 void Decoder::run(const DecoderStep& step, int threads) const {
     const Kernels& kernels = isa().kernels;
-    const int64_t hidden = shape_.hidden, size = shape_.head_size, tokens = step.tokens;
+    const int64_t hidden = shape_.hidden, size = shape_.head_size;
+    int64_t tokens = 0, asked = 0;
+    for (const DecoderSequence& sequence : step.sequences) {
+        tokens += sequence.tokens;
+        asked += sequence.asked;
+    }
     // The caller's: residual stream, what a linear reads and what it gives.
     static thread_local std::vector<float> scratch;
     const int64_t widest = std::max({hidden, shape_.queries * size, intermediate_});
@@ -116,24 +156,7 @@ void Decoder::run(const DecoderStep& step, int threads) const {
                 }
             });
         }
-        attend(
-            {
-                .rows = output,
-                .cos = step.cos,
-                .sin = step.sin,
-                .type = step.cache_type,
-                .keys = step.caches[number],
-                .values = step.caches[number] + shape_.heads * step.room * row_bytes(step.cache_type, size),
-                .y = input,
-                .tokens = tokens,
-                .queries = shape_.queries,
-                .heads = shape_.heads,
-                .size = size,
-                .room = step.room,
-                .past = step.past,
-                .window = shape_.window,
-            },
-            threads);
+        attend_all(step, number, output, input, threads);
         project_all(layer.output, input, tokens, output, hidden, threads);
 
         for_tokens(tokens, hidden, threads, [&](int64_t t) {
@@ -147,12 +170,16 @@ void Decoder::run(const DecoderStep& step, int threads) const {
         });
         project_all(layer.down, input, tokens, output, hidden, threads);
     }
-    const int64_t unasked = tokens - step.asked;
-    for (int64_t t = unasked; t < tokens; ++t) {
-        add(t);
-        normalize(norm_, t);
+    float* to = input;
+    int64_t end = 0;
+    for (const DecoderSequence& sequence : step.sequences) {
+        end += sequence.tokens;
+        for (int64_t t = end - sequence.asked; t < end; ++t, to += hidden) {
+            add(t);
+            kernels.normalize(norm_, x + t * hidden, hidden, to);
+        }
     }
-    project_all(head_, input + unasked * hidden, step.asked, step.logits, vocabulary_, threads);
+    project_all(head_, input, asked, step.logits, vocabulary_, threads);
     // A prompt's is given back: 84 MB for 512 tokens of an 8B model.
     constexpr int64_t kFewTokens = 32;
     if (tokens > kFewTokens) std::vector<float>().swap(scratch);

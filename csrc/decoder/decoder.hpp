@@ -1,4 +1,4 @@
-// The forward pass of a decoder for tokens of one sequence, in one call. In a model of 30 layers and 135 million
+// The forward pass of a decoder for tokens of some sequences, in one call. In a model of 30 layers and 135 million
 // weights, calls of torch between the products took as long as the products.
 #pragma once
 
@@ -29,16 +29,20 @@ struct DecoderShape {
 // Keys and values of one layer: [2, heads, room] rows.
 using Cache = uint8_t*;
 
-struct DecoderStep {
-    const float* x;  // [tokens, hidden], embedded
+struct DecoderSequence {
     int64_t tokens;
-    int64_t past;            // tokens in the caches; these are put behind them
-    const float *cos, *sin;  // [tokens, head_size], of the tokens' positions
+    int64_t past;   // tokens in the caches; these are put behind them
+    int64_t asked;  // logits are computed after so many of the last tokens
     CacheType cache_type;
     const Cache* caches;  // of each layer
     int64_t room;         // tokens that each cache has memory for, past + tokens at least
-    int64_t asked;        // logits are computed after so many of the last tokens
-    float* logits;        // [asked, vocabulary]
+};
+
+struct DecoderStep {
+    const float* x;          // [tokens, hidden], embedded: those of the first sequence, then the next
+    const float *cos, *sin;  // [tokens, head_size], of the tokens' positions
+    std::vector<DecoderSequence> sequences;
+    float* logits;  // [asked, vocabulary], in the same order
 };
 
 class Decoder {
@@ -49,11 +53,14 @@ class Decoder {
 
     int64_t layers() const { return static_cast<int64_t>(layers_.size()); }
 
-    // The bits do not depend on threads, nor on how tokens are divided into steps. Throws BitstreamError for damaged
-    // tiles, when what is behind `past` in the caches has no meaning.
+    // The bits do not depend on threads, on how tokens are divided into steps, nor on the other sequences. Throws
+    // BitstreamError for damaged tiles, when what is behind `past` in the caches has no meaning.
     void run(const DecoderStep& step, int threads) const;
 
   private:
+    // The attention of one layer: output [tokens, row_] to input [tokens, queries * head_size].
+    void attend_all(const DecoderStep& step, size_t layer, float* output, float* input, int threads) const;
+
     DecoderShape shape_;
     std::vector<DecoderLayer> layers_;
     Norm norm_;

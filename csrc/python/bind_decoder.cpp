@@ -74,6 +74,24 @@ SizedNorm make_norm(const Vector<float>& gain, const std::optional<Vector<float>
     return {{gain.data(), bias ? bias->data() : nullptr, epsilon}, static_cast<int64_t>(gain.size())};
 }
 
+// The caches' addresses are here.
+struct BoundSequence {
+    DecoderSequence sequence;
+    std::vector<Cache> caches;
+};
+
+// Addresses instead of arrays: converting those of 30 layers would take longer than multiplying a small layer.
+BoundSequence make_sequence(int64_t tokens, int64_t past, int64_t asked, CacheType cache_type,
+                            const std::vector<uintptr_t>& caches, int64_t room) {
+    if (tokens < 1 || past < 0 || past > room - tokens) throw nb::value_error("the caches have no room");
+    if (asked < 0 || asked > tokens) throw nb::value_error("logits of more tokens than there are");
+    BoundSequence made{
+        {.tokens = tokens, .past = past, .asked = asked, .cache_type = cache_type, .caches = nullptr, .room = room},
+        {}};
+    for (const uintptr_t cache : caches) made.caches.push_back(reinterpret_cast<Cache>(cache));
+    return made;
+}
+
 class BoundDecoder {
   public:
     BoundDecoder(int64_t hidden, int64_t queries, int64_t heads, int64_t head_size, int64_t window)
@@ -102,30 +120,26 @@ class BoundDecoder {
         decoder_.emplace(shape_, std::move(layers_), checked("norm", norm, shape_.hidden), std::move(head));
     }
 
-    // Addresses instead of arrays: converting those of 30 layers would take longer than multiplying a small layer.
-    void step(uintptr_t x, int64_t tokens, int64_t past, uintptr_t cos, uintptr_t sin, CacheType cache_type,
-              const std::vector<uintptr_t>& caches, int64_t room, int64_t asked, uintptr_t logits, int threads) const {
+    void step(uintptr_t x, uintptr_t cos, uintptr_t sin, const std::vector<BoundSequence>& sequences, uintptr_t logits,
+              int threads) const {
         if (!decoder_) throw nb::value_error("finish has not been called");
-        require_length("caches", caches.size(), decoder_->layers());
-        if (tokens < 1 || past < 0 || past > room - tokens) throw nb::value_error("the caches have no room");
-        if (asked < 0 || asked > tokens) throw nb::value_error("logits of more tokens than there are");
+        if (sequences.empty()) throw nb::value_error("there are no sequences");
+        for (const BoundSequence& sequence : sequences) {
+            require_length("caches", sequence.caches.size(), decoder_->layers());
+        }
         const nb::gil_scoped_release unlocked;
-        std::vector<Cache> layers;
-        for (const uintptr_t cache : caches) layers.push_back(reinterpret_cast<Cache>(cache));
-        decoder_->run(
-            {
-                .x = reinterpret_cast<const float*>(x),
-                .tokens = tokens,
-                .past = past,
-                .cos = reinterpret_cast<const float*>(cos),
-                .sin = reinterpret_cast<const float*>(sin),
-                .cache_type = cache_type,
-                .caches = layers.data(),
-                .room = room,
-                .asked = asked,
-                .logits = reinterpret_cast<float*>(logits),
-            },
-            threads);
+        DecoderStep step{
+            .x = reinterpret_cast<const float*>(x),
+            .cos = reinterpret_cast<const float*>(cos),
+            .sin = reinterpret_cast<const float*>(sin),
+            .sequences = {},
+            .logits = reinterpret_cast<float*>(logits),
+        };
+        for (const BoundSequence& sequence : sequences) {
+            step.sequences.push_back(sequence.sequence);
+            step.sequences.back().caches = sequence.caches.data();
+        }
+        decoder_->run(step, threads);
     }
 
   private:
@@ -159,7 +173,11 @@ void bind_decoder(nb::module_& m) {
     nb::class_<SizedNorm>(m, "Norm", "RMSNorm. The arrays have to outlive it and what it is given to.")
         .def_static("of", &make_norm, nb::arg("gain").noconvert(), nb::arg("bias").noconvert().none(),
                     nb::arg("epsilon"), "Float32 [size], both.");
-    nb::class_<BoundDecoder>(m, "Decoder", "The forward pass for tokens of one sequence.")
+    nb::class_<BoundSequence>(m, "Sequence", "Tokens of a sequence, for Decoder.step.")
+        .def_static("of", &make_sequence,
+                    "tokens; past, those in the caches; asked, of the last tokens; the caches' type, a list of their "
+                    "addresses [2, heads, room] rows, and room.");
+    nb::class_<BoundDecoder>(m, "Decoder", "The forward pass for tokens of some sequences.")
         .def(nb::init<int64_t, int64_t, int64_t, int64_t, int64_t>(), nb::arg("hidden"), nb::arg("queries"),
              nb::arg("heads"), nb::arg("head_size"), nb::arg("window"), "window: 0 for none.")
         .def("add_layer", &BoundDecoder::add_layer, nb::arg("attention_norm"), nb::arg("query_key_value"),
@@ -168,9 +186,9 @@ void bind_decoder(nb::module_& m) {
         .def("finish", &BoundDecoder::finish, nb::arg("norm"), nb::arg("head"),
              "Raises ValueError where shapes differ.")
         .def("step", &BoundDecoder::step,
-             "Addresses, contiguous, of float32 but for the caches: x [tokens, hidden], tokens, past, cos and sin "
-             "[tokens, head size], the caches' type and a list of them [2, heads, room] rows, room, asked, logits "
-             "[asked, vocabulary] of the last tokens, threads. Raises BitstreamError for damaged tiles.");
+             "Addresses, contiguous, of float32: x [tokens, hidden], cos and sin [tokens, head size]; sequences, whose "
+             "tokens follow one another; the address of logits [asked, vocabulary]; threads. Raises BitstreamError for "
+             "damaged tiles.");
 }
 
 }  // namespace tilepress

@@ -39,6 +39,15 @@ def test_figures_agree_with_the_times(compressed: Path, machine: Machine) -> Non
     assert twice.of_bandwidth(machine) == pytest.approx(2 * speed.of_bandwidth(machine))
 
 
+def test_several_answers_at_once(compressed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["bench", "model", "-m", str(compressed), "--prompt", "12", "--new", "4", "--repeats", "1"]
+    assert main([*command, "--streams", "3", "--json"]) == 0
+    speed = json.loads(capsys.readouterr().out)["model"]
+    assert speed["streams"] == 3
+    a_second = speed["weight_bytes"] * speed["decode_tokens_per_second"] / 3
+    assert speed["gigabytes_per_second"] == pytest.approx(a_second / 1e9)
+
+
 def test_an_embedding_that_is_not_the_head_is_not_read(tiny_qwen3: Path) -> None:
     speed = measure(tiny_qwen3, threads=1, prompt_tokens=4, new_tokens=2, repeats=1)
     embedding = 320 * 64 * 2  # float16 [vocabulary, hidden]

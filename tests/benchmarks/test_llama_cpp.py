@@ -26,6 +26,11 @@ else:
         file.write(bytes(chunks * (4 * 512 + 2 * 255 * (4 + 4)) - MISSING))
 """
 QUANTIZE = "import shutil, sys; shutil.copy(*sys.argv[-3:-1])"
+BATCHED_BENCH = """
+import json, sys
+print("a line of its log")
+print(json.dumps({"speed_pp": 500.0, "speed_tg": 80.0 if sys.argv[sys.argv.index("-npl") + 1] == "8" else 0.0}))
+"""
 IMATRIX = "import pathlib, sys; pathlib.Path(sys.argv[-1]).write_text(' '.join(sys.argv[1:]))"
 
 
@@ -45,6 +50,7 @@ def cache(tmp_path: Path, model: Path) -> Path:
     built.mkdir(parents=True)
     (folder / f"model-{fingerprint.of_directory(model)}-F16.gguf").write_bytes(b"GGUF")
     program(built / "llama-bench", "")
+    program(built / "llama-batched-bench", BATCHED_BENCH)
     program(built / "llama-imatrix", IMATRIX)
     program(built / "llama-quantize", QUANTIZE)
     program(built / "llama-perplexity", PERPLEXITY.replace("MISSING", "0"))
@@ -86,3 +92,10 @@ def test_an_importance_matrix_is_made_once_of_a_calibration_text(cache: Path, mo
     assert f"-f {matrix.with_suffix('.txt')}" in matrix.read_text()
     assert matrix.with_suffix(".txt").read_text() == "Read this."
     assert llama_cpp.divergence(cache, model, "IQ3_M", TEXT, 700, "Read this.") == (0.0125, 2 * 255)
+
+
+def test_several_streams_are_timed_together(cache: Path, model: Path) -> None:
+    speed = llama_cpp.speed(cache, model, "Q4_0", prompt=100, new=4, threads=2, repeats=1, streams=8)
+    assert speed["prefill_tokens_per_second"] == 500
+    assert speed["first_token_seconds"] == 0.2
+    assert speed["decode_tokens_per_second"] == 80

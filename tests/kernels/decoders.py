@@ -150,6 +150,9 @@ class Inputs:
     cos: Array
     sin: Array
 
+    def addresses(self) -> tuple[int, int, int]:
+        return self.x.ctypes.data, self.cos.ctypes.data, self.sin.ctypes.data
+
 
 def random_inputs(shape: Shape, tokens: int, seed: int = 2) -> Inputs:
     rng = np.random.default_rng(seed)
@@ -157,6 +160,12 @@ def random_inputs(shape: Shape, tokens: int, seed: int = 2) -> Inputs:
     twice = np.concatenate([angles, angles], axis=1)
     x = rng.standard_normal((tokens, shape.hidden))
     return Inputs(x.astype(np.float32), np.cos(twice).astype(np.float32), np.sin(twice).astype(np.float32))
+
+
+def native_sequence(caches: list[Array], past: int, tokens: int, asked: int, kept: str = "float32") -> Any:
+    """Tokens of a sequence behind the first `past` of its caches. kept: name of the type of the caches' rows."""
+    addresses = [cache.ctypes.data for cache in caches]
+    return _native.Sequence.of(tokens, past, asked, _native.CacheType[kept], addresses, caches[0].shape[2])
 
 
 def native_step(
@@ -175,19 +184,8 @@ def native_step(
     """
     asked = len(inputs.x) if asked is None else asked
     logits = np.empty((asked, decoder.shape.vocabulary), np.float32)
-    native.step(
-        inputs.x.ctypes.data,
-        len(inputs.x),
-        past,
-        inputs.cos.ctypes.data,
-        inputs.sin.ctypes.data,
-        _native.CacheType[kept],
-        [cache.ctypes.data for cache in caches],
-        caches[0].shape[2],
-        asked,
-        logits.ctypes.data,
-        threads,
-    )
+    sequence = native_sequence(caches, past, len(inputs.x), asked, kept)
+    native.step(*inputs.addresses(), [sequence], logits.ctypes.data, threads)
     return logits
 
 

@@ -16,6 +16,7 @@ from kernels.decoders import (
     RandomDecoder,
     Shape,
     kept_rows,
+    native_sequence,
     native_step,
     plain_step,
     random_inputs,
@@ -154,6 +155,28 @@ def test_logits_of_the_last_tokens_alone() -> None:
         assert np.array_equal(actual, expected[40 - asked :])
 
 
+def test_sequences_beside_each_other_get_the_bits_that_each_gets_alone() -> None:
+    decoder = RandomDecoder(SHAPES["wide"], "float16")
+    native, inputs = decoder.native(), random_inputs(decoder.shape, 48)
+    # (tokens, those before them, how many of the logits are wanted), a part of a prompt among them.
+    sequences = [(1, 0, 1), (3, 100, 2), (40, 20, 0), (1, 299, 1), (3, 7, 3)]
+    expected, alone, first = [], [], 0
+    for number, (tokens, past, asked) in enumerate(sequences):
+        part = Inputs(*(array[first : first + tokens] for array in vars(inputs).values()))
+        own = decoder.caches(300, seed=number)
+        expected.append(native_step(decoder, native, part, own, past, asked=asked))
+        alone.append(own)
+        first += tokens
+    for threads in (1, 2, 5):
+        together = [decoder.caches(300, seed=number) for number in range(len(sequences))]
+        views = zip(sequences, together, strict=True)
+        parts = [native_sequence(caches, past, tokens, asked) for (tokens, past, asked), caches in views]
+        logits = np.empty((7, decoder.shape.vocabulary), np.float32)
+        native.step(*inputs.addresses(), parts, logits.ctypes.data, threads)
+        assert np.array_equal(logits, np.concatenate(expected))
+        assert all(np.array_equal(a, b) for a, b in zip(together, alone, strict=True))
+
+
 PROGRAM = """
 from kernels.decoders import RandomDecoder, kept_rows, native_step, random_inputs
 from kernels.test_decoder import SHAPES
@@ -204,3 +227,5 @@ def test_caches_without_room() -> None:
         native_step(decoder, decoder.native(), random_inputs(decoder.shape, 2), decoder.caches(9), 8)
     with pytest.raises(ValueError, match="caches has 1 entries; 2 are needed"):
         native_step(decoder, decoder.native(), random_inputs(decoder.shape, 1), decoder.caches(9)[:1], 8)
+    with pytest.raises(ValueError, match="there are no sequences"):
+        decoder.native().step(0, 0, 0, [], 0, 1)

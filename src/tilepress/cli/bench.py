@@ -186,6 +186,7 @@ def model(
     model_path: ModelPath,
     prompt: Annotated[int, typer.Option("--prompt", min=1, help="Tokens of the prompt.")] = 128,
     new: Annotated[int, typer.Option("--new", min=2, help="Tokens of the answer.")] = 64,
+    streams: Annotated[int, typer.Option("--streams", min=1, help="Answers that are generated at once.")] = 1,
     threads: Annotated[int | None, typer.Option("--threads", min=1, show_default="all cores")] = None,
     repeats: Repeats = 3,
     dtype: ComputeType = None,
@@ -210,6 +211,7 @@ def model(
             threads=count,
             prompt_tokens=prompt,
             new_tokens=new,
+            streams=streams,
             repeats=repeats,
             dtype=dtype,
             progress=progress,
@@ -231,7 +233,7 @@ def model(
                 f"{speed.prefill_tokens_per_second:.0f} tokens/s",
             ),
             (
-                "decoding",
+                "decoding" if speed.streams == 1 else f"{speed.streams} answers",
                 f"{speed.decode_tokens_per_second:.1f} tokens/s, reads {speed.gigabytes_per_second:.1f} GB/s, "
                 f"{speed.of_bandwidth(machine):.0%} of what memory gives",
             ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,14 +28,29 @@ KEPT = {kept: _native.CacheType[kept.name] for kept in CacheType}
 MOVING = ("dynamic", "longrope")
 
 
+@dataclass(frozen=True)
+class Part:
+    """tokens [1, n] behind the first `start` of the cache, which has room for them; logits are of the last `asked`."""
+
+    tokens: Tensor
+    cache: GrowingCache
+    start: int
+    asked: int
+    sequence: _native.Sequence
+
+    @property
+    def end(self) -> int:
+        return self.start + self.tokens.shape[1]
+
+
 class DecodeStep:
-    """The forward pass for some tokens behind a cache, in a batch of one.
+    """The forward pass for some tokens behind a cache, or for those of several caches.
 
     It does the operations of transformers' Llama, Mistral, Qwen2 and Qwen3 on the same numbers. Logits differ from the
     model's own in the last bits, as the sums of norms, of attention and of float linears do.
 
     Several tokens give the same bits as one at a time, so that neither drafts nor prefixes that are known already
-    change an answer, and so do any number of threads and any instruction set.
+    change an answer, and so do any number of threads, any instruction set and other sequences beside.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -81,40 +98,59 @@ class DecodeStep:
 
     def prompt(self, tokens: Tensor, cache: GrowingCache) -> Tensor:
         """Return logits [1, vocabulary] after all of tokens [1, n], which are many; else like a call."""
-        end = cache.get_seq_length() + tokens.shape[1]
-        cache.buffers_for(end, self._shape)
-        self._angles(0, end)
-        *first, last = torch.split(tokens, PROMPT_TOKENS, dim=1)
-        for part in first:
-            self(part, cache, asked=0)
-        return self(last, cache, asked=1)
+        return [self.together([part]) for part in self.parts_of_prompt(tokens, cache)][-1][0]
 
-    def __call__(self, tokens: Tensor, cache: GrowingCache, asked: int | None = None) -> Tensor:
-        """Return logits [asked, vocabulary] after the last of tokens [1, n], by default after each of them.
+    def __call__(self, tokens: Tensor, cache: GrowingCache) -> Tensor:
+        """Return logits [n, vocabulary] after each of tokens [1, n], whose keys and values are added to the cache."""
+        return self.together([self.part(tokens, cache)])[0]
 
-        The tokens' keys and values are added to the cache.
+    def part(self, tokens: Tensor, cache: GrowingCache) -> Part:
+        """Return tokens [1, n] to compute with logits after each. Raises UsageError for a cache of another shape."""
+        start = cache.get_seq_length()
+        buffers = cache.buffers_for(start + tokens.shape[1], self._shape)
+        return self._part(tokens, cache, buffers, start, tokens.shape[1])
+
+    def parts_of_prompt(self, tokens: Tensor, cache: GrowingCache) -> list[Part]:
+        """Return parts of tokens [1, n] to compute in turn, with logits after the last token; errors as of `part`."""
+        start = cache.get_seq_length()
+        buffers = cache.buffers_for(start + tokens.shape[1], self._shape)
+        *first, last = enumerate(torch.split(tokens, PROMPT_TOKENS, dim=1))
+        parts = [(number, part, 0) for number, part in first] + [(*last, 1)]
+        return [
+            self._part(part, cache, buffers, start + number * PROMPT_TOKENS, asked) for number, part, asked in parts
+        ]
+
+    def together(self, parts: Sequence[Part], threads: int | None = None) -> list[Tensor]:
+        """Return logits [asked, vocabulary] of each part; their caches are different ones.
+
+        A part's keys and values are added to its cache, when all are computed. threads: torch's number if None.
         """
-        x = self._embed(tokens)
-        start, count = cache.get_seq_length(), tokens.shape[1]
-        end = start + count
-        cos, sin = self._angles(start, end)
-        buffers = cache.buffers_for(end, self._shape)
-        logits = torch.empty(count if asked is None else asked, self._vocabulary, **NATIVE)
+        x = self._embed(torch.cat([part.tokens for part in parts], dim=1))
+        turned = [self._angles(part.start, part.end) for part in parts]
+        cos, sin = turned[0] if len(parts) == 1 else torch.cat(turned, dim=1)
+        logits = torch.empty(sum(part.asked for part in parts), self._vocabulary, **NATIVE)
         self._decoder.step(
             x.data_ptr(),
-            count,
-            start,
             cos.data_ptr(),
             sin.data_ptr(),
+            [part.sequence for part in parts],
+            logits.data_ptr(),
+            threads or torch.get_num_threads(),
+        )
+        for part in parts:
+            part.cache.use(part.end)
+        return list(torch.split(logits, [part.asked for part in parts]))
+
+    def _part(self, tokens: Tensor, cache: GrowingCache, buffers: list[Tensor], start: int, asked: int) -> Part:
+        sequence = _native.Sequence.of(
+            tokens.shape[1],
+            start,
+            asked,
             KEPT[cache.kept or CacheType.float32],
             [buffer.data_ptr() for buffer in buffers],
             buffers[0].shape[3],
-            len(logits),
-            logits.data_ptr(),
-            torch.get_num_threads(),
         )
-        cache.use(end)
-        return logits
+        return Part(tokens, cache, start, asked, sequence)
 
     def _add_layer(self, layer: Any) -> None:
         attention, mlp = layer.self_attn, layer.mlp

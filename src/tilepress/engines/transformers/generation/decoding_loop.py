@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from transformers.generation.configuration_utils import GenerationMode
 
 from tilepress.engines.transformers.generation.decode_step import DecodeStep
 from tilepress.engines.transformers.generation.kv_cache import GrowingCache
+from tilepress.engines.transformers.generation.shared_step import stream
 
 # Tokens [1, n] behind those of the cache, which gets their keys and values, to logits [_, vocabulary].
 Pass = Callable[[Tensor, GrowingCache], Tensor]
@@ -85,29 +87,29 @@ class Decoding:
         answer nor the random numbers.
         """
         ids = input_ids
-        read_prompt, step = _passes(model)
         lookup = self._lookup(generation_config)
         draft = ids[:, :0]
         prompt = ids[:, self.cache.get_seq_length() :]
-        behind = iter([read_prompt(prompt, self.cache)])
-        while True:
-            for i, logits in enumerate(behind):
-                token = _draw(logits_processor, ids, logits, sample=generation_config.do_sample)
-                ids = torch.cat([ids, token], dim=-1)
-                self.streamer.put(token[0])
-                accepted = i < draft.shape[1] and bool(token == draft[:, i])
-                self.accepted += accepted
-                if stopping_criteria(ids, None).all():
+        with _passes(model) as (read_prompt, step):
+            behind = iter([read_prompt(prompt, self.cache)])
+            while True:
+                for i, logits in enumerate(behind):
+                    token = _draw(logits_processor, ids, logits, sample=generation_config.do_sample)
+                    ids = torch.cat([ids, token], dim=-1)
+                    self.streamer.put(token[0])
+                    accepted = i < draft.shape[1] and bool(token == draft[:, i])
+                    self.accepted += accepted
+                    if stopping_criteria(ids, None).all():
+                        self.cache.keep(ids.shape[1] - 1)
+                        self.streamer.end()
+                        return ids
+                    if not accepted:
+                        break
+                if lookup is not None:
                     self.cache.keep(ids.shape[1] - 1)
-                    self.streamer.end()
-                    return ids
-                if not accepted:
-                    break
-            if lookup is not None:
-                self.cache.keep(ids.shape[1] - 1)
-                draft = lookup.get_candidates(ids)[0][:, ids.shape[1] : generation_config.max_length - 1]
-                self.drafted += draft.shape[1]
-            behind = iter(torch.split(step(torch.cat([token, draft], dim=-1), self.cache), 1))
+                    draft = lookup.get_candidates(ids)[0][:, ids.shape[1] : generation_config.max_length - 1]
+                    self.drafted += draft.shape[1]
+                behind = iter(torch.split(step(torch.cat([token, draft], dim=-1), self.cache), 1))
 
     def _lookup(self, config: GenerationConfig) -> PromptLookupCandidateGenerator | None:
         if not self.draft_tokens:
@@ -134,10 +136,12 @@ def _draw(processor: LogitsProcessorList, ids: Any, logits: Any, *, sample: bool
         torch.set_num_threads(threads)
 
 
-def _passes(model: PreTrainedModel) -> tuple[Pass, Pass]:
-    """Return the forward pass for a prompt, of which it gives the last logits, and that for some tokens, of all logits.
+@contextmanager
+def _passes(model: PreTrainedModel) -> Iterator[tuple[Pass, Pass]]:
+    """Yield the forward pass for a prompt, of which it gives the last logits, and that for some tokens, of all logits.
 
-    `DecodeStep` where it supports the model, else the model's own.
+    A stream's where `DecodeStep` supports the model, so that answers in several threads are computed together; else the
+    model's own.
     """
     engine: Any = model
 
@@ -150,6 +154,12 @@ def _passes(model: PreTrainedModel) -> tuple[Pass, Pass]:
         return logits[0].float()
 
     if not DecodeStep.supports(model):
-        return prompt, some
-    step = DecodeStep(model)
-    return step.prompt if step.takes_prompts else prompt, step
+        yield prompt, some
+        return
+    with stream(model) as own:
+
+        def prompt_by_torch(tokens: Tensor, cache: GrowingCache) -> Tensor:
+            with own.all_threads():
+                return prompt(tokens, cache)
+
+        yield own.prompt if own.takes_prompts else prompt_by_torch, own.step

@@ -1,0 +1,196 @@
+"""One decode step for all answers that are generated at the same time, each in a thread of its own."""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from tilepress.engines.transformers.generation.decode_step import DecodeStep, Part
+from tilepress.engines.transformers.generation.kv_cache import GrowingCache
+
+# Seconds, for each stream of the step before, that a step waits for them. Between steps a stream draws its token and
+# tells its listener, which takes some .3 ms; who takes longer joins a later step. SmolLM2, eight streams, with .5, 1 and
+# 2 ms: 540, 557, 551 tokens a second (two cores of a Zen 4).
+PATIENCE = 0.001
+# Tokens of an answer that are computed at once, drafts among them; more are a part of a prompt.
+FEW_TOKENS = 32
+
+
+class SharedStep:
+    """A `DecodeStep` whose callers are threads: tokens that wait at the same time are computed in one call.
+
+    The first of those that wait makes the call for all. A call takes the next tokens of every stream, and a part of one
+    prompt, so that answers go on while a long prompt is read. What a stream gets does not depend on the others.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        """Only for models that `DecodeStep` supports."""
+        self.native = DecodeStep(model)
+        self.threads = torch.get_num_threads()
+        self._changed = threading.Condition()
+        self._waiting: list[_Request] = []
+        self._computing = False
+        self._awaited: set[Stream] = set()
+        self._patient_until = 0.0
+        self.streams = 0
+
+    def compute(self, stream: Stream, part: Part) -> Tensor:
+        """Return what `DecodeStep.together` gives for the part. Raises what it raises."""
+        request = _Request(stream, part)
+        with self._changed:
+            self._waiting.append(request)
+            self._came(stream)
+        try:
+            while True:
+                with self._changed:
+                    while not request.done and not self._may_begin():
+                        self._changed.wait(self._patience())
+                    if request.done:
+                        return request.result()
+                    batch = self._next_batch(request)
+                self._compute(batch)
+        finally:
+            with self._changed:  # who is interrupted is not waited for
+                if request in self._waiting:
+                    self._waiting.remove(request)
+                    self._changed.notify_all()
+
+    def leave(self, stream: Stream) -> None:
+        """The stream asks for nothing more."""
+        with self._changed:
+            self._came(stream)
+
+    def _came(self, stream: Stream) -> None:
+        self._awaited.discard(stream)
+        self._changed.notify_all()
+
+    def _may_begin(self) -> bool:
+        return not self._computing and (not self._awaited or time.monotonic() >= self._patient_until)
+
+    def _patience(self) -> float | None:
+        """Return how long to wait at most for something to change."""
+        return None if self._computing else max(self._patient_until - time.monotonic(), 0)
+
+    def _next_batch(self, own: _Request) -> list[_Request]:
+        """Take `own`, and all others but prompts beside a prompt, from those that wait."""
+        prompt = own.is_prompt
+        batch = [own]
+        for request in self._waiting:
+            if request is not own and not (prompt and request.is_prompt):
+                batch.append(request)
+                prompt = prompt or request.is_prompt
+        self._waiting = [request for request in self._waiting if request not in batch]
+        self._computing = True
+        return batch
+
+    def _compute(self, batch: list[_Request]) -> None:
+        error: BaseException | None = None
+        logits: list[Tensor] = []
+        try:
+            logits = self.native.together([request.part for request in batch], self.threads)
+        except BaseException as raised:
+            error = raised
+        with self._changed:
+            self._computing = False
+            others = batch[1:]
+            if error is not None and not isinstance(error, Exception):
+                self._waiting += others  # an interrupt is for the thread that has it
+            elif error is not None:
+                for request in others:
+                    request.fail(error)
+            else:
+                for request, of_request in zip(batch, logits, strict=True):
+                    request.succeed(of_request)
+            self._awaited = {request.stream for request in batch}
+            self._patient_until = time.monotonic() + PATIENCE * (1 + len(batch))
+            self._changed.notify_all()
+        if error is not None:
+            raise error
+
+
+class Stream:
+    """One thread's answer, computed beside those of others. `prompt` and `step` are as those of `DecodeStep`."""
+
+    def __init__(self, shared: SharedStep) -> None:
+        self._shared = shared
+        self.takes_prompts = shared.native.takes_prompts
+
+    def prompt(self, tokens: Tensor, cache: GrowingCache) -> Tensor:
+        """Return logits [1, vocabulary] after all of tokens [1, n]."""
+        parts = self._shared.native.parts_of_prompt(tokens, cache)
+        return [self._shared.compute(self, part) for part in parts][-1]
+
+    def step(self, tokens: Tensor, cache: GrowingCache) -> Tensor:
+        """Return logits [n, vocabulary] after each of tokens [1, n]."""
+        return self._shared.compute(self, self._shared.native.part(tokens, cache))
+
+    @contextmanager
+    def all_threads(self) -> Iterator[None]:
+        """For what torch computes, which has one thread in a stream."""
+        torch.set_num_threads(self._shared.threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(1)
+
+
+class _Request:
+    def __init__(self, stream: Stream, part: Part) -> None:
+        self.stream, self.part = stream, part
+        self._logits: Tensor | None = None
+        self._error: Exception | None = None
+
+    @property
+    def is_prompt(self) -> bool:
+        return self.part.tokens.shape[1] > FEW_TOKENS
+
+    @property
+    def done(self) -> bool:
+        return self._logits is not None or self._error is not None
+
+    def succeed(self, logits: Tensor) -> None:
+        self._logits = logits
+
+    def fail(self, error: Exception) -> None:
+        self._error = error
+
+    def result(self) -> Tensor:
+        if self._logits is None:
+            raise self._error or AssertionError("not computed yet")
+        return self._logits
+
+
+_shared: weakref.WeakKeyDictionary[PreTrainedModel, SharedStep] = weakref.WeakKeyDictionary()
+_sharing = threading.Lock()
+
+
+@contextmanager
+def stream(model: PreTrainedModel) -> Iterator[Stream]:
+    """Yield a stream of a model that `DecodeStep` supports. Weights must not change while there is one.
+
+    Within it torch has one thread: others spin for milliseconds when they have done their part, on cores that the step
+    needs.
+    """
+    with _sharing:
+        if model not in _shared:
+            _shared[model] = SharedStep(model)
+        shared = _shared[model]
+        shared.streams += 1
+    own = Stream(shared)
+    torch.set_num_threads(1)
+    try:
+        yield own
+    finally:
+        torch.set_num_threads(shared.threads)
+        shared.leave(own)
+        with _sharing:
+            shared.streams -= 1
+            if not shared.streams:
+                del _shared[model]
