@@ -16,8 +16,8 @@ from tilepress.engines.transformers.generation.decode_step import DecodeStep, Pa
 from tilepress.engines.transformers.generation.kv_cache import GrowingCache
 
 # Seconds, for each stream of the step before, that a step waits for them. Between steps a stream draws its token and
-# tells its listener, which takes some .3 ms; who takes longer joins a later step. SmolLM2, eight streams, with .5, 1 and
-# 2 ms: 540, 557, 551 tokens a second (two cores of a Zen 4).
+# tells its listener, which takes some .3 ms; who takes longer joins a later step. SmolLM2, eight streams: 540, 557 and
+# 551 tokens a second with .5, 1 and 2 ms (two cores of a Zen 4).
 PATIENCE = 0.001
 # Tokens of an answer that are computed at once, drafts among them; more are a part of a prompt.
 FEW_TOKENS = 32
