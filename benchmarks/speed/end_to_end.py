@@ -2,11 +2,13 @@
 
     python -m benchmarks.speed.end_to_end [--json] [--cache .bench] [--rounds 3] [--models wide smollm2] [--only NAME]
         [--prompt N] [--new N] [--streams N] [--threads N]
+        [--isa avx2]
 
 Makes what is missing under the cache: SmolLM2-135M-Instruct and its W8A8SC directory at 3.5 bits, a random model of
 Qwen3-8B's width, llama.cpp and its GGUF files (in all some 25 minutes on two cores, 25 GB of disk). Then all take turns
 in every round; medians of the rounds are printed. Nothing else should run on the machine.
 
+With --isa avx2 all contenders keep to AVX2 (llama.cpp is built anew for it; ik_llama.cpp's package has AVX2 alone).
 With --streams so many answers are generated at once, by tilepress, llama.cpp and ik_llama.cpp alone.
 
 vLLM is measured where its environment is: vllm-venv in the cache, which vllm_w8a8.py tells how to make.
@@ -19,7 +21,7 @@ import json
 import os
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -33,6 +35,11 @@ from rich.table import Table
 
 BITS = "3.5"
 DTYPES = ("float32", "bfloat16")
+# What makes us, torch and oneDNN, which vLLM and torch call, keep to an instruction set.
+ENVIRONMENTS: dict[str | None, dict[str, str]] = {
+    None: {},
+    "avx2": {"TILEPRESS_ISA": "avx2", "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
+}
 FIGURES = (
     "decode_tokens_per_second",
     "prefill_tokens_per_second",
@@ -44,7 +51,10 @@ FIGURES = (
 
 @dataclass(frozen=True)
 class Model:
-    """directory: float, in the cache; compressed: the same model as W8A8SC. prompt, new: tokens; streams: answers."""
+    """directory: float, in the cache; compressed: the same model as W8A8SC. prompt, new: tokens; streams: answers.
+
+    isa: instruction set that contenders keep to; None: the processor's.
+    """
 
     title: str
     directory: str
@@ -52,6 +62,7 @@ class Model:
     prompt: int
     new: int = 64
     streams: int = 1
+    isa: str | None = None
 
 
 MODELS = {
@@ -97,20 +108,10 @@ def contenders(cache: Path, model: Model, threads: int) -> dict[str, Measure | N
     """By name, what measures a contender once; None: it is not installed."""
     source = cache / model.directory
     sizes = ["--prompt", model.prompt, "--new", model.new, "--threads", threads, "--repeats", 2]
-    streams = ["--streams", model.streams]
+    environment = ENVIRONMENTS[model.isa]
     plain = [sys.executable, "-m", "benchmarks.peers.plain_transformers", source, *sizes, "--dtype"]
-    ours = [
-        sys.executable,
-        "-m",
-        "tilepress",
-        "bench",
-        "model",
-        "--json",
-        "-m",
-        cache / model.compressed,
-        *sizes,
-        *streams,
-    ]
+    ours = [sys.executable, "-m", "tilepress", "bench", "model", "--json", "-m", cache / model.compressed, *sizes]
+    ours += ["--streams", model.streams]
     vllm = [vllm_python(cache), "-m", "benchmarks.peers.vllm_w8a8", vllm_directory(cache, model), *sizes]
     of_llama: Any = {
         "prompt": model.prompt,
@@ -119,25 +120,29 @@ def contenders(cache: Path, model: Model, threads: int) -> dict[str, Measure | N
         "repeats": 2,
         "streams": model.streams,
     }
-    llama = partial(llama_cpp.speed, cache, source, **of_llama)
+    llama = partial(llama_cpp.speed, cache, source, isa=model.isa, **of_llama)
 
     def ik_llama(kind: str) -> dict[str, Any]:
         return ik_llama_cpp.speed(cache, llama_cpp.quantized(cache, source, kind), **of_llama)
 
     def of_vllm() -> dict[str, Any]:
-        return _result(vllm)
+        return _result(vllm, environment)
 
     return {
-        f"tilepress W8A8SC {BITS}": lambda: _result(ours)["model"],
-        **({} if model.streams > 1 else {f"transformers {t}": partial(_result, [*plain, t]) for t in DTYPES}),
+        f"tilepress W8A8SC {BITS}": lambda: _result(ours, environment)["model"],
+        **(
+            {}
+            if model.streams > 1
+            else {f"transformers {t}": partial(_result, [*plain, t], environment) for t in DTYPES}
+        ),
         **{f"llama.cpp {kind}": partial(llama, kind=kind) for kind in llama_cpp.KINDS},
         **{f"ik_llama.cpp {kind}": partial(ik_llama, kind) for kind in llama_cpp.KINDS},
         **({} if model.streams > 1 else {"vLLM W8A8": of_vllm if vllm_python(cache).exists() else None}),
     }
 
 
-def _result(command: Sequence[object]) -> dict[str, Any]:
-    output, _ = run_measured([str(word) for word in command])
+def _result(command: Sequence[object], environment: Mapping[str, str] | None = None) -> dict[str, Any]:
+    output, _ = run_measured([str(word) for word in command], environment=environment)
     result: dict[str, Any] = json.loads(output)
     return result
 
@@ -174,7 +179,8 @@ def describe_machine(threads: int) -> dict[str, Any]:
 
 def heading(model: Model) -> str:
     several = "" if model.streams == 1 else f", {model.streams} answers at once"
-    return f"{model.title}, {model.prompt} tokens of prompt{several}"
+    restricted = "" if model.isa is None else f", {model.isa}"
+    return f"{model.title}, {model.prompt} tokens of prompt{several}{restricted}"
 
 
 def table(title: str, figures: dict[str, Figures | None], streams: int, bandwidth: float) -> Table:
@@ -213,13 +219,18 @@ def main() -> None:
     )
     parser.add_argument("--prompt", type=int, help="tokens of the prompt (default: each model's own)")
     parser.add_argument("--new", type=int, default=64, help="tokens of the answer")
+    parser.add_argument("--isa", choices=[name for name in ENVIRONMENTS if name], help="keep to this instruction set")
     parser.add_argument("--streams", type=int, default=1, help="answers that are generated at once")
     options = parser.parse_args()
     prepare(options.cache, options.models)
     machine = describe_machine(options.threads)
     models = {
         name: replace(
-            MODELS[name], prompt=options.prompt or MODELS[name].prompt, new=options.new, streams=options.streams
+            MODELS[name],
+            prompt=options.prompt or MODELS[name].prompt,
+            new=options.new,
+            streams=options.streams,
+            isa=options.isa,
         )
         for name in options.models
     }
