@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from safetensors.torch import save_file
 
 from quantized_directories import edit_json, edit_tensors, stored_tensors, write_vendor_like
 from tilepress import codec
-from tilepress.checkpoint import W8A8SCheckpoint, open_checkpoint
+from tilepress.checkpoint import FloatCheckpoint, W8A8SCheckpoint, open_checkpoint
+from tilepress.cli import main
 from tilepress.errors import CheckpointError
 from tiny_models import make_tiny_llama, make_tiny_qwen2
 
@@ -96,7 +98,7 @@ def test_fused_linears_are_stacked_and_compressed(w8a8s: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_quant_type": "W8A8_DYNAMIC"}, "model_quant_type is 'W8A8_DYNAMIC'; tilepress reads W8A8S here"),
+        ({"model_quant_type": "W8A8_DYNAMIC"}, "model_quant_type is 'W8A8_DYNAMIC'; tilepress reads W8A8S"),
         ({"model_quant_type": None}, "model_quant_type is None"),
         ({f"{Q}.weight": "W4A8"}, rf"type of {Q}.weight is 'W4A8', which tilepress does not read"),
         ({f"{Q}.weight": "W8A8_DYNAMIC"}, rf"type of {Q}.weight is 'W8A8_DYNAMIC'"),
@@ -240,3 +242,75 @@ def test_weights_that_are_missing_or_not_unique(w8a8s_copy: Path) -> None:
 def test_only_float_tensors_are_given_as_such(w8a8s: Path) -> None:
     with pytest.raises(CheckpointError, match=rf"{Q}.weight is no float tensor"):
         W8A8SCheckpoint(w8a8s).float_tensor(f"{Q}.weight")
+
+
+def as_static_w8a8(directory: Path, kind: str, *, offset: float = 0.0) -> None:
+    """Make a W8A8S directory one of the vendor's W8A8 or W8A8_MIX, whose weights have scales beside."""
+
+    def described(description: dict[str, Any]) -> None:
+        quantized = [name for name, value in description.items() if value == "W8A8S"]
+        description |= dict.fromkeys(quantized, kind)
+        for name in quantized:
+            if name.endswith(".weight"):
+                prefix = name.removesuffix(".weight")
+                description |= {f"{prefix}.weight_scale": kind, f"{prefix}.weight_offset": kind}
+
+    def with_scales(tensors: dict[str, torch.Tensor]) -> None:
+        for name in [name for name in tensors if name.endswith(".deq_scale")]:
+            prefix = name.removesuffix(".deq_scale")
+            scale = tensors[name].to(torch.int32).view(torch.float32) / tensors[f"{prefix}.input_scale"].float()
+            tensors[f"{prefix}.weight_scale"] = scale.half()[:, None]
+            tensors[f"{prefix}.weight_offset"] = torch.full_like(tensors[f"{prefix}.weight_scale"], offset)
+
+    edit_json(directory / DESCRIPTION, described)
+    (directory / DESCRIPTION).rename(directory / f"quant_model_description_{kind.lower()}.json")
+    edit_tensors(directory / WEIGHTS, with_scales)
+
+
+@pytest.mark.parametrize("kind", ["W8A8", "W8A8_MIX"])
+def test_static_w8a8_is_read_by_its_five_tensors(kind: str, w8a8s: Path, w8a8s_copy: Path) -> None:
+    as_static_w8a8(w8a8s_copy, kind)
+    ours, theirs = W8A8SCheckpoint(w8a8s), W8A8SCheckpoint(w8a8s_copy)
+    assert theirs.quantized_linears() == ours.quantized_linears()
+    for prefix in ours.quantized_linears():
+        assert torch.equal(theirs.linear(prefix).weight, ours.linear(prefix).weight)
+        assert torch.equal(theirs.linear(prefix).deq_scale, ours.linear(prefix).deq_scale)
+
+
+def test_weights_with_an_offset_are_refused(w8a8s_copy: Path) -> None:
+    as_static_w8a8(w8a8s_copy, "W8A8", offset=1.0)
+    with pytest.raises(CheckpointError, match=r"weight_offset is not 0: weights with an offset are not read"):
+        W8A8SCheckpoint(w8a8s_copy)
+
+
+def test_scales_of_keys_and_values_are_left_with_a_note(w8a8s_copy: Path) -> None:
+    names = [f"model.layers.0.self_attn.{one}_proj.kv_cache_{leaf}" for one in "kv" for leaf in ("scale", "offset")]
+    edit_tensors(w8a8s_copy / WEIGHTS, lambda tensors: tensors.update({name: torch.ones(32) for name in names}))
+    edit_json(
+        w8a8s_copy / DESCRIPTION,
+        lambda content: content.update({"kv_cache_type": "C8", "kv_quant_type": "C8", **dict.fromkeys(names, "C8")}),
+    )
+    with pytest.warns(UserWarning, match=r"4 scales of keys and values such as .*k_proj.kv_cache_\w+ are not used"):
+        checkpoint = W8A8SCheckpoint(w8a8s_copy)
+    assert len(checkpoint.fused_groups()) == 8
+
+
+def test_sparse_floats_are_a_float_model_under_another_name(tmp_path: Path) -> None:
+    source = make_tiny_llama(tmp_path / "float")
+    sparse = tmp_path / "w16a16s"
+    shutil.copytree(source, sparse)
+    (sparse / "model.safetensors").rename(sparse / "quant_model_weights.safetensors")
+    names = stored_tensors(sparse)
+    types = {name: "W16A16S" if "_proj" in name else "FLOAT" for name in names}
+    (sparse / DESCRIPTION).write_text(json.dumps({"model_quant_type": "W16A16S", "version": "1.0.0", **types}))
+
+    checkpoint = open_checkpoint(sparse)
+    assert isinstance(checkpoint, W8A8SCheckpoint)
+    assert checkpoint.quantized_linears() == []
+    as_float = FloatCheckpoint(sparse)
+    for name in FloatCheckpoint(source).names():
+        assert torch.equal(as_float.read(name), names[name])
+    assert (
+        main(f"quant -m {sparse} -o {tmp_path / 'out'} --samples 2 --sequence-length 32 --distill-steps 0".split()) == 0
+    )
+    assert W8A8SCheckpoint(tmp_path / "out").quantized_linears()

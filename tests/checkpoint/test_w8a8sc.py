@@ -31,8 +31,25 @@ def test_one_part_is_read_without_copying(tmp_path: Path, w8a8s: Path) -> None:
 
 def test_the_vendors_bitstream_is_refused_on_opening(w8a8sc_copy: Path) -> None:
     edit_tensors(w8a8sc_copy / "part1-of-2" / WEIGHTS, lambda tensors: tensors[f"{QKV}.info"][4].fill_(1))
-    with pytest.raises(BitstreamError, match=rf"part1-of-2/{WEIGHTS}: {QKV}: .*Atlas.*W8A8S directory"):
+    with pytest.raises(BitstreamError, match=rf"part1-of-2/{WEIGHTS}: {QKV} .*Atlas.*W8A8S directory"):
         open_checkpoint(w8a8sc_copy)
+
+
+def test_the_vendors_engines_names_are_known(w8a8sc_copy: Path) -> None:
+    def renamed(tensors: dict[str, torch.Tensor]) -> None:
+        for name in list(tensors):
+            theirs = name.replace("model.layers.", "transformer.h.").replace("self_attn.query_key_value", "attn.c_attn")
+            tensors[theirs] = tensors.pop(name)
+
+    edit_tensors(w8a8sc_copy / "part0-of-2" / WEIGHTS, renamed)
+    with pytest.raises(BitstreamError, match=r"transformer\.h\..* is compressed by the vendor's tool for Atlas"):
+        open_checkpoint(w8a8sc_copy)
+
+
+def test_the_vendors_flat_parts_are_known(w8a8s_copy: Path) -> None:
+    shutil.move(w8a8s_copy / "quant_model_weight_w8a8s.safetensors", w8a8s_copy / "model-rank-0-part-0.safetensors")
+    with pytest.raises(BitstreamError, match=r"model-rank-0-part-0.safetensors is compressed by the vendor's tool"):
+        open_checkpoint(w8a8s_copy)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tilepress.checkpoint.targets import VENDOR, refusals
 from tilepress.cli import main
 
 
@@ -20,11 +21,16 @@ def road(tiny_qwen3: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     quantized, compressed = folder / "w8a8s", folder / "w8a8sc"
     status = main(
         f"quant --model_path {tiny_qwen3} --save_path {quantized} --device cpu --model_type Qwen3-8B "
-        "--quant_type w8a8s --trust_remote_code True --samples 4 --sequence_length 64".split()
+        "--quant_type w8a8s --trust_remote_code=true --samples 4 --sequence_length 64".split()
     )
     assert status == 0
     assert main(f"compress --model_path {quantized} --save_directory {compressed} --tp 2".split()) == 0
     return {"float": tiny_qwen3, "w8a8s": quantized, "w8a8sc": compressed}
+
+
+def test_the_vendors_line_makes_the_vendors_form(road: dict[str, Path]) -> None:
+    assert refusals(road["w8a8s"], VENDOR) == []
+    assert refusals(road["w8a8sc"], VENDOR)
 
 
 def test_run_asks_the_seeds_question(road: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,11 +121,12 @@ def test_inspect_describes_every_kind(road: dict[str, Path], capsys: pytest.Capt
         summary = json.loads(capsys.readouterr().out)
         assert summary["kind"] == kind
         assert summary["layers"] == 2
-        assert summary["activations"] == (None if kind == "float" else "dynamic")
+        assert summary["activations"] == (None if kind == "float" else "static")
+        assert summary["loads_in"] == (["tilepress", "vendor"] if kind == "w8a8s" else ["tilepress"])
         assert main(["inspect", str(path)]) == 0
         shown = capsys.readouterr().out
         assert "Qwen3ForCausalLM, 2 layers" in shown
-        assert ("dynamic" in shown) == (kind != "float")
+        assert ("static" in shown) == (kind != "float")
 
 
 def test_inspect_verifies_that_compression_lost_nothing(

@@ -21,16 +21,26 @@ FLOAT: str = "FLOAT"
 W8A8S: str = "W8A8S"
 W8A8SC: str = "W8A8SC"
 W8A8S_DYNAMIC = "W8A8S_DYNAMIC"  # ours: the same tensors, but practically every token gets a dynamic scale
+# Ours too, in W8A8S directories that are made for "overflow": other engines would clamp their tokens.
+W8A8S_OVERFLOW = "W8A8S_OVERFLOW"
+ACTIVATIONS = "activations"  # global key: the activation mode
+OVERFLOW, STATIC = "overflow", "static"
 
-# How the types in a description are read. W8A8 stores the same five tensors as W8A8S; W16A16S is a float weight with
-# zeros; some releases of the vendor's manual put W8A8SC into a W8A8S directory.
+W8A8, W8A8_MIX, W16A16S = "W8A8", "W8A8_MIX", "W16A16S"
+C8 = "C8"  # scales of keys and values in int8
+# How the types in a description are read. W8A8 stores the same five tensors as W8A8S, and so does W8A8_MIX, which adds
+# scales for prompts; W16A16S is a float weight with zeros; some releases of the vendor's manual put W8A8SC into a W8A8S
+# directory.
 _READ_AS = {
     FLOAT: FLOAT,
-    "W16A16S": FLOAT,
+    W16A16S: FLOAT,
     W8A8S: W8A8S,
-    "W8A8": W8A8S,
+    W8A8: W8A8S,
+    W8A8_MIX: W8A8S,
+    C8: C8,
     W8A8SC: W8A8SC,
     W8A8S_DYNAMIC: W8A8S_DYNAMIC,
+    W8A8S_OVERFLOW: W8A8S,
 }
 
 
@@ -58,7 +68,8 @@ class Description:
 
 def description_file(directory: Path) -> Path | None:
     """The description in `directory`, under its usual name or the older ones; None where it has none."""
-    for name in (DESCRIPTION, "quant_model_description_w8a8s.json", "quant_model_description_w8a8sc.json"):
+    older = (f"quant_model_description_{kind}.json" for kind in ("w8a8s", "w8a8sc", "w8a8", "w8a8_mix", "w16a16s"))
+    for name in (DESCRIPTION, *older):
         if (directory / name).is_file():
             return directory / name
     return None
@@ -68,6 +79,7 @@ def read_description(path: Path) -> Description:
     """Read a description. Raises CheckpointError for another file and for a type that tilepress does not read."""
     types: dict[str, str] = {}
     extra: dict[str, Any] = {}
+    overflowing: str | None = None
     content = read_object(path)
     model_type = content.pop("model_quant_type", None)
     if not isinstance(model_type, str):
@@ -77,11 +89,17 @@ def read_description(path: Path) -> Description:
             extra[key] = value
         elif isinstance(value, str) and value in _READ_AS:
             types[key] = _READ_AS[value]
+            overflowing = overflowing or (key if value == W8A8S_OVERFLOW else None)
         else:
             raise CheckpointError(
                 f"{path}: type of {key} is {value!r}, which tilepress does not read (it reads {', '.join(_READ_AS)}); "
                 "quantize the float model with `tilepress quant`"
             )
+    if overflowing is not None and extra.get(ACTIVATIONS) != OVERFLOW:
+        raise CheckpointError(
+            f"{path}: {overflowing} is {W8A8S_OVERFLOW}, but {ACTIVATIONS} is {extra.get(ACTIVATIONS)!r}; it has to be "
+            f"{OVERFLOW!r}, quantize the model again"
+        )
     return Description(path, model_type, types, extra)
 
 
@@ -139,10 +157,14 @@ def flavour(config: Mapping[str, Any], inventory: list[tuple[str, Stored]]) -> s
     return "float16" if any(kind in kinds and stored.dtype == torch.int64 for kind, stored in inventory) else "bfloat16"
 
 
-def quantized_config(source: Mapping[str, Any], *, kind: str, tied: bool, dtype: str | None = None) -> dict[str, Any]:
-    """Return `source` as the config of a `kind` directory, "w8a8s" or "w8a8sc"; dtype: float type, unchanged if None.
+def quantized_config(
+    source: Mapping[str, Any], *, kind: str, tied: bool, mode: str = STATIC, dtype: str | None = None
+) -> dict[str, Any]:
+    """Return `source` as the config of a `kind` directory, "w8a8s" or "w8a8sc".
 
-    quantization_config makes engines that do not know the format refuse it, instead of reading its integers as weights.
+    mode: the activation mode. dtype: float type, unchanged if None. `quantize` is a word of the vendor's engines only
+    where they compute what the directory says. quantization_config makes engines that do not know the format refuse it,
+    instead of reading its integers as weights.
     """
     config = dict(source)
     if dtype is not None:
@@ -151,6 +173,6 @@ def quantized_config(source: Mapping[str, Any], *, kind: str, tied: bool, dtype:
     kept = before if isinstance(before, dict) and before.get("quant_method") == "tilepress" else {}
     return config | {
         "tie_word_embeddings": tied,
-        "quantize": kind,
+        "quantize": kind if kind == "w8a8s" and mode == STATIC else f"tilepress-{kind}-{mode}",
         "quantization_config": {**kept, "quant_method": "tilepress", "format": kind},
     }

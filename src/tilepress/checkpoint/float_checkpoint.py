@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tilepress.checkpoint.auxiliary import auxiliary_files
-from tilepress.checkpoint.description import FLOAT, completed
+from tilepress.checkpoint.description import FLOAT, completed, description_file
 from tilepress.checkpoint.safetensors.reader import Stored, TensorFiles, find_weights
 from tilepress.checkpoint.tensors.table import FLOAT_DTYPES
 from tilepress.errors import CheckpointError, TilepressWarning
@@ -39,6 +39,8 @@ def float_weights(directory: Path) -> Path:
     where there is neither.
     """
     found = find_weights(directory, "model")
+    if found is None and description_file(directory) is not None:
+        found = find_weights(directory)  # a float model of the vendor's tool, under a name of its own
     if found is None:
         raise CheckpointError(f"{directory}: no model.safetensors and no model.safetensors.index.json")
     whole = directory / "model.safetensors"

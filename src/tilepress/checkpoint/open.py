@@ -9,6 +9,7 @@ from tilepress.checkpoint.description import description_file
 from tilepress.checkpoint.float_checkpoint import FloatCheckpoint, has_float_weights
 from tilepress.checkpoint.w8a8s import W8A8SCheckpoint
 from tilepress.checkpoint.w8a8sc import W8A8SCCheckpoint, part_directories
+from tilepress.checkpoint.w8a8sc_part import closed_bitstream
 from tilepress.errors import CheckpointError
 from tilepress.jobs.json_files import read_object
 
@@ -18,6 +19,8 @@ Checkpoint = FloatCheckpoint | W8A8SCheckpoint | W8A8SCCheckpoint
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _UNUSED = ["*.bin", "*.pt", "*.pth", "*.gguf", "*.h5", "*.msgpack", "*.onnx", "original/*", "onnx/*"]
+# What the vendor's plugin of vLLM makes of its W8A8SC: compressed parts in one folder.
+VENDORS_FLAT_PARTS = "model-rank-*-part-*.safetensors"
 _PICKLES = ("*.bin", "*.pt", "*.pth")
 
 
@@ -42,6 +45,9 @@ def open_checkpoint(path: str | Path, *, revision: str | None = None) -> Checkpo
             raise CheckpointError(f"{entry}: is a link to {entry.readlink()}, which is gone; download the model again")
     if part_directories(directory):
         return W8A8SCCheckpoint(directory)
+    flat = sorted(directory.glob(VENDORS_FLAT_PARTS))
+    if flat:
+        raise closed_bitstream(flat[0])
     if description_file(directory) is not None:
         return W8A8SCheckpoint(directory)
     _refuse_other_folders(directory)

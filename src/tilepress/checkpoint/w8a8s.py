@@ -13,9 +13,12 @@ from torch import Tensor
 from tilepress.checkpoint.auxiliary import auxiliary_files
 from tilepress.checkpoint.description import (
     FLOAT,
+    W8A8,
+    W8A8_MIX,
     W8A8S,
     W8A8S_DYNAMIC,
     W8A8SC,
+    W16A16S,
     Description,
     description_file,
     flavour,
@@ -55,6 +58,7 @@ from tilepress.models.architecture import (
 )
 
 _QUANTIZED = (W8A8S, W8A8SC)
+CACHE_SCALES = (".kv_cache_scale", ".kv_cache_offset")
 
 
 class W8A8SCheckpoint:
@@ -85,6 +89,7 @@ class W8A8SCheckpoint:
         if not self.shape.tied:
             self._linears[HEAD.name] = self.shape.group(HEAD)
         self._folded_biases: set[str] = set()
+        self._unused: set[str] = set()  # of the vendor's tool, which follow from others or serve other engines
         table = TensorTable(self._files, self.description)
         self._check_linears(table)
         self._check_floats(table)
@@ -190,6 +195,21 @@ class W8A8SCheckpoint:
             if f"{prefix}.bias" in self._files:  # the vendor's tool keeps the bias that quant_bias contains
                 self._files.expect(f"{prefix}.bias", (n,), FLOAT_DTYPES)
                 self._folded_biases.add(f"{prefix}.bias")
+            self._check_weight_scales(prefix, n)
+
+    def _check_weight_scales(self, prefix: str, n: int) -> None:
+        """The vendor's W8A8 has scales of the weights beside, which are deq_scale / input_scale, and offsets of 0."""
+        for leaf in ("weight_scale", "weight_offset"):
+            name = f"{prefix}.{leaf}"
+            if name not in self._files:
+                continue
+            stored = self._files.stored(name)
+            self._files.expect(name, (n, 1) if len(stored.shape) == 2 else (n,), FLOAT_DTYPES)
+            if leaf == "weight_offset" and bool(self._files.tensor(name).any()):
+                raise CheckpointError(
+                    f"{stored.file}: {name} is not 0: weights with an offset are not read; quantize them symmetrically"
+                )
+            self._unused.add(name)
 
     def _check_floats(self, table: TensorTable) -> None:
         self._check_embedding(table)
@@ -210,7 +230,17 @@ class W8A8SCheckpoint:
             raise tied_to_integers(self._files.path)
 
     def _check_surplus(self) -> None:
-        surplus = [name for name in self._files if name not in self._types and name not in self._folded_biases]
+        known = self._types.keys() | self._folded_biases | self._unused
+        surplus = [name for name in self._files if name not in known]
+        cached = [name for name in surplus if name.endswith(CACHE_SCALES)]
+        if cached:
+            warnings.warn(
+                f"{self.path}: {len(cached)} scales of keys and values such as {cached[0]} are not used: keys and "
+                "values are kept as --kv says",
+                TilepressWarning,
+                stacklevel=4,
+            )
+        surplus = [name for name in surplus if name not in cached]
         duplicates = [name for name in surplus if ".module." in name]
         for name in surplus:
             if name not in duplicates:
@@ -261,9 +291,10 @@ def _read_w8a8s_description(path: Path) -> Description:
     if file is None:
         raise CheckpointError(f"{path}: no quant_model_description.json; get the checkpoint again")
     description = read_description(file)
-    if description.model_type not in (W8A8S, "W8A8"):
+    if description.model_type not in (W8A8S, W8A8, W8A8_MIX, W16A16S):
         raise CheckpointError(
-            f"{file}: model_quant_type is {description.model_type!r}; tilepress reads W8A8S here, "
+            f"{file}: model_quant_type is {description.model_type!r}; tilepress reads W8A8S, W8A8, W8A8_MIX "
+            "and W16A16S here, "
             "quantize the float model with `tilepress quant`"
         )
     return description

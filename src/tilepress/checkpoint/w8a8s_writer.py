@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from tilepress.checkpoint.auxiliary import auxiliary_files, copy_auxiliary_files
-from tilepress.checkpoint.description import FLOAT, W8A8S, quantized_config, write_description
+from tilepress.checkpoint.description import ACTIVATIONS, FLOAT, STATIC, W8A8S, write_description
 from tilepress.checkpoint.safetensors.reader import TensorFiles
 from tilepress.checkpoint.safetensors.writer import stream_tensor
 from tilepress.checkpoint.summary import REPORT
+from tilepress.checkpoint.targets import TILEPRESS, Target, folded_bias, refusals
 from tilepress.checkpoint.tensors.embedding import EMBEDDING, QuantizedEmbedding
-from tilepress.checkpoint.tensors.quantized_linear import QuantizedLinear, pack
+from tilepress.checkpoint.tensors.quantized_linear import PARAMETERS, QuantizedLinear, pack, unpack
 from tilepress.checkpoint.tensors.stored_float import stored_float
 from tilepress.checkpoint.w8a8s import W8A8SCheckpoint
 from tilepress.errors import CheckpointError, TilepressWarning
@@ -51,8 +52,9 @@ class W8A8SWriter:
     """A context manager under which a W8A8S directory is written; `out` appears when it ends without an exception.
 
     dtype: "float16" or "bfloat16", the flavour. max_shard_bytes: tensors held in memory before a shard is written.
-    description: global keys for the description. Raises CheckpointError at once where `out` exists, and at the end
-    where the result is not a whole checkpoint.
+    description: global keys for the description. target: whose form the directory has; for one that is not tilepress's
+    own, linears have to be made for "static". Raises CheckpointError at once where `out` exists, and at the end where
+    the result is not a whole checkpoint, or not one that the target's engines take.
 
     Tensors are kept, not copied, until their shard is written: do not change them meanwhile.
 
@@ -67,6 +69,7 @@ class W8A8SWriter:
         dtype: str,
         max_shard_bytes: int = 512 << 20,
         description: Mapping[str, Any] | None = None,
+        target: Target = TILEPRESS,
     ) -> None:
         if dtype not in ("float16", "bfloat16"):
             raise CheckpointError(f"{out}: dtype is {dtype!r}; a W8A8S directory is float16 or bfloat16")
@@ -75,6 +78,7 @@ class W8A8SWriter:
         self._out, self._source, self._dtype = out, source, dtype
         self._max_shard_bytes = max_shard_bytes
         self._extra = dict(description or {})
+        self._target = target
         self._types: dict[str, str] = {}
         self._shards: list[list[str]] = []
         self._nbytes = 0
@@ -200,12 +204,18 @@ class W8A8SWriter:
         self._nbytes += nbytes
 
     def _finish(self, staging: Path) -> None:
+        for prefix in self._target.biases(self._source.config, self._types, self._source.path):
+            name = f"{prefix}.bias"
+            bias, _ = stored_float(name, folded_bias(self._added_linear(prefix)), self._dtype, self._source.path)
+            self._add(name, bias, FLOAT)
         if self._pending or not self._shards:
             self._write_shard()
         with writing(staging, sum(file.stat().st_size for file in auxiliary_files(self._source.path))):
             self._name_shards(staging)
-            write_description(staging, W8A8S, self._types, self._extra)
-            config = quantized_config(self._source.config, kind="w8a8s", tied=self._tied(), dtype=self._dtype)
+            types, extra = self._target.description(self._types, self._extra)
+            write_description(staging, self._target.kind, types, extra)
+            mode = str(self._extra.get(ACTIVATIONS, STATIC))
+            config = self._target.config(self._source.config, tied=self._tied(), mode=mode, dtype=self._dtype)
             write_object(staging / "config.json", config)
             copy_auxiliary_files(self._source.path, staging)
             if self._report is not None:
@@ -214,6 +224,8 @@ class W8A8SWriter:
             W8A8SCheckpoint(staging)
         except CheckpointError as error:
             raise CheckpointError(f"{self._out}: what was written is not a whole checkpoint: {error}") from None
+        if not self._target.own and (refused := refusals(staging, self._target)):
+            raise CheckpointError(f"{self._out}: {self._target.engines} would not take it: {refused[0]}")
         publish(staging, self._out)
         if self.flushed:
             most = max(self.flushed, key=lambda name: self.flushed[name])
@@ -223,6 +235,16 @@ class W8A8SWriter:
                 TilepressWarning,
                 stacklevel=3,
             )
+
+    def _added_linear(self, prefix: str) -> QuantizedLinear:
+        """Return a linear that waits for its shard or is in one."""
+        stored = {name: self._pending[f"{prefix}.{name}"] for name in PARAMETERS if f"{prefix}.{name}" in self._pending}
+        for number, names in enumerate(self._shards):
+            mine = [name for name in PARAMETERS if f"{prefix}.{name}" in names]
+            if mine:
+                tensors = TensorFiles(self._directory() / f"{number}.shard")
+                stored |= {name: tensors.read(f"{prefix}.{name}") for name in mine}
+        return unpack(prefix, stored)
 
     def _tied(self) -> bool:
         """Return True if one table is head and embedding: a float embedding, or the quantized head of a tied source."""

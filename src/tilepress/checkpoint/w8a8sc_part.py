@@ -33,10 +33,22 @@ from tilepress.checkpoint.tensors.embedding import (
 from tilepress.checkpoint.tensors.quantized_linear import unpack_deq_scale, unpack_input_offset, unpack_input_scale
 from tilepress.checkpoint.tensors.table import TensorTable
 from tilepress.codec import BITSTREAM_V1, BITSTREAM_V2, RESIDENT_FORM, Compressed, EntropyCoded
-from tilepress.errors import CheckpointError
+from tilepress.errors import BitstreamError, CheckpointError
 from tilepress.models.architecture import HEAD, Architecture, ModelShape, fused_groups, group_of, norm_shapes
 
 COMPRESSED = ("weight", "index", "info")
+# The last number of info in what the vendor's compressor writes, and how its engine calls the layers of Qwen.
+VENDORS_FORM = 1
+VENDORS_LAYERS = "transformer.h."
+
+
+def closed_bitstream(file: Path, prefix: str | None = None) -> BitstreamError:
+    """The error for a weight that the vendor's compressor made."""
+    what = file if prefix is None else f"{file}: {prefix}"
+    return BitstreamError(
+        f"{what} is compressed by the vendor's tool for Atlas cards, whose bitstream is closed; compress the W8A8S "
+        "directory that it was made of with `tilepress compress`"
+    )
 
 
 class Part:
@@ -62,6 +74,7 @@ class Part:
         if weights is None:
             raise CheckpointError(f"{path}: no .safetensors file beside {file.name}")
         self._files = TensorFiles(weights)
+        self._refuse_closed()
         self.shares_table = shares_table(shape, self.description, self._files)
         self.tied = shape.tied and "lm_head.weight" not in self._files and not self.shares_table
         self._table = TensorTable(self._files, self.description)
@@ -152,6 +165,13 @@ class Part:
 
     def files(self) -> list[Path]:
         return self._files.files()
+
+    def _refuse_closed(self) -> None:
+        """Raise BitstreamError for a part of the vendor's compressor, whose names may be those of its own engine."""
+        infos = [name for name in self._files if name.endswith(".info") and self._files.stored(name).shape == (5,)]
+        for name in infos:
+            if int(self._files.tensor(name)[4]) == VENDORS_FORM or name.startswith(VENDORS_LAYERS):
+                raise closed_bitstream(self._files.stored(name).file, name.removesuffix(".info"))
 
     def _check_embedding(self, rows: int, hidden: int) -> None:
         if self.shares_table:

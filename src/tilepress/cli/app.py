@@ -16,6 +16,7 @@ from tilepress.cli.bench import bench
 from tilepress.cli.chat import chat
 from tilepress.cli.compress import compress
 from tilepress.cli.console import print_error, print_note
+from tilepress.cli.convert import convert
 from tilepress.cli.eval import evaluate
 from tilepress.cli.inspect import inspect
 from tilepress.cli.plan import plan
@@ -44,6 +45,7 @@ app = typer.Typer(
 app.command()(plan)
 app.command()(quant)
 app.command()(compress)
+app.command()(convert)
 app.command()(reshard)
 app.command()(run)
 app.command()(chat)
@@ -105,17 +107,18 @@ def _check_instruction_set() -> None:
 
 
 def _with_plain_flags(words: list[str]) -> list[str]:
-    """Turn the vendor's `--trust_remote_code True` into a flag, and drop it where the value is False."""
+    """Turn the vendor's `--trust_remote_code True`, or with =, into a flag, and drop it where the value is False."""
+    flags = ("--trust_remote_code", "--trust-remote-code")
     folded: list[str] = []
     i = 0
     while i < len(words):
-        word = words[i]
-        value = words[i + 1].lower() if i + 1 < len(words) else ""
-        if word in ("--trust_remote_code", "--trust-remote-code") and value in ("true", "false"):
-            if value == "true":
-                folded.append(word)
+        word, joined, value = words[i].partition("=")
+        if word in flags and not joined and i + 1 < len(words) and words[i + 1].lower() in ("true", "false"):
             i += 1
-        else:
+            joined, value = "=", words[i]
+        if word not in flags or value.lower() not in ("", "true", "false"):
+            folded.append(words[i])
+        elif value.lower() != "false":
             folded.append(word)
         i += 1
     return folded

@@ -37,6 +37,10 @@ def compress(
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, help="Threads of the encoder.", show_default="all cores")
     ] = None,
+    multiprocess_num: Annotated[
+        int | None, typer.Option("--multiprocess-num", min=1, help="The vendor's word for --threads.", hidden=True)
+    ] = None,
+    save_split_w8a8s_dir: Annotated[Path | None, typer.Option("--save-split-w8a8s-dir", hidden=True)] = None,
     restart: Restart = False,
     trust_remote_code: TrustRemoteCode = False,
     json: Json = False,
@@ -62,6 +66,12 @@ def compress(
     from tilepress.distributed import launched_by_torchrun
 
     save_directory = save_directory.expanduser()
+    if save_split_w8a8s_dir is not None:
+        raise UsageError(
+            f"--save-split-w8a8s-dir {save_split_w8a8s_dir}: tilepress writes no W8A8S parts, as it splits and "
+            "compresses in one go; leave the option out"
+        )
+    threads = threads or multiprocess_num
     if trust_remote_code:
         print_note("compressing needs no remote code; none is run")
     started = time.monotonic()

@@ -44,11 +44,15 @@ def inspect(
 
 def _describe(directory: Path, json: bool) -> None:
     from tilepress.checkpoint import open_checkpoint, summarize
+    from tilepress.checkpoint.targets import TARGETS, TILEPRESS, refusals
 
     with progress_bar("inspect") as progress:
-        summary = summarize(open_checkpoint(directory), progress=progress)
+        checkpoint = open_checkpoint(directory)
+        summary = summarize(checkpoint, progress=progress)
+    others = [target for target in TARGETS.values() if target is not TILEPRESS] if summary.kind == "w8a8s" else []
+    takers = [target for target in others if not refusals(checkpoint.path, target)]
     if json:
-        print_json(asdict(summary))
+        print_json(asdict(summary) | {"loads_in": [TILEPRESS.name, *(target.name for target in takers)]})
         return
     rows = [
         ("kind", summary.kind),
@@ -59,6 +63,7 @@ def _describe(directory: Path, json: bool) -> None:
     ]
     if summary.activations is not None:
         rows.append(("activations", summary.activations))
+    rows += [("loads in", target.engines) for target in takers]
     if summary.bits_per_weight is not None and summary.entropy is not None and summary.zeros is not None:
         rows += [
             ("bits a weight", f"{summary.bits_per_weight:.3f} (order-0 entropy {summary.entropy:.3f})"),

@@ -83,6 +83,13 @@ RecipePath = Annotated[
     Path | None,
     typer.Option("--recipe", help="A recipe of your own, a .toml file.", show_default="the one that fits config.json"),
 ]
+Engine = Annotated[
+    str,
+    typer.Option(
+        "--for",
+        help="Whose form the directory has: tilepress, vendor (MindIE-LLM and vLLM-Ascend on 310P) or vendor-a2.",
+    ),
+]
 Bits = Annotated[
     float | None, typer.Option("--bits", help="Compressed bits a weight to aim at.", show_default=f"{_RECIPE} 4.0")
 ]

@@ -52,6 +52,9 @@ def plan(
     device: Device = "cpu",
     model_type: ModelType = None,
     recipe_path: RecipePath = None,
+    engine: Annotated[
+        str | None, typer.Option("--for", help="As of quant: tilepress, vendor or vendor-a2.", show_default="tilepress")
+    ] = None,
     bits: Bits = None,
     size: Size = None,
     loss: Loss = None,
@@ -84,7 +87,7 @@ def plan(
     """
     from tilepress.checkpoint import FloatCheckpoint, W8A8SCCheckpoint, open_checkpoint
     from tilepress.machine.device import resolve_device
-    from tilepress.quantize import choose_recipe
+    from tilepress.quantize import choose_recipe, for_engine
 
     save_path = save_path.expanduser()
     chosen = given(
@@ -104,6 +107,7 @@ def plan(
         coding=coding,
         effort=effort,
     )
+    chosen = for_engine(engine, chosen)
     memory = None if max_memory is None else parse_bytes("--max-memory", max_memory)
     target = resolve_device(device)
     source = open_checkpoint(model)

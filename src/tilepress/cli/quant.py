@@ -56,7 +56,17 @@ def quant(
     device: Device = "cpu",
     model_type: ModelType = None,
     recipe_path: RecipePath = None,
-    quant_type: Annotated[str, typer.Option("--quant-type", help="w8a8s is the only type.")] = "w8a8s",
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            "--for",
+            help="Whose form the directory has: tilepress, vendor (MindIE-LLM and vLLM-Ascend on 310P) or vendor-a2.",
+            show_default="tilepress; vendor for the vendor's own command line",
+        ),
+    ] = None,
+    quant_type: Annotated[
+        str | None, typer.Option("--quant-type", help="w8a8s is the only type.", show_default="w8a8s")
+    ] = None,
     bits: Bits = None,
     size: Size = None,
     loss: Loss = None,
@@ -99,16 +109,20 @@ def quant(
 
         tilepress quant --model-path Qwen3-8B --save-path mine --recipe mine.toml
 
+        tilepress quant --model-path Qwen3-8B --save-path Qwen3-8B-npu --for vendor
+
         tilepress quant --model-path Qwen3-32B --save-path Qwen3-32B-w8a8s --dtype bfloat16 --max-memory 14GB
 
     After Ctrl-C or a full disk the same command continues behind the last finished layer, and makes the same bytes.
     With other options it asks for --restart, which begins anew.
     """
-    from tilepress.checkpoint import FloatCheckpoint, open_checkpoint
+    from tilepress.checkpoint import FloatCheckpoint, W8A8SCheckpoint, open_checkpoint
+    from tilepress.checkpoint.targets import VENDOR, target_named
     from tilepress.distributed import launched_by_torchrun
     from tilepress.machine.device import resolve_device
     from tilepress.quantize import (
         choose_recipe,
+        for_engine,
         kept_progress,
         measure_throughput,
         plan_quantization,
@@ -118,7 +132,7 @@ def quant(
     )
 
     save_path = save_path.expanduser()
-    if quant_type.lower() != "w8a8s":
+    if quant_type is not None and quant_type.lower() != "w8a8s":
         raise UsageError(f"--quant-type {quant_type}: w8a8s is the only one; `tilepress compress` makes w8a8sc of it")
     chosen = given(
         bits=bits,
@@ -137,8 +151,13 @@ def quant(
         coding=coding,
         effort=effort,
     )
+    # Who types the vendor's line, with its words for type and model or device, wants what its engines load.
+    typed = quant_type is not None and (model_type is not None or device.startswith("npu"))
+    chosen = for_engine(engine or (VENDOR.name if typed else None), chosen)
     target = resolve_device(device)
     source = open_checkpoint(model_path)
+    if isinstance(source, W8A8SCheckpoint) and not source.quantized_linears():
+        source = FloatCheckpoint(source.path)  # W16A16S: float weights with zeros
     if not isinstance(source, FloatCheckpoint):
         raise UsageError(f"{source.path}: {source.kind} weights are quantized already; give the float model")
     choice = choose_recipe(source.config, file=recipe_path, model_type=model_type)
@@ -179,6 +198,7 @@ def quant(
         return
     rows = [
         ("W8A8S directory", str(save_path)),
+        ("made for", target_named(recipe.engine).engines),
         ("compressed", f"{report.bits:.3f} bits a weight, as rounded"),
         ("zeros", f"{report.zeros:.1%}, as rounded"),
         ("loss of weights and activations", f"{report.loss:.4f} nats a token, estimated"),

@@ -113,7 +113,8 @@ def open_w8a8s(source: str | Path, out: Path, tp: int) -> W8A8SCheckpoint:
 def write_common_files(source: W8A8SCheckpoint | W8A8SCCheckpoint, staging: Path) -> None:
     """Write config.json and the auxiliary files, and check that the directory now opens as a checkpoint."""
     with writing(staging, sum(file.stat().st_size for file in auxiliary_files(source.path))):
-        config = quantized_config(source.config, kind="w8a8sc", tied=source.shape.tied or source.shares_table)
+        tied = source.shape.tied or source.shares_table
+        config = quantized_config(source.config, kind="w8a8sc", tied=tied, mode=source.activations)
         write_object(staging / "config.json", config)
         copy_auxiliary_files(source.path, staging)
     W8A8SCCheckpoint(staging)

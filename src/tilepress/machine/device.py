@@ -18,6 +18,12 @@ def resolve_device(name: str) -> torch.device:
     Raises UsageError for another name, and where torch has no such device, with what to install.
     """
     kind, _, number = name.partition(":")
+    several = number.split(",")
+    if kind in _REMEDIES and len(several) > 1 and all(one.isdecimal() for one in several):
+        raise UsageError(
+            f"--device {name}: a process has one device; for {len(several)} of them start as many processes, such as "
+            f"torchrun --nproc_per_node {len(several)} -m tilepress.quantize --device {kind} ..."
+        )
     if (kind != "cpu" and kind not in _REMEDIES) or (":" in name and not number.isdecimal()):
         raise UsageError(f"--device {name}: unknown device; use cpu, cuda, cuda:0, npu or npu:0")
     if kind == "cpu":

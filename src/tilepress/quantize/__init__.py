@@ -10,7 +10,7 @@ from tilepress.quantize.estimate.stored_size import w8a8sc_size
 from tilepress.quantize.estimate.throughput import measure_throughput
 from tilepress.quantize.pipeline import quantize_checkpoint, quantize_under_torchrun
 from tilepress.quantize.progress import Progress
-from tilepress.quantize.recipe.choose import RecipeChoice, choose_recipe
+from tilepress.quantize.recipe.choose import RecipeChoice, choose_recipe, for_engine
 from tilepress.quantize.recipe.recipe import Recipe
 from tilepress.quantize.rehearsal import rehearse
 from tilepress.quantize.report import DistillationReport, LinearReport, QuantizationReport
@@ -24,6 +24,7 @@ __all__ = [
     "Recipe",
     "RecipeChoice",
     "choose_recipe",
+    "for_engine",
     "kept_progress",
     "measure_throughput",
     "plan_quantization",

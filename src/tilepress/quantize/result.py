@@ -9,8 +9,8 @@ from pathlib import Path
 from torch import Tensor
 
 from tilepress.checkpoint import EMBEDDING, FloatCheckpoint, QuantizedEmbedding, W8A8SWriter
-from tilepress.checkpoint.description import CODING, FLOAT
-from tilepress.checkpoint.tensors.activation_mode import KEY
+from tilepress.checkpoint.description import ACTIVATIONS, CODING, FLOAT
+from tilepress.checkpoint.targets import target_named
 from tilepress.checkpoint.tensors.quantized_linear import PARAMETERS, unpack
 from tilepress.codec import TILES
 from tilepress.quantize.estimate.stored_size import stays_float
@@ -37,8 +37,10 @@ def write_result(
 
     Raises CheckpointError as W8A8SWriter does.
     """
-    description = {KEY: recipe.activations} | ({} if recipe.coding == TILES else {CODING: recipe.coding})
-    with W8A8SWriter(out, source, dtype=recipe.dtype, description=description) as writer:
+    description = {ACTIVATIONS: recipe.activations} | ({} if recipe.coding == TILES else {CODING: recipe.coding})
+    with W8A8SWriter(
+        out, source, dtype=recipe.dtype, description=description, target=target_named(recipe.engine)
+    ) as writer:
         if isinstance(made, CollectedModel):
             made.write(writer)
             for name, count in made.flushed.items():

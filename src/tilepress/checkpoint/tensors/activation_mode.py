@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tilepress.checkpoint.description import W8A8S_DYNAMIC, Description
+from tilepress.checkpoint.description import ACTIVATIONS, W8A8S_DYNAMIC, Description
+from tilepress.checkpoint.description import OVERFLOW as OVERFLOW
+from tilepress.checkpoint.description import STATIC as STATIC
 from tilepress.errors import CheckpointError
 
-KEY = "activations"
-OVERFLOW, STATIC, PER_TOKEN, DYNAMIC = "overflow", "static", "per-token", "dynamic"
+PER_TOKEN, DYNAMIC = "per-token", "dynamic"
 MODES = (OVERFLOW, STATIC, PER_TOKEN, DYNAMIC)
 _BLOCK = 1 << 20  # weights
 
@@ -19,10 +20,10 @@ def mode_of(description: Description) -> str:
 
     Raises CheckpointError for any other value.
     """
-    mode = description.extra.get(KEY, STATIC)
+    mode = description.extra.get(ACTIVATIONS, STATIC)
     if mode not in MODES:
         raise CheckpointError(
-            f"{description.path}: {KEY} is {mode!r}; it has to be {', '.join(MODES[:-1])} or {MODES[-1]}, "
+            f"{description.path}: {ACTIVATIONS} is {mode!r}; it has to be {', '.join(MODES[:-1])} or {MODES[-1]}, "
             "quantize the model again"
         )
     return str(mode)

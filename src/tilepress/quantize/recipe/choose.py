@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tilepress.errors import UsageError
-from tilepress.quantize.recipe.recipe import Recipe
+from tilepress.quantize.recipe.recipe import Recipe, engine_needs
 from tilepress.quantize.recipe.recipe_file import RecipeFile, read_recipe_file
 
 FOLDER = Path(__file__).parent
@@ -80,3 +80,11 @@ def _same(name: str, given: str) -> bool:
 
 def _bare(name: str) -> str:
     return name.rpartition("/")[2].lower()
+
+
+def for_engine(engine: str | None, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `chosen` with what a directory for that engine needs, where nothing else was chosen.
+
+    engine: the name of a target; None: as a recipe or the defaults have it. Raises UsageError for another name.
+    """
+    return dict(chosen) if engine is None else engine_needs(engine) | dict(chosen) | {"engine": engine}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from tilepress.checkpoint.tensors.activation_mode import DYNAMIC, MODES
+from tilepress.checkpoint.targets import TILEPRESS, target_named
+from tilepress.checkpoint.tensors.activation_mode import DYNAMIC, MODES, STATIC
 from tilepress.codec import CODINGS, ENTROPY
 from tilepress.errors import UsageError
 from tilepress.models.architecture import ModelShape
@@ -13,6 +15,8 @@ DTYPES = ("float16", "bfloat16")
 DEFAULT_BITS = 4.0
 # The possible targets of a quantization, of which a recipe has one at most.
 TARGETS = ("bits", "size", "loss")
+# Settings of a directory for another engine than tilepress, which has neither integer tables nor dynamic scales.
+NEEDED_BY_OTHERS = {"head": False, "embeddings": False, "activations": STATIC}
 # Work of calibration, refinement and training, of that of "default".
 EFFORTS = {"low": 0.25, "default": 1.0, "high": 4.0}
 # Sweeps of the refinement by default. SmolLM2 at 3.5 bits: 6, 24, 96 and 300 take 6, 9, 11 and 13 % off the predicted
@@ -47,6 +51,8 @@ class Recipe:
     times the work.
     damping: share of the mean diagonal added to each Hessian's diagonal (GPTQ's "percdamp").
     coding: of the compressed files that bits and size count, "entropy" or "tiles"; `compress` follows it.
+    engine: whose form the directory has, a name of `checkpoint.targets`. Another than tilepress's own has a float head
+    and embedding and static activations.
     """
 
     bits: float | None = None
@@ -65,6 +71,7 @@ class Recipe:
     effort: str = "default"
     damping: float = 0.1
     coding: str = ENTROPY
+    engine: str = TILEPRESS.name
 
     @property
     def work(self) -> float:
@@ -95,6 +102,7 @@ class Recipe:
             raise UsageError(f"dtype is {self.dtype!r}; choose one of {', '.join(DTYPES)}")
         if self.coding not in CODINGS:
             raise UsageError(f"coding is {self.coding!r}; choose one of {', '.join(CODINGS)}")
+        self._check_engine()
         if self.samples is not None and self.samples < 1:
             raise UsageError(f"samples is {self.samples}; at least 1 calibration sequence is needed")
         if self.sequence_length is not None and self.sequence_length < 8:
@@ -107,3 +115,23 @@ class Recipe:
             raise UsageError(f"effort is {self.effort!r}; choose one of {', '.join(EFFORTS)}")
         if not 0.0 < self.damping <= 1.0:
             raise UsageError(f"damping is {self.damping}; choose a share above 0 and up to 1 (0.1 is usual)")
+
+    def _check_engine(self) -> None:
+        target = target_named(self.engine)
+        if target.own:
+            return
+        for name, value in NEEDED_BY_OTHERS.items():
+            if getattr(self, name) != value:
+                raise UsageError(
+                    f"{name} is {getattr(self, name)!r} with --for {self.engine}: {target.engines} take {value!r} only"
+                )
+        if self.dtype not in target.dtypes:
+            raise UsageError(
+                f"dtype is {self.dtype!r} with --for {self.engine}: {target.engines} take {' or '.join(target.dtypes)}"
+            )
+
+
+def engine_needs(engine: str) -> dict[str, Any]:
+    """Return the settings that a directory for a target of this name needs. Raises UsageError for another name."""
+    target = target_named(engine)
+    return {} if target.own else {**NEEDED_BY_OTHERS, "dtype": target.dtypes[0]}

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from tilepress.checkpoint import ModelShape
+from tilepress.checkpoint.targets import TILEPRESS
 from tilepress.errors import UsageError
-from tilepress.quantize.recipe.recipe import TARGETS, Recipe
+from tilepress.quantize.recipe.recipe import TARGETS, Recipe, engine_needs
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -76,7 +77,7 @@ class RecipeFile:
         kept = dict(self.settings)
         if any(target in chosen for target in TARGETS):
             kept = {key: value for key, value in kept.items() if key not in TARGETS}
-        return Recipe(**{**kept, **chosen})
+        return Recipe(**{**engine_needs(kept.get("engine", TILEPRESS.name)), **kept, **chosen})
 
     def disagreement(self, config: Mapping[str, Any]) -> str | None:
         """Return the first difference between `config`, which is known to be valid, and `model`; None without any."""
