@@ -65,7 +65,7 @@ def test_parts_hold_exactly_what_the_format_says(tmp_path: Path, tiny_qwen3: Pat
         *auxiliary,
     }
     config = json.loads((out / "config.json").read_text())
-    assert config["quantize"] == "w8a8sc"
+    assert config["quantize"] == "tilepress-w8a8sc-static"
     assert config["torch_dtype"] == dtype
     assert config["quantization_config"] == {"quant_method": "tilepress", "format": "w8a8sc"}
     expected = expected_part(tp, getattr(torch, dtype))
