@@ -23,6 +23,8 @@ import tiny_models
 from quantized_directories import edit_json, edit_tensors
 from quantized_models import make_w8a8s
 from tilepress import BitstreamError, CheckpointError, UsageError
+from tilepress.checkpoint.convert import convert_directory
+from tilepress.checkpoint.targets import VENDOR
 from tilepress.compress import compress_directory
 from tilepress.engines.vllm import register
 from tilepress.engines.vllm.serve.unchanged import VARIABLE
@@ -254,6 +256,14 @@ def test_a_directory_that_changed_since_the_server_started_is_refused(
     monkeypatch.setenv(VARIABLE, f"another {directory.resolve()}")
     with pytest.raises(CheckpointError, match="changed while the server was starting"), served(directory):
         pass
+
+
+def test_a_vendors_directory_is_served_by_name_and_refused_without(tmp_path: Path) -> None:
+    ours = make_w8a8s(make_tiny_qwen3(tmp_path / "float", **SHAPE), tmp_path / "w8a8s", activations="static")
+    convert_directory(ours, tmp_path / "vendor", VENDOR)
+    with pytest.raises(UsageError, match=r"serve it with `tilepress serve .*--quantization tilepress"):
+        answers(tmp_path / "vendor")
+    assert answers(tmp_path / "vendor", quantization="tilepress") == answers(ours)
 
 
 def test_another_loader_is_refused(w8a8sc: Path) -> None:

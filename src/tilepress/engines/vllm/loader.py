@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -12,6 +13,8 @@ from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_pa
 from vllm.model_executor.model_loader import DefaultModelLoader, register_model_loader
 
 from tilepress.checkpoint import open_checkpoint
+from tilepress.checkpoint.description import description_file
+from tilepress.checkpoint.w8a8sc import part_directories
 from tilepress.engines.residency import takes_fast_form
 from tilepress.engines.vllm.config import METHOD, TilepressConfig
 from tilepress.engines.vllm.serve.unchanged import check_unchanged
@@ -63,6 +66,8 @@ class TilepressLoader(DefaultModelLoader):
             quantization.shard = self._shard
             # config.json may call a model tied that stores a head of its own: the head counts.
             model_config.hf_config.tie_word_embeddings = self._shard.tied
+        elif quantization is None:
+            refuse_unnamed(model_config.model)
         model: nn.Module = super().load_model(vllm_config, model_config, prefix)
         check_unchanged(model_config.model)
         return model
@@ -88,3 +93,16 @@ class TilepressLoader(DefaultModelLoader):
             open_checkpoint(model_config.model, revision=model_config.revision)
         else:
             super().download_model(model_config)
+
+
+def refuse_unnamed(model: str) -> None:
+    """Raise UsageError for a quantized directory whose config.json does not name the method, such as the vendor's.
+
+    vLLM would look for float weights in it.
+    """
+    directory = Path(model)
+    if directory.is_dir() and (description_file(directory) is not None or part_directories(directory)):
+        raise UsageError(
+            f"{model}: is quantized, and its config.json does not name the method; serve it with `tilepress serve "
+            f"{model}`, or with --quantization {METHOD}"
+        )

@@ -36,7 +36,7 @@ class SharedStep:
         self.threads = torch.get_num_threads()
         self._changed = threading.Condition()
         self._waiting: list[_Request] = []
-        self._computing = False
+        self._batch: list[_Request] = []  # being computed, by the first one's thread
         self._awaited: set[Stream] = set()
         self._patient_until = 0.0
         self.streams = 0
@@ -44,23 +44,21 @@ class SharedStep:
     def compute(self, stream: Stream, part: Part) -> Tensor:
         """Return what `DecodeStep.together` gives for the part. Raises what it raises."""
         request = _Request(stream, part)
-        with self._changed:
-            self._waiting.append(request)
-            self._came(stream)
         try:
+            with self._changed:
+                self._waiting.append(request)
+                self._came(stream)
             while True:
                 with self._changed:
                     while not request.done and not self._may_begin():
                         self._changed.wait(self._patience())
                     if request.done:
                         return request.result()
-                    batch = self._next_batch(request)
-                self._compute(batch)
+                    self._begin(request)
+                self._compute(self._batch)
         finally:
-            with self._changed:  # who is interrupted is not waited for
-                if request in self._waiting:
-                    self._waiting.remove(request)
-                    self._changed.notify_all()
+            with self._changed:
+                self._give_up(request)
 
     def leave(self, stream: Stream) -> None:
         """The stream asks for nothing more."""
@@ -72,47 +70,52 @@ class SharedStep:
         self._changed.notify_all()
 
     def _may_begin(self) -> bool:
-        return not self._computing and (not self._awaited or time.monotonic() >= self._patient_until)
+        return not self._batch and (not self._awaited or time.monotonic() >= self._patient_until)
 
     def _patience(self) -> float | None:
         """Return how long to wait at most for something to change."""
-        return None if self._computing else max(self._patient_until - time.monotonic(), 0)
+        return None if self._batch else max(self._patient_until - time.monotonic(), 0)
 
-    def _next_batch(self, own: _Request) -> list[_Request]:
+    def _begin(self, own: _Request) -> None:
         """Take `own`, and all others but prompts beside a prompt, from those that wait."""
-        prompt = own.is_prompt
-        batch = [own]
+        prompt, batch = own.is_prompt, [own]
         for request in self._waiting:
             if request is not own and not (prompt and request.is_prompt):
                 batch.append(request)
                 prompt = prompt or request.is_prompt
         self._waiting = [request for request in self._waiting if request not in batch]
-        self._computing = True
-        return batch
+        self._batch = batch
 
     def _compute(self, batch: list[_Request]) -> None:
-        error: BaseException | None = None
+        error: Exception | None = None
         logits: list[Tensor] = []
         try:
             logits = self.native.together([request.part for request in batch], self.threads)
-        except BaseException as raised:
+        except Exception as raised:
             error = raised
         with self._changed:
-            self._computing = False
-            others = batch[1:]
-            if error is not None and not isinstance(error, Exception):
-                self._waiting += others  # an interrupt is for the thread that has it
-            elif error is not None:
-                for request in others:
+            for number, request in enumerate(batch):
+                if error is None:
+                    request.succeed(logits[number])
+                else:
                     request.fail(error)
-            else:
-                for request, of_request in zip(batch, logits, strict=True):
-                    request.succeed(of_request)
-            self._awaited = {request.stream for request in batch}
-            self._patient_until = time.monotonic() + PATIENCE * (1 + len(batch))
+            self._end({request.stream for request in batch})
+
+    def _end(self, awaited: set[Stream]) -> None:
+        """The batch is done with; the next one waits a while for `awaited`."""
+        self._awaited = awaited
+        self._patient_until = time.monotonic() + PATIENCE * (1 + len(awaited))
+        self._batch = []
+        self._changed.notify_all()
+
+    def _give_up(self, request: _Request) -> None:
+        """Make sure that nobody waits for a request that has ended, by an interrupt perhaps."""
+        if self._batch and self._batch[0] is request:  # interrupted while it computed for others too
+            self._waiting += [other for other in self._batch[1:] if not other.done]
+            self._end(set())
+        if request in self._waiting:
+            self._waiting.remove(request)
             self._changed.notify_all()
-        if error is not None:
-            raise error
 
 
 class Stream:
