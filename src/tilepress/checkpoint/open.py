@@ -46,7 +46,7 @@ def open_checkpoint(path: str | Path, *, revision: str | None = None) -> Checkpo
     if part_directories(directory):
         return W8A8SCCheckpoint(directory)
     flat = sorted(directory.glob(VENDORS_FLAT_PARTS))
-    if flat:
+    if flat and description_file(directory) is not None:
         raise closed_bitstream(flat[0])
     if description_file(directory) is not None:
         return W8A8SCheckpoint(directory)

@@ -168,8 +168,10 @@ class Part:
 
     def _refuse_closed(self) -> None:
         """Raise BitstreamError for a part of the vendor's compressor, whose names may be those of its own engine."""
-        infos = [name for name in self._files if name.endswith(".info") and self._files.stored(name).shape == (5,)]
-        for name in infos:
+        for name in self._files:
+            stored = self._files.stored(name)
+            if not name.endswith(".info") or stored.dtype != torch.int64 or tuple(stored.shape) != (5,):
+                continue
             if int(self._files.tensor(name)[4]) == VENDORS_FORM or name.startswith(VENDORS_LAYERS):
                 raise closed_bitstream(self._files.stored(name).file, name.removesuffix(".info"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from threading import get_ident
 from typing import TYPE_CHECKING
 
 import torch
@@ -74,27 +75,30 @@ class FusedLinear(CompressedLinear):
         super().__init__(stored)
         self._sizes = list(sizes)
         self._names = list(names)
-        # A list, because assigning attributes of a module costs a microsecond each, some hundred times a token:
-        # the input of the call under way, then the slices not yet taken, last member first.
-        self._call: list[Tensor] = []
+        # Of each thread, the input of the call under way, then the slices not yet taken, last member first. No
+        # attributes of their own, because assigning those of a module costs a microsecond, some hundred times a token.
+        self._calls: dict[int, list[Tensor]] = {}
 
     def members(self) -> list[FusedMember]:
         return [FusedMember(self, i, size) for i, size in enumerate(self._sizes)]
 
     def take(self, member: int, x: Tensor) -> Tensor:
         """Rows of `member` for input x [..., k], as a view [..., rows]. RuntimeError where called out of order."""
-        call = self._call
+        thread = get_ident()
         if member == 0:
-            call[:] = (x, *reversed(torch.split_with_sizes(self(x), self._sizes, dim=-1)))
-        elif len(call) != 1 + len(self._sizes) - member or call[0] is not x:
-            call.clear()
+            call = [x, *reversed(torch.split_with_sizes(self(x), self._sizes, dim=-1))]
+            self._calls[thread] = call
+        else:
+            call = self._calls.get(thread, [])
+        if len(call) != 1 + len(self._sizes) - member or call[0] is not x:
+            self._calls.pop(thread, None)
             raise RuntimeError(
                 f"{self._names[member]} was called out of order: fused linears have to be called in the order "
-                f"{', '.join(self._names)}, each with the same input tensor, by one thread at a time"
+                f"{', '.join(self._names)}, each with the same input tensor"
             )
         rows = call.pop()
         if len(call) == 1:
-            call.clear()
+            del self._calls[thread]
         return rows
 
 

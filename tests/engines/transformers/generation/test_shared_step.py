@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import tilepress
+from quantized_models import make_w8a8s
 from tilepress.engines.transformers.generate import complete
 from tilepress.engines.transformers.generation.decode_step import DecodeStep, Part
 from tilepress.engines.transformers.generation.kv_cache import GrowingCache, PrefixCache
@@ -92,6 +93,29 @@ def test_torch_has_its_threads_again(tiny: Loaded) -> None:
     assert torch.get_num_threads() == before
 
 
+def test_threads_that_begin_meanwhile_have_torchs_number(tiny: Loaded) -> None:
+    before, seen = torch.get_num_threads(), []
+
+    def look(_: str) -> None:
+        other = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+        other.start()
+        other.join()
+
+    complete(*tiny, PROMPTS[0], max_new_tokens=3, on_text=look)
+    look("")
+    assert set(seen) == {before}
+
+
+def test_prompts_that_torch_reads_at_the_same_time(tmp_path: Path, tiny_qwen3: Path) -> None:
+    directory = make_w8a8s(tiny_qwen3, tmp_path / "w8a8s", float_linears=["mlp.down_proj"])
+    model, tokenizer = tilepress.load(directory)
+    model.generation_config.eos_token_id = None
+    alone = [complete(model, tokenizer, prompt, max_new_tokens=4).tokens for prompt in PROMPTS]
+    calls = [lambda p=p: complete(model, tokenizer, p, max_new_tokens=4) for p in PROMPTS]
+    for _ in range(5):
+        assert [answer.tokens for answer in in_threads(calls)] == alone
+
+
 def test_who_fails_or_is_interrupted_does_not_stop_the_others(tiny: Loaded) -> None:
     expected = complete(*tiny, PROMPTS[0], max_new_tokens=20).tokens
 
@@ -142,6 +166,18 @@ def test_an_interrupt_is_for_its_own_thread(tiny: Loaded, monkeypatch: pytest.Mo
     results = in_threads([one, one, one])
     assert sum(result is None for result in results) == 1
     assert all(torch.equal(result, expected) for result in results if result is not None)
+
+
+def test_a_token_that_is_none_is_refused_to_its_owner(tiny: Loaded) -> None:
+    model, _ = tiny
+
+    def step(token: int) -> Any:
+        with stream(model) as own, torch.inference_mode():
+            return own.step(torch.tensor([[token]]), GrowingCache())
+
+    good, refused = in_threads([lambda: step(5), lambda: step(100_000)])
+    assert good.shape == (1, model.config.vocab_size)
+    assert "token 100000 is none of the model's" in str(refused)
 
 
 def test_a_cache_of_another_model_is_refused_to_its_owner(tiny: Loaded) -> None:

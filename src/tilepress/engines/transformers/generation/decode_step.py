@@ -17,6 +17,7 @@ from tilepress.engines.transformers.compressed_embedding import StoredHead
 from tilepress.engines.transformers.compressed_linear import CompressedLinear
 from tilepress.engines.transformers.generation.cache_type import CacheType
 from tilepress.engines.transformers.generation.kv_cache import NATIVE, CacheShape, GrowingCache
+from tilepress.errors import UsageError
 
 # Positions whose angles are computed at a time.
 POSITIONS = 1024
@@ -37,6 +38,7 @@ class Part:
     start: int
     asked: int
     sequence: _native.Sequence
+    buffers: list[Tensor]  # what `sequence` points to
 
     @property
     def end(self) -> int:
@@ -105,13 +107,18 @@ class DecodeStep:
         return self.together([self.part(tokens, cache)])[0]
 
     def part(self, tokens: Tensor, cache: GrowingCache) -> Part:
-        """Return tokens [1, n] to compute with logits after each. Raises UsageError for a cache of another shape."""
+        """Return tokens [1, n] to compute with logits after each.
+
+        Raises UsageError for a cache of another shape and for a token that the model does not have.
+        """
+        self._check(tokens)
         start = cache.get_seq_length()
         buffers = cache.buffers_for(start + tokens.shape[1], self._shape)
         return self._part(tokens, cache, buffers, start, tokens.shape[1])
 
     def parts_of_prompt(self, tokens: Tensor, cache: GrowingCache) -> list[Part]:
         """Return parts of tokens [1, n] to compute in turn, with logits after the last token; errors as of `part`."""
+        self._check(tokens)
         start = cache.get_seq_length()
         buffers = cache.buffers_for(start + tokens.shape[1], self._shape)
         *first, last = enumerate(torch.split(tokens, PROMPT_TOKENS, dim=1))
@@ -141,6 +148,11 @@ class DecodeStep:
             part.cache.use(part.end)
         return list(torch.split(logits, [part.asked for part in parts]))
 
+    def _check(self, tokens: Tensor) -> None:
+        least, most = (int(extreme) for extreme in torch.aminmax(tokens))
+        if least < 0 or most >= self._vocabulary:
+            raise UsageError(f"token {least if least < 0 else most} is none of the model's {self._vocabulary}")
+
     def _part(self, tokens: Tensor, cache: GrowingCache, buffers: list[Tensor], start: int, asked: int) -> Part:
         sequence = _native.Sequence.of(
             tokens.shape[1],
@@ -150,7 +162,7 @@ class DecodeStep:
             [buffer.data_ptr() for buffer in buffers],
             buffers[0].shape[3],
         )
-        return Part(tokens, cache, start, asked, sequence)
+        return Part(tokens, cache, start, asked, sequence, buffers)
 
     def _add_layer(self, layer: Any) -> None:
         attention, mlp = layer.self_attn, layer.mlp

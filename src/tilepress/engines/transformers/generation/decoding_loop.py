@@ -16,7 +16,7 @@ from transformers.generation.configuration_utils import GenerationMode
 
 from tilepress.engines.transformers.generation.decode_step import DecodeStep
 from tilepress.engines.transformers.generation.kv_cache import GrowingCache
-from tilepress.engines.transformers.generation.shared_step import stream
+from tilepress.engines.transformers.generation.shared_step import own_threads, stream
 
 # Tokens [1, n] behind those of the cache, which gets their keys and values, to logits [_, vocabulary].
 Pass = Callable[[Tensor, GrowingCache], Tensor]
@@ -127,13 +127,9 @@ def _draw(processor: LogitsProcessorList, ids: Any, logits: Any, *, sample: bool
 
     These are the cores that `DecodeStep` needs next.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with own_threads(1):
         scores = processor(ids, logits)
         return torch.multinomial(torch.softmax(scores, -1), 1) if sample else scores.argmax(-1, keepdim=True)
-    finally:
-        torch.set_num_threads(threads)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 import time
 import weakref
@@ -137,11 +138,8 @@ class Stream:
     @contextmanager
     def all_threads(self) -> Iterator[None]:
         """For what torch computes, which has one thread in a stream."""
-        torch.set_num_threads(self._shared.threads)
-        try:
+        with own_threads(self._shared.threads):
             yield
-        finally:
-            torch.set_num_threads(1)
 
 
 class _Request:
@@ -181,19 +179,42 @@ def stream(model: PreTrainedModel) -> Iterator[Stream]:
     Within it torch has one thread: others spin for milliseconds when they have done their part, on cores that the step
     needs.
     """
-    with _sharing:
-        if model not in _shared:
-            _shared[model] = SharedStep(model)
-        shared = _shared[model]
-        shared.streams += 1
-    own = Stream(shared)
-    torch.set_num_threads(1)
+    shared: SharedStep | None = None
+    own: Stream | None = None
     try:
-        yield own
-    finally:
-        torch.set_num_threads(shared.threads)
-        shared.leave(own)
         with _sharing:
-            shared.streams -= 1
-            if not shared.streams:
-                del _shared[model]
+            if model not in _shared:
+                _shared[model] = SharedStep(model)
+            shared = _shared[model]
+            shared.streams += 1
+            own = Stream(shared)
+        with own_threads(1):
+            yield own
+    finally:
+        if shared is not None and own is not None:
+            shared.leave(own)
+            with _sharing:
+                shared.streams -= 1
+                if not shared.streams:
+                    del _shared[model]
+
+
+@contextmanager
+def own_threads(count: int) -> Iterator[None]:
+    """Give what torch computes in this thread so many threads; other threads keep theirs.
+
+    torch.set_num_threads would also change what threads get that begin meanwhile.
+    """
+    before = torch.get_num_threads()
+    _set_threads(count)
+    try:
+        yield
+    finally:
+        _set_threads(before)
+
+
+def _set_threads(count: int) -> None:
+    try:
+        ctypes.CDLL(None).omp_set_num_threads(count)
+    except (AttributeError, OSError, TypeError):  # a torch without OpenMP
+        torch.set_num_threads(count)

@@ -58,8 +58,8 @@ def _patches(
     ROWS: tl.constexpr, TOKENS: tl.constexpr, EACH: tl.constexpr,
 ):  # fmt: skip
     """Return (sums int32 [ROWS, TOKENS] of one part of the rows' patches, how many are damaged)."""
-    begin = tl.maximum(tl.load(starts + row, mask=row < n, other=0), 0)
-    end = tl.minimum(tl.load(starts + row + 1, mask=row < n, other=0), count)
+    begin = tl.minimum(tl.maximum(tl.load(starts + row, mask=row < n, other=0), 0), count)
+    end = tl.minimum(tl.maximum(tl.load(starts + row + 1, mask=row < n, other=0), begin), count)
     token = tl.arange(0, TOKENS)[None, None, :]
     lane = tl.arange(0, EACH)[None, :]
     sums = tl.zeros([ROWS, TOKENS], tl.int32)

@@ -60,10 +60,10 @@ class FastMatrix:
 
 def check_fast_matrix(weight: Tensor, index: Tensor, info: Tensor, n: int, k: int) -> FastMatrix:
     """Return the matrix. Raises ValueError for another dtype, length or layout; the kernels check the contents."""
-    matrix = FastMatrix(weight.view(-1).view(torch.uint8), index.view(-1), info, n, k)
     require("weight", weight, torch.int8, weight.numel())
     require("index", index, torch.int32, index.numel())
     require("info", info, torch.int64, 5)
+    matrix = FastMatrix(weight.view(-1).view(torch.uint8), index.view(-1), info, n, k)
     if weight.data_ptr() % 16:
         raise ValueError(f"weight begins at {weight.data_ptr():#x}; a multiple of 16 is needed")
     if matrix.patches < 0:

@@ -42,8 +42,9 @@ def _decode(weight, weight_bytes, index, tiles, patches, info, n, k, row, presen
         tl.store(to + 1, b, mask=wanted)
     tl.debug_barrier()  # patches change what was stored
     starts = index + 2 * tiles
-    begin = tl.maximum(tl.load(starts + row), 0)[:, None]
-    end = tl.where(present, tl.minimum(tl.load(starts + row + 1), patches), 0)[:, None]
+    begin = tl.minimum(tl.maximum(tl.load(starts + row), 0), patches)
+    end = tl.minimum(tl.maximum(tl.load(starts + row + 1), begin), patches)
+    begin, end = begin[:, None], tl.where(present, end, begin)[:, None]
     for at in range(0, tl.max(end - begin), EACH):
         mine = begin + at + tl.arange(0, EACH)[None, :]
         patch = tl.load(starts + n + 1 + mine, mask=mine < end, other=256)
