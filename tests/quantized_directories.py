@@ -69,8 +69,9 @@ def write_vendor_like(out: Path, source: Path) -> Path:
             if bias is not None:
                 add("FLOAT", **{f"{prefix}.bias": bias.float()})
         if "norm" in name:
-            add("FLOAT", **{f"{prefix}.bias": torch.randn(tensor.shape)})
-            add("W8A8S", **{f"{prefix}.module.weight": tensor.float(), f"{prefix}.module.bias": torch.zeros(3)})
+            bias = torch.randn(tensor.shape)
+            add("FLOAT", **{f"{prefix}.bias": bias})
+            add("W8A8S", **{f"{prefix}.module.weight": tensor.float(), f"{prefix}.module.bias": bias})
     add("FLOAT", **{"lm_head.weight": floats["model.embed_tokens.weight"].float() + 1})
     names = sorted(tensors)
     placed = {}

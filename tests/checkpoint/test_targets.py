@@ -123,7 +123,7 @@ def test_other_kinds_are_not_converted(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (lambda t: t.pop(f"{Q}.bias"), f"{Q}.bias: is missing"),
-        (lambda t: t.update({f"{Q}.weight_scale": torch.ones(3)}), f"{Q}.weight_scale: is no parameter"),
+        (lambda t: t.update({f"{Q}.weight_scale": torch.ones(3)}), f"{Q}.weight_scale: is no parameter of theirs"),
         (lambda t: t.update({f"{Q}.deq_scale": torch.ones(32)}), f"{Q}.deq_scale: is torch.float32"),
         (lambda t: t.update({f"{Q}.input_scale": torch.tensor(0.5)}), f"{Q}.input_scale: is torch.float32 []"),
         (lambda t: t.pop("model.embed_tokens.weight"), "model.embed_tokens.weight: is missing"),

@@ -277,6 +277,15 @@ def test_static_w8a8_is_read_by_its_five_tensors(kind: str, w8a8s: Path, w8a8s_c
         assert torch.equal(theirs.linear(prefix).deq_scale, ours.linear(prefix).deq_scale)
 
 
+def test_a_norm_that_stands_twice_and_differs_is_refused(tmp_path: Path) -> None:
+    vendor = write_vendor_like(tmp_path / "vendor", make_tiny_llama(tmp_path / "float", tied=True))
+    name = "model.layers.0.input_layernorm.module.weight"
+    placed = json.loads((vendor / "quant_model_weights.safetensors.index.json").read_text())["weight_map"]
+    edit_tensors(vendor / placed[name], lambda tensors: tensors[name].mul_(2))
+    with pytest.raises(CheckpointError, match=f"{name} differs from model.layers.0.input_layernorm.weight"):
+        W8A8SCheckpoint(vendor)
+
+
 def test_weights_with_an_offset_are_refused(w8a8s_copy: Path) -> None:
     as_static_w8a8(w8a8s_copy, "W8A8", offset=1.0)
     with pytest.raises(CheckpointError, match=r"weight_offset is not 0: weights with an offset are not read"):

@@ -54,4 +54,4 @@ def test_every_command_of_the_tutorial_works(tmp_path: Path) -> None:
     assert 69e6 < weights.stat().st_size < 73e6, "the page says about 71 MB"
     parts = sorted(part.name for part in (tmp_path / "smollm2-w8a8sc-tp3").glob("part*"))
     assert parts == ["part0-of-3", "part1-of-3", "part2-of-3"]
-    assert json.loads((tmp_path / "smollm2-w8a8s" / "config.json").read_text())["quantize"] == "w8a8s"
+    assert json.loads((tmp_path / "smollm2-w8a8s" / "config.json").read_text())["quantize"] == "tilepress-w8a8s-dynamic"

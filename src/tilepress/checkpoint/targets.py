@@ -29,7 +29,7 @@ from tilepress.checkpoint.tensors.embedding import EMBEDDING
 from tilepress.checkpoint.tensors.quantized_linear import PARAMETERS, QuantizedLinear
 from tilepress.errors import UsageError
 from tilepress.jobs.json_files import read_object
-from tilepress.models.architecture import HEAD, ModelShape, architecture_of, linear_shapes
+from tilepress.models.architecture import HEAD, ModelShape, architecture_of, linear_shapes, norm_shapes
 
 HEAD_WEIGHT = f"{HEAD.name}.weight"
 EMBEDDING_WEIGHT = f"{EMBEDDING}.weight"
@@ -142,9 +142,11 @@ class _Check:
             names, problems = self._linear(prefix, shape)
             expected |= names
             yield from problems
+        for norm in norm_shapes(self._biased, self._shape):
+            expected |= {f"{norm}.weight", f"{norm}.bias"}
         for name in self._files:
-            if name not in expected and "norm" not in name:
-                yield f"{name}: is no parameter of their linears"
+            if name not in expected:
+                yield f"{name}: is no parameter of theirs"
 
     def _of_config(self) -> Iterator[str]:
         config, kind = self._config, self._target.kind.lower()

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from tilepress.checkpoint.auxiliary import auxiliary_files
@@ -248,11 +249,27 @@ class W8A8SCheckpoint:
                     f"{self._files.stored(name).file}: {name} is not a tensor that tilepress reads in a W8A8S "
                     f"directory of {self.architecture.name}; check that weights and config.json belong together"
                 )
+        for name in duplicates:
+            self._check_duplicate(name)
         if duplicates:
             warnings.warn(
                 f"{self.path}: ignored {len(duplicates)} duplicate tensors such as {duplicates[0]}",
                 TilepressWarning,
                 stacklevel=4,
+            )
+
+    def _check_duplicate(self, name: str) -> None:
+        """A norm that stands twice has to be the same twice: older tools kept the smoothed one under the other name."""
+        plain = name.replace(".module.", ".")
+        tensor = self._files.tensor(name)
+        if plain in self._files:
+            same = torch.equal(tensor.float(), self._files.tensor(plain).float())
+        else:
+            same = not bool(tensor.any())  # a bias of zeros
+        if not same:
+            raise CheckpointError(
+                f"{self._files.stored(name).file}: {name} differs from {plain}, and which one a linear reads is not "
+                "stored; quantize the model again with a newer tool"
             )
 
     def _check_group(self, prefix: str) -> None:

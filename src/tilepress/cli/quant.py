@@ -152,8 +152,12 @@ def quant(
         effort=effort,
     )
     # Who types the vendor's line, with its words for type and model or device, wants what its engines load.
-    typed = quant_type is not None and (model_type is not None or device.startswith("npu"))
-    chosen = for_engine(engine or (VENDOR.name if typed else None), chosen)
+    # A recipe of the user's own decides for itself.
+    typed = quant_type is not None and (model_type is not None or device.startswith("npu")) and recipe_path is None
+    if typed and engine is None:
+        engine = VENDOR.name
+        print_note("--quant-type with --model-type or an npu: made for the vendor's engines; --for tilepress for ours")
+    chosen = for_engine(engine, chosen)
     target = resolve_device(device)
     source = open_checkpoint(model_path)
     if isinstance(source, W8A8SCheckpoint) and not source.quantized_linears():

@@ -134,4 +134,6 @@ class Recipe:
 def engine_needs(engine: str) -> dict[str, Any]:
     """Return the settings that a directory for a target of this name needs. Raises UsageError for another name."""
     target = target_named(engine)
-    return {} if target.own else {**NEEDED_BY_OTHERS, "dtype": target.dtypes[0]}
+    if target.own:
+        return {}
+    return NEEDED_BY_OTHERS | ({"dtype": target.dtypes[0]} if len(target.dtypes) == 1 else {})
