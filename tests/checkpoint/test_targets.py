@@ -114,6 +114,15 @@ def test_what_they_cannot_compute_is_not_converted(options: dict[str, Any], mess
     assert not (tmp_path / "vendor").exists()
 
 
+def test_a_scale_that_they_would_round_is_not_converted(tmp_path: Path) -> None:
+    theirs = write_vendor_like(tmp_path / "theirs", make_float(tmp_path))
+    with (
+        pytest.warns(UserWarning, match="duplicate"),
+        pytest.raises(UsageError, match=r"input_scale is 0.0123.*, which float16 does not hold"),
+    ):
+        convert_directory(theirs, tmp_path / "vendor", VENDOR)
+
+
 def test_other_kinds_are_not_converted(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is a float directory; quantize it first"):
         convert_directory(make_tiny_qwen3(tmp_path / "float"), tmp_path / "vendor", VENDOR)
