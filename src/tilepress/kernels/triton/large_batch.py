@@ -16,7 +16,7 @@ from tilepress.kernels.triton.decode import decode_rows, scratch_memory
 from tilepress.kernels.triton.fast_form import whole_rows
 from tilepress.kernels.triton.fast_form.form import FastMatrix
 from tilepress.kernels.triton.machine import shared_memory
-from tilepress.kernels.triton.matrix import Matrix
+from tilepress.kernels.triton.matrix import DeviceMatrix, Matrix
 from tilepress.kernels.triton.operands import Operands
 from tilepress.kernels.triton.output import narrow, scale_sums
 
@@ -89,10 +89,11 @@ def _multiply_panel(
     tl.store(y + token.to(tl.int64) * n + row, narrow(result, y.dtype.element_ty), mask=there)
 
 
-def _panel_decoder(matrix: Matrix | FastMatrix) -> Callable[[Tensor, Tensor, int], None]:
+def _panel_decoder(matrix: DeviceMatrix) -> Callable[[Tensor, Tensor, int], None]:
     """Return a function of (out, damaged, first_row): see `decode.decode_rows`."""
     if isinstance(matrix, FastMatrix):
         return partial(whole_rows.decode_rows, matrix)
+    assert isinstance(matrix, Matrix)
     scratch = scratch_memory(matrix)
     return lambda out, damaged, first_row: decode_rows(matrix, out, damaged, scratch, first_row)
 
@@ -127,12 +128,7 @@ def multiply(x: Tensor, operands: Operands, y: Tensor) -> None:
             n,
             first_row,
             rows,
-            quantized.ratio,
-            quantized.offset,
-            operands.input_offset,
-            operands.deq_scale,
-            operands.quant_bias,
-            operands.weight_sums,
+            *operands.scaling(quantized),
             damaged,
             OWN=operands.dynamic,
             TOKENS=blocks.tokens,

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from tilepress.kernels.op import require
-from tilepress.kernels.triton.fast_form.form import FastMatrix
-from tilepress.kernels.triton.matrix import Matrix
+from tilepress.kernels.triton.activations import Quantized
+from tilepress.kernels.triton.matrix import DeviceMatrix
 
 
 @dataclass(frozen=True)
 class Operands:
     """The compressed matrix, and the rest as `tilepress.kernels.linear` takes it; weight_sums is [0] to clamp."""
 
-    matrix: Matrix | FastMatrix
+    matrix: DeviceMatrix
     input_scale: Tensor
     input_offset: Tensor
     deq_scale: Tensor
@@ -37,3 +37,8 @@ class Operands:
     def dynamic(self) -> bool:
         """True where tokens that overflow get a dynamic scale."""
         return self.weight_sums.numel() > 0
+
+    def scaling(self, quantized: Quantized) -> tuple[Tensor, ...]:
+        """What kernels scale sums by: ratio, offset, input_offset, deq_scale, quant_bias, weight_sums."""
+        scales = (self.input_offset, self.deq_scale, self.quant_bias, self.weight_sums)
+        return quantized.ratio, quantized.offset, *scales

@@ -10,7 +10,6 @@ from tilepress.kernels.triton.symbols import SIGNS
 
 # Of a tile's row: 8 fractals of 4 pairs of words, a pair being 8 columns.
 PAIRS = tl.constexpr(32)
-FRACTAL_WORDS = tl.constexpr(128)
 
 
 @triton.jit

@@ -12,7 +12,7 @@ width: bits of a code, 0 or 4 to 7, which stands for low + code; or 8: bytes tha
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from tilepress.codec import RESIDENT_FORM, TILE_COLUMNS, TILE_ROWS, Compressed
 from tilepress.kernels.op import require
+from tilepress.kernels.triton.matrix import DeviceMatrix, require_alignment
 
 DEVICE_FORM = 0x54500004
 # Columns that a patch can name.
@@ -30,19 +31,13 @@ FRACTAL_COLUMNS = 32
 SYMBOLS = 512
 
 
-@dataclass(frozen=True)
-class FastMatrix:
-    """weight: uint8 [bytes], index: int32, info: int64 [5], on one device; n and k, which info has to give."""
-
-    weight: Tensor
-    index: Tensor
-    info: Tensor
-    n: int
-    k: int
+class FastMatrix(DeviceMatrix):
+    """In the form above. index: int32."""
 
     @property
-    def fractal_rows(self) -> int:
-        return -(-self.n // 16)
+    def arguments(self) -> tuple[Any, ...]:
+        """What kernels take of it: weight, weight_bytes, index, tiles, patches, info."""
+        return self.weight, self.weight.numel(), self.index, self.tiles, self.patches, self.info
 
     @property
     def k_index(self) -> int:
@@ -64,8 +59,7 @@ def check_fast_matrix(weight: Tensor, index: Tensor, info: Tensor, n: int, k: in
     require("index", index, torch.int32, index.numel())
     require("info", info, torch.int64, 5)
     matrix = FastMatrix(weight.view(-1).view(torch.uint8), index.view(-1), info, n, k)
-    if weight.data_ptr() % 16:
-        raise ValueError(f"weight begins at {weight.data_ptr():#x}; a multiple of 16 is needed")
+    require_alignment(weight=weight)
     if matrix.patches < 0:
         raise ValueError(
             f"index is torch.int32 [{index.numel()}]; [{index.numel() - matrix.patches}] or more is needed"

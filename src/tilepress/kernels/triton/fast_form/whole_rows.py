@@ -99,12 +99,7 @@ def _look_up_rows(
 def decode_rows(matrix: FastMatrix, out: Tensor, damaged: Tensor, first_row: int) -> None:
     """Decode rows first_row, ... of the matrix into out, int8 [rows, width], as `decode.decode_rows` does."""
     _decode_strips[(triton.cdiv(out.shape[0], STRIP_ROWS),)](
-        matrix.weight,
-        matrix.weight.numel(),
-        matrix.index,
-        matrix.tiles,
-        matrix.patches,
-        matrix.info,
+        *matrix.arguments,
         matrix.n,
         matrix.k,
         out.view(torch.uint8),
@@ -124,12 +119,7 @@ def look_up(ids: Tensor, matrix: FastMatrix, weight_scale: Tensor) -> Tensor:
     decoded = torch.empty((ids.numel(), width), dtype=torch.uint8, device=ids.device)
     _look_up_rows[(ids.numel(),)](
         ids,
-        matrix.weight,
-        matrix.weight.numel(),
-        matrix.index,
-        matrix.tiles,
-        matrix.patches,
-        matrix.info,
+        *matrix.arguments,
         matrix.n,
         matrix.k,
         weight_scale,
