@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from tilepress.checkpoint.description import (
     ACTIVATIONS,
@@ -26,7 +25,7 @@ from tilepress.checkpoint.description import (
 )
 from tilepress.checkpoint.safetensors.reader import TensorFiles, find_weights
 from tilepress.checkpoint.tensors.embedding import EMBEDDING
-from tilepress.checkpoint.tensors.quantized_linear import PARAMETERS, QuantizedLinear
+from tilepress.checkpoint.tensors.quantized_linear import PARAMETERS
 from tilepress.errors import UsageError
 from tilepress.jobs.json_files import read_object
 from tilepress.models.architecture import HEAD, ModelShape, architecture_of, linear_shapes, norm_shapes
@@ -95,12 +94,6 @@ def target_named(name: str) -> Target:
     if name not in TARGETS:
         raise UsageError(f"--for {name}: use one of {', '.join(TARGETS)}")
     return TARGETS[name]
-
-
-def folded_bias(linear: QuantizedLinear) -> Tensor:
-    """Return the bias that quant_bias contains, float32 [n], to within half a deq_scale."""
-    sums = linear.weight.sum(dim=1, dtype=torch.int32)
-    return (linear.quant_bias + linear.input_offset * sums).float() * linear.deq_scale
 
 
 def refusals(directory: Path, target: Target) -> list[str]:

@@ -319,11 +319,16 @@ def _read_w8a8s_description(path: Path) -> Description:
 
 def _check_folded(file: Path, prefix: str, linear: QuantizedLinear, bias: Tensor) -> None:
     """A bias beside a quantized linear is not added again: make sure that quant_bias has it."""
-    sums = row_sums(linear.weight).long()
-    folded = (linear.quant_bias + linear.input_offset * sums).double() * linear.deq_scale
+    folded = folded_bias(linear)
     slack = linear.deq_scale + 1e-2 * bias.double().abs()
     if bool(((folded - bias.double()).abs() > slack).any()):
         raise CheckpointError(
             f"{file}: {prefix}.bias is not contained in {prefix}.quant_bias, as the format has it; "
             "quantize the model again"
         )
+
+
+def folded_bias(linear: QuantizedLinear) -> Tensor:
+    """Return the bias that quant_bias contains, float64 [n], to within half a deq_scale."""
+    sums = row_sums(linear.weight).long()
+    return (linear.quant_bias + linear.input_offset * sums).double() * linear.deq_scale

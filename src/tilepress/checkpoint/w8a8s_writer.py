@@ -16,11 +16,11 @@ from tilepress.checkpoint.description import ACTIVATIONS, FLOAT, STATIC, W8A8S, 
 from tilepress.checkpoint.safetensors.reader import TensorFiles
 from tilepress.checkpoint.safetensors.writer import stream_tensor
 from tilepress.checkpoint.summary import REPORT
-from tilepress.checkpoint.targets import TILEPRESS, Target, folded_bias, refusals
+from tilepress.checkpoint.targets import TILEPRESS, Target, refusals
 from tilepress.checkpoint.tensors.embedding import EMBEDDING, QuantizedEmbedding
 from tilepress.checkpoint.tensors.quantized_linear import PARAMETERS, QuantizedLinear, pack, unpack
 from tilepress.checkpoint.tensors.stored_float import stored_float
-from tilepress.checkpoint.w8a8s import W8A8SCheckpoint
+from tilepress.checkpoint.w8a8s import W8A8SCheckpoint, folded_bias
 from tilepress.errors import CheckpointError, TilepressWarning
 from tilepress.jobs.atomic_directory import (
     create_staging,
