@@ -1,8 +1,6 @@
 #include "decoder/projection.hpp"
 
 #include <algorithm>
-#include <stdexcept>
-#include <string>
 
 #include "simd/isa.hpp"
 #include "simd/kernels.hpp"
@@ -11,9 +9,7 @@
 namespace tilepress {
 
 Projection compressed_projection(const TensorView& tiles, const LinearArguments& scales) {
-    if (scales.input_offset < -128 || scales.input_offset > 127) {
-        throw std::invalid_argument("input_offset is " + std::to_string(scales.input_offset) + ", outside -128 to 127");
-    }
+    check_input_offset(scales);
     return {
         .n = tiles.geometry.n,
         .k = tiles.geometry.k,

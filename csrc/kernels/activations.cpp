@@ -26,6 +26,11 @@ TokenScale QuantizedActivations::choose_scale(const LinearArguments& arguments, 
     scale = arguments.input_scale;
     if (arguments.weight_sums == nullptr) return fixed;
     const FloatRange range = kernels_.find_range(arguments.type, arguments.x, token * k_, k_);
+    if (arguments.input_offset == kSymmetric) {
+        const float largest = std::max(range.high, -range.low) / 127.0f;
+        scale = largest >= FLT_MIN && largest <= FLT_MAX ? largest : 1.0f;
+        return {true, scale / arguments.input_scale, 0};
+    }
     const float offset = static_cast<float>(arguments.input_offset);
     const bool overflows =
         round_half_even(range.high / scale) + offset > 127.0f || round_half_even(range.low / scale) + offset < -128.0f;

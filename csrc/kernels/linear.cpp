@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <atomic>
 #include <memory>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "kernels/activations.hpp"
@@ -110,6 +112,14 @@ class Call {
 };
 
 }  // namespace
+
+void check_input_offset(const LinearArguments& arguments) {
+    const int offset = arguments.input_offset;
+    if (offset == kSymmetric && arguments.weight_sums != nullptr) return;
+    if (offset < -128 || offset > 127) {
+        throw std::invalid_argument("input_offset is " + std::to_string(offset) + ", outside -128 to 127");
+    }
+}
 
 void linear(const TensorView& weight, const LinearArguments& arguments, int threads) {
     if (arguments.tokens == 0) return;

@@ -16,10 +16,6 @@ void run(const LinearCall& call, int threads) {
                                     std::to_string(geometry.k) + ", but x has " + std::to_string(call.k) +
                                     " columns and deq_scale " + std::to_string(call.n) + " entries");
     }
-    const int32_t offset = *call.input_offset;
-    if (offset < -128 || offset > 127) {
-        throw std::invalid_argument("input_offset is " + std::to_string(offset) + ", outside -128 to 127");
-    }
     const LinearArguments arguments{
         .x = call.x,
         .y = call.y,
@@ -27,11 +23,12 @@ void run(const LinearCall& call, int threads) {
         .type = call.type,
         .tokens = call.tokens,
         .input_scale = *call.input_scale,
-        .input_offset = offset,
+        .input_offset = *call.input_offset,
         .deq_scale = call.deq_scale,
         .quant_bias = call.quant_bias,
         .weight_sums = call.weight_sums,
     };
+    check_input_offset(arguments);
     linear(tensor, arguments, threads);
 }
 

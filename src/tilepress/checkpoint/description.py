@@ -27,6 +27,7 @@ ACTIVATIONS = "activations"  # global key: the activation mode
 OVERFLOW, STATIC = "overflow", "static"
 
 W8A8, W8A8_MIX, W16A16S = "W8A8", "W8A8_MIX", "W16A16S"
+W8A8_DYNAMIC = "W8A8_DYNAMIC"  # the vendor's: every token has a symmetric scale; weight_scale beside the weight
 C8 = "C8"  # scales of keys and values in int8
 # How the types in a description are read. W8A8 stores the same five tensors as W8A8S, and so does W8A8_MIX, which adds
 # scales for prompts; W16A16S is a float weight with zeros; some releases of the vendor's manual put W8A8SC into a W8A8S
@@ -37,6 +38,7 @@ _READ_AS = {
     W8A8S: W8A8S,
     W8A8: W8A8S,
     W8A8_MIX: W8A8S,
+    W8A8_DYNAMIC: W8A8_DYNAMIC,
     C8: C8,
     W8A8SC: W8A8SC,
     W8A8S_DYNAMIC: W8A8S_DYNAMIC,
@@ -46,7 +48,7 @@ _READ_AS = {
 
 @dataclass(frozen=True)
 class Description:
-    """path: its file; types: tensor name -> FLOAT, W8A8S, W8A8S_DYNAMIC or W8A8SC.
+    """path: its file; types: tensor name -> FLOAT, W8A8S, W8A8S_DYNAMIC, W8A8_DYNAMIC or W8A8SC.
 
     extra: the global keys but model_quant_type.
     """
@@ -68,7 +70,10 @@ class Description:
 
 def description_file(directory: Path) -> Path | None:
     """The description in `directory`, under its usual name or the older ones; None where it has none."""
-    older = (f"quant_model_description_{kind}.json" for kind in ("w8a8s", "w8a8sc", "w8a8", "w8a8_mix", "w16a16s"))
+    older = (
+        f"quant_model_description_{kind}.json"
+        for kind in ("w8a8s", "w8a8sc", "w8a8", "w8a8_mix", "w8a8_dynamic", "w16a16s")
+    )
     for name in (DESCRIPTION, *older):
         if (directory / name).is_file():
             return directory / name

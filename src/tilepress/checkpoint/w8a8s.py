@@ -15,6 +15,7 @@ from tilepress.checkpoint.auxiliary import auxiliary_files
 from tilepress.checkpoint.description import (
     FLOAT,
     W8A8,
+    W8A8_DYNAMIC,
     W8A8_MIX,
     W8A8S,
     W8A8S_DYNAMIC,
@@ -42,6 +43,7 @@ from tilepress.checkpoint.tensors.embedding import (
 from tilepress.checkpoint.tensors.quantized_linear import (
     PARAMETERS,
     QuantizedLinear,
+    dynamic_linear,
     unpack,
     unpack_input_offset,
     unpack_input_scale,
@@ -106,13 +108,15 @@ class W8A8SCheckpoint:
 
     def is_quantized(self, prefix: str) -> bool:
         """True if a linear such as "model.layers.0.mlp.up_proj" or "lm_head", or an own embedding is integers."""
-        return self._types.get(f"{prefix}.weight") in (W8A8S, W8A8S_DYNAMIC)
+        return self._types.get(f"{prefix}.weight") in (W8A8S, W8A8S_DYNAMIC, W8A8_DYNAMIC)
 
     def quantized_linears(self) -> list[str]:
         return [prefix for prefix in self._linears if self.is_quantized(prefix)]
 
     def linear(self, prefix: str) -> QuantizedLinear:
         """The quantized linear `prefix`; its weight is a view of the mapped file."""
+        if self._types[f"{prefix}.weight"] == W8A8_DYNAMIC:
+            return self._dynamic_linear(prefix)
         stored = {name: self._files.tensor(f"{prefix}.{name}") for name in PARAMETERS}
         file = self._files.stored(f"{prefix}.weight").file
         try:
@@ -122,6 +126,14 @@ class W8A8SCheckpoint:
         if f"{prefix}.bias" in self._folded_biases:
             _check_folded(file, prefix, linear, self._files.tensor(f"{prefix}.bias"))
         return linear
+
+    def _dynamic_linear(self, prefix: str) -> QuantizedLinear:
+        weight, scale = (self._files.tensor(f"{prefix}.{leaf}") for leaf in ("weight", "weight_scale"))
+        bias = self._files.tensor(f"{prefix}.bias") if f"{prefix}.bias" in self._files else None
+        try:
+            return dynamic_linear(prefix, weight, scale, bias)
+        except CheckpointError as error:
+            raise CheckpointError(f"{self._files.stored(f'{prefix}.weight').file}: {error}") from None
 
     def fused_groups(self) -> list[str]:
         """Prefixes of the groups whose linears are quantized, such as "model.layers.0.self_attn.query_key_value"."""
@@ -183,15 +195,22 @@ class W8A8SCheckpoint:
     def _check_linears(self, table: TensorTable) -> None:
         for prefix, (n, k) in self._linears.items():
             self._files.stored(f"{prefix}.weight")
-            kind = self.description.require(f"{prefix}.weight", (FLOAT, *_QUANTIZED, W8A8S_DYNAMIC))
+            kind = self.description.require(f"{prefix}.weight", (FLOAT, *_QUANTIZED, W8A8S_DYNAMIC, W8A8_DYNAMIC))
             if kind == FLOAT:
                 table.add_float(f"{prefix}.weight", (n, k))
                 biased = prefix.split(".", 3)[-1] in self.architecture.biased
                 if biased or (f"{prefix}.bias" in self._files and prefix != HEAD.name):
                     table.add_float(f"{prefix}.bias", (n,))
                 continue
-            kind = W8A8S_DYNAMIC if kind == W8A8S_DYNAMIC else W8A8S
+            kind = W8A8S if kind == W8A8SC else kind
             table.add_weight(prefix, (n, k), kind)
+            if kind == W8A8_DYNAMIC:
+                self._files.stored(f"{prefix}.weight_scale")
+                if f"{prefix}.bias" in self._files:  # becomes quant_bias
+                    self._files.expect(f"{prefix}.bias", (n,), FLOAT_DTYPES)
+                    self._unused.add(f"{prefix}.bias")
+                self._check_weight_scales(prefix, n)
+                continue
             table.add_scales(prefix, n, kind)
             if f"{prefix}.bias" in self._files:  # the vendor's tool keeps the bias that quant_bias contains
                 self._files.expect(f"{prefix}.bias", (n,), FLOAT_DTYPES)
@@ -282,7 +301,7 @@ class W8A8SCheckpoint:
                     f"{self.description.path}: {first}.weight is {kinds[0]} and {other}.weight is {kinds[1]}; linears "
                     "that read the same input have to be of one type, quantize the model again"
                 )
-        if not self.is_quantized(first):
+        if not self.is_quantized(first) or self._types[f"{first}.weight"] == W8A8_DYNAMIC:
             return
         for name, read in (("input_scale", unpack_input_scale), ("input_offset", unpack_input_offset)):
             try:
@@ -308,10 +327,10 @@ def _read_w8a8s_description(path: Path) -> Description:
     if file is None:
         raise CheckpointError(f"{path}: no quant_model_description.json; get the checkpoint again")
     description = read_description(file)
-    if description.model_type not in (W8A8S, W8A8, W8A8_MIX, W16A16S):
+    if description.model_type not in (W8A8S, W8A8, W8A8_MIX, W8A8_DYNAMIC, W16A16S):
         raise CheckpointError(
-            f"{file}: model_quant_type is {description.model_type!r}; tilepress reads W8A8S, W8A8, W8A8_MIX "
-            "and W16A16S here, "
+            f"{file}: model_quant_type is {description.model_type!r}; tilepress reads W8A8S, W8A8, W8A8_MIX, "
+            "W8A8_DYNAMIC and W16A16S here, "
             "quantize the float model with `tilepress quant`"
         )
     return description

@@ -13,6 +13,7 @@ from torch import Tensor
 from tilepress import codec
 from tilepress.checkpoint.description import (
     FLOAT,
+    W8A8_DYNAMIC,
     W8A8S,
     W8A8S_DYNAMIC,
     W8A8SC,
@@ -195,8 +196,8 @@ class Part:
             if biased or (f"{prefix}.bias" in self._files and prefix != HEAD.name):
                 self._table.add_float(f"{prefix}.bias", (n,))
             return
-        found = self.description.require(f"{prefix}.input_scale", (W8A8S, W8A8SC, W8A8S_DYNAMIC))
-        kind = W8A8S_DYNAMIC if found == W8A8S_DYNAMIC else W8A8S
+        kind = self.description.require(f"{prefix}.input_scale", (W8A8S, W8A8SC, W8A8S_DYNAMIC, W8A8_DYNAMIC))
+        kind = W8A8S if kind == W8A8SC else kind
         self._table.add_scales(prefix, n, kind, sums=is_dynamic(self.activations, kind))
         self._check_compressed(prefix, n, k)
 

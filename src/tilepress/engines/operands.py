@@ -8,8 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tilepress.checkpoint.description import W8A8_DYNAMIC
 from tilepress.codec import RESIDENT_FORM, Compressed
 from tilepress.errors import UsageError
+from tilepress.kernels.reference import SYMMETRIC
 from tilepress.kernels.triton.fast_form.form import to_device_form
 
 if TYPE_CHECKING:
@@ -23,11 +25,15 @@ def linear_operands(stored: CompressedLinear) -> dict[str, Tensor]:
     deq_scale float32 [n], quant_bias int32 [n], and weight_sums int32 [n] where tokens that overflow get a dynamic
     scale.
     """
+    offset, quant_bias = stored.input_offset, stored.quant_bias
+    if stored.kind == W8A8_DYNAMIC:
+        assert stored.weight_sums is not None
+        offset, quant_bias = SYMMETRIC, quant_bias - SYMMETRIC * stored.weight_sums
     operands = _bytes(stored.weight) | {
         "input_scale": torch.tensor([stored.input_scale], dtype=torch.float32),
-        "input_offset": torch.tensor([stored.input_offset], dtype=torch.int32),
+        "input_offset": torch.tensor([offset], dtype=torch.int32),
         "deq_scale": stored.deq_scale,
-        "quant_bias": stored.quant_bias,
+        "quant_bias": quant_bias,
     }
     return operands if stored.weight_sums is None else operands | {"weight_sums": stored.weight_sums}
 

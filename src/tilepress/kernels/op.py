@@ -50,12 +50,15 @@ def linear(
         y = (float32(int32(xq @ W.T - offset * weight_sums)) * (scale / input_scale)
              + float32(int32(quant_bias + input_offset * weight_sums))) * deq_scale
 
+    With the input_offset 128 (`reference.SYMMETRIC`) and weight_sums, every token has the scale greatest(|x|) / 127, or
+    1 where that is no normal number, and the offset 0.
+
     The int32 sums wrap modulo 2**32; y is rounded to nearest even into x's dtype. The result has the same bits for any
     number of threads (`torch.set_num_threads`), any instruction set, and whatever other tokens are in the batch.
     Not-a-number in x counts as minus infinity: it becomes -128.
 
     x: [..., k], float32, bfloat16 or float16. weight: int8 [x], index: int8 [y], info: int64 [5]
-    (docs/reference/bitstream.md). input_scale: float32 [1]. input_offset: int32 [1], -128 to 127. deq_scale:
+    (docs/reference/bitstream.md). input_scale: float32 [1]. input_offset: int32 [1], -128 to 128. deq_scale:
     float32 [n]. quant_bias: int32 [n]. weight_sums: int32 [n], or None to clamp. Returns [..., n] in x's dtype.
 
     Raises BitstreamError where the compressed bytes are damaged, with the number of the tile, and ValueError for

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+# An input_offset that gives every token a symmetric scale of its own.
+SYMMETRIC = 128
+
 
 def quantize_activations(x: Tensor, input_scale: Tensor, input_offset: Tensor) -> Tensor:
     """clamp(round_half_even(float32(x) / input_scale) + input_offset, -128, 127) as int8; -128 for not-a-number."""
@@ -28,7 +31,8 @@ def linear(
     sums = _products(quantize_activations(x, input_scale, input_offset), matrix) + quant_bias
     y = sums.to(torch.int32).float() * deq_scale
     if weight_sums is not None:
-        overflows, own_scale, own_offset = dynamic(x, input_scale, input_offset)
+        symmetric = int(input_offset) == SYMMETRIC
+        overflows, own_scale, own_offset = symmetric_scales(x) if symmetric else dynamic(x, input_scale, input_offset)
         own_offset = own_offset.to(torch.int32)
         products = _products(quantize_activations(x, own_scale, own_offset), matrix) - own_offset * weight_sums
         bias = (quant_bias + input_offset * weight_sums).to(torch.int32)
@@ -49,6 +53,15 @@ def dynamic(x: Tensor, input_scale: Tensor, input_offset: Tensor) -> tuple[Tenso
     overflows = leaves & (scale >= limits.tiny) & (scale <= limits.max)
     scale = torch.where(overflows, scale, 1.0)
     return overflows, scale, torch.where(overflows, -128 - torch.round(low / scale), 0.0)
+
+
+def symmetric_scales(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what `dynamic` does where input_offset is SYMMETRIC: every token has a scale, and the offset 0."""
+    known = torch.nan_to_num(x.float(), nan=0.0, posinf=torch.inf, neginf=-torch.inf)
+    scale = known.abs().amax(-1, keepdim=True) / 127
+    limits = torch.finfo(torch.float32)
+    normal = (scale >= limits.tiny) & (scale <= limits.max)
+    return torch.ones_like(normal), torch.where(normal, scale, 1.0), torch.zeros_like(scale)
 
 
 def _products(quantized: Tensor, matrix: Tensor) -> Tensor:

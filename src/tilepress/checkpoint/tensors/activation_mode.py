@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tilepress.checkpoint.description import ACTIVATIONS, W8A8S_DYNAMIC, Description
+from tilepress.checkpoint.description import ACTIVATIONS, W8A8_DYNAMIC, W8A8S_DYNAMIC, Description
 from tilepress.checkpoint.description import OVERFLOW as OVERFLOW
 from tilepress.checkpoint.description import STATIC as STATIC
 from tilepress.errors import CheckpointError
@@ -38,7 +38,7 @@ def mode_of_input(mode: str, *, massive: bool) -> str:
 
 def is_dynamic(mode: str, kind: str) -> bool:
     """Return True if tokens that overflow the range of a linear of type `kind` get a dynamic scale and offset."""
-    return mode in (OVERFLOW, DYNAMIC) or kind == W8A8S_DYNAMIC
+    return mode in (OVERFLOW, DYNAMIC) or kind in (W8A8S_DYNAMIC, W8A8_DYNAMIC)
 
 
 def row_sums(weight: Tensor) -> Tensor:

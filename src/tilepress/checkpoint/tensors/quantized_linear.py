@@ -10,11 +10,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from tilepress.checkpoint.description import W8A8S
+from tilepress.checkpoint.description import W8A8_DYNAMIC, W8A8S
 from tilepress.errors import CheckpointError
 
 PARAMETERS = ("weight", "input_scale", "input_offset", "deq_scale", "quant_bias")
 _SCALE_TYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+
+# The input_scale of a W8A8_DYNAMIC linear: small, so that quant_bias holds a float bias to many digits.
+UNIT_SCALE = 2.0**-12
 
 
 class Scaled(Protocol):
@@ -36,7 +40,8 @@ class QuantizedLinear:
 
     weight int8 [n, k]; quant_bias int32 [n]; deq_scale float32 [n], the product of input_scale and the channel's
     weight scale. x_q = clamp(round(x / input_scale) + input_offset, -128, 127); input_scale is the value that its
-    stored dtype holds (`round_input_scale`). kind: its type in the description, W8A8S or W8A8S_DYNAMIC.
+    stored dtype holds (`round_input_scale`). kind: its type in the description. In W8A8_DYNAMIC every token has the
+    scale greatest(|x|) / 127, and input_scale is only the unit of deq_scale.
     """
 
     weight: Tensor
@@ -51,6 +56,21 @@ class QuantizedLinear:
         return self.deq_scale / self.input_scale
 
 
+def dynamic_linear(prefix: str, weight: Tensor, weight_scale: Tensor, bias: Tensor | None) -> QuantizedLinear:
+    """Return a linear of the vendor's W8A8_DYNAMIC: y = (x_q @ weight.T) * weight_scale * scale of the token + bias.
+
+    weight int8 [n, k], weight_scale float [n] or [n, 1], bias float [n]. Raises CheckpointError for a scale that is not
+    positive and finite, and a bias that is not finite or more than 2^19 times its scale.
+    """
+    deq_scale = weight_scale.flatten().float() * UNIT_SCALE
+    if bool((~deq_scale.isfinite() | (deq_scale <= 0)).any()):
+        raise CheckpointError(f"{prefix}.weight_scale has a value that is not positive and finite; get the file again")
+    steps = torch.zeros_like(deq_scale) if bias is None else (bias.float() / deq_scale).round()
+    if not bool((steps.abs() < 2.0**31).all()):  # not-a-number is not less, either
+        raise CheckpointError(f"{prefix}.bias has a value that is not finite, or far larger than {prefix}.weight_scale")
+    return QuantizedLinear(weight, UNIT_SCALE, 0, deq_scale, steps.to(torch.int32), W8A8_DYNAMIC)
+
+
 def round_input_scale(scale: float, dtype: str, name: str) -> float:
     """Return `scale` as dtype ("float16" or "bfloat16") holds it: deq_scale has to be computed with this value.
 
@@ -63,7 +83,15 @@ def round_input_scale(scale: float, dtype: str, name: str) -> float:
 
 
 def pack(prefix: str, linear: QuantizedLinear, dtype: str, *, wide_scale: bool = False) -> dict[str, Tensor]:
-    """The five stored tensors of `linear` in the flavour of `dtype`, by full name; see `pack_scales`."""
+    """The five stored tensors of `linear` in the flavour of `dtype`, by full name; see `pack_scales`.
+
+    Raises CheckpointError for a linear of the vendor's W8A8_DYNAMIC.
+    """
+    if linear.kind == W8A8_DYNAMIC:
+        raise CheckpointError(
+            f"{prefix} is {W8A8_DYNAMIC}, which has no static range to write; take the directory as it is, or quantize "
+            "the float model"
+        )
     packed = {f"{prefix}.weight": linear.weight} | pack_scales(prefix, linear, dtype, wide_scale=wide_scale)
     unpack(prefix, {name.rpartition(".")[2]: tensor for name, tensor in packed.items()})
     return packed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from tilepress.checkpoint.description import FLOAT, W8A8S, W8A8S_DYNAMIC, W8A8SC, Description
+from tilepress.checkpoint.description import FLOAT, W8A8S, W8A8SC, Description
 from tilepress.checkpoint.safetensors.reader import TensorFiles
 
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -43,7 +43,7 @@ class TensorTable:
             self.add_float(f"{prefix}.bias", size[:1])
 
     def add_weight(self, prefix: str, size: tuple[int, ...], kind: str) -> None:
-        """An int8 weight [n, k] of a quantized linear or embedding; kind: W8A8S or W8A8S_DYNAMIC."""
+        """An int8 weight [n, k] of a quantized linear or embedding; kind: W8A8S, W8A8S_DYNAMIC or W8A8_DYNAMIC."""
         self._add(f"{prefix}.weight", size, (torch.int8,), kind)
 
     def add_scales(self, prefix: str, n: int, kind: str, *, sums: bool = False) -> None:
@@ -60,6 +60,6 @@ class TensorTable:
     def _add(self, name: str, size: tuple[int, ...], dtypes: tuple[torch.dtype, ...], kind: str) -> None:
         self._files.stored(name)
         # Some releases of the vendor's manual put W8A8SC into a W8A8S directory.
-        self._description.require(name, (kind,) if kind == W8A8S_DYNAMIC else (W8A8S, W8A8SC))
+        self._description.require(name, (W8A8S, W8A8SC) if kind == W8A8S else (kind,))
         self._files.expect(name, size, dtypes)
         self.types[name] = kind

@@ -53,10 +53,12 @@ def _own_scale(low, high, scale, offset):
     leaves = (_round_half_even(tl.div_rn(high, scale)) + offset > 127.0) | (
         _round_half_even(tl.div_rn(low, scale)) + offset < -128.0
     )
-    own = tl.div_rn(high - low, 255.0)
-    overflows = leaves & (own >= 1.1754943508222875e-38) & (own <= 3.4028234663852886e38)
-    own = tl.where(overflows, own, 1.0)
-    own_offset = -128.0 - _round_half_even(tl.div_rn(low, own))
+    symmetric = offset == 128.0
+    own = tl.where(symmetric, tl.div_rn(tl.maximum(high, -low), 127.0), tl.div_rn(high - low, 255.0))
+    normal = (own >= 1.1754943508222875e-38) & (own <= 3.4028234663852886e38)
+    overflows = symmetric | (leaves & normal)
+    own = tl.where(overflows & normal, own, 1.0)
+    own_offset = tl.where(symmetric, 0.0, -128.0 - _round_half_even(tl.div_rn(low, own)))
     ratio = tl.where(overflows, tl.div_rn(own, scale), 0.0)
     return tl.where(overflows, own, scale), tl.where(overflows, own_offset, offset), ratio
 
