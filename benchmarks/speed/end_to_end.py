@@ -33,13 +33,10 @@ from demo.smollm2 import fetch_smollm2
 from rich.console import Console
 from rich.table import Table
 
+from tilepress.bench.machine import ENVIRONMENTS
+
 BITS = "3.5"
 DTYPES = ("float32", "bfloat16")
-# What makes us, torch and oneDNN, which vLLM and torch call, keep to an instruction set.
-ENVIRONMENTS: dict[str | None, dict[str, str]] = {
-    None: {},
-    "avx2": {"TILEPRESS_ISA": "avx2", "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
-}
 FIGURES = (
     "decode_tokens_per_second",
     "prefill_tokens_per_second",

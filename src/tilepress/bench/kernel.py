@@ -13,6 +13,7 @@ from tilepress.bench.codec import gaussian_weights
 from tilepress.bench.machine import GIGABYTE, Machine
 from tilepress.bench.peers import Int8Matrix, Peer, available_peers
 from tilepress.bench.rounds import SLICE_SECONDS, Contender, measure_in_turn
+from tilepress.engines.residency import takes_fast_form
 from tilepress.kernels import linear
 
 SHAPES = ((4096, 4096), (12288, 4096), (4096, 12288), (6144, 4096))  # of Qwen3-8B, [n, k]
@@ -97,9 +98,12 @@ def measure(
 
 
 def _ours(matrix: Int8Matrix, batch: int, ring_bytes: int) -> list[Contender]:
-    """Return the operator on a batch and, for comparison, on one token, both on the same copies."""
+    """Return the operator on a batch and, for comparison, on one token, both on the same copies.
+
+    The weight is in the form that engines keep it in on this machine.
+    """
     n, k = matrix.shape
-    compressed = codec.encode(matrix)
+    compressed = codec.encode_resident(matrix) if takes_fast_form(None) else codec.encode(matrix)
     weight, index, info = (torch.from_numpy(part) for part in (compressed.weight, compressed.index, compressed.info))
     rest = (
         torch.tensor([0.05]),

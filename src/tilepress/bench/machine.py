@@ -16,6 +16,16 @@ import torch
 from tilepress import _native, codec
 
 GIGABYTE = 1_000_000_000
+# What makes us and torch, with the oneDNN and the FBGEMM that it calls, keep to an instruction set.
+ENVIRONMENTS: dict[str | None, dict[str, str]] = {
+    None: {},
+    "avx2": {
+        "TILEPRESS_ISA": "avx2",
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "FBGEMM_ENABLE_INSTRUCTIONS": "AVX2",
+    },
+}
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ class Peer:
 def available_peers() -> list[Peer]:
     """Return the peers that this processor and this torch have."""
     peers = []
-    if _native.dense_int8_is_fast():
+    if _native.dense_int8_is_fast() and _native.isa().startswith("avx512"):
         peers.append(Peer("dense int8, AVX-512 VNNI", DENSE, 1, _dense_int8))
     if torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         peers.append(Peer("oneDNN qlinear_pointwise", TORCH_INT8, 1, _onednn_linear))

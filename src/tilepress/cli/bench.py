@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tilepress.cli.console import print_grid, print_json, print_note, print_table, progress_bar
 from tilepress.cli.options import ComputeType, Json, ModelPath
+from tilepress.errors import UsageError
 from tilepress.machine.requirements import human_bytes
 
 if TYPE_CHECKING:
@@ -27,21 +30,39 @@ Quick = Annotated[bool, typer.Option("--quick", help="A short run, to try it out
 
 
 @bench.command()
-def kernel(threads: Threads = None, repeats: Repeats = 7, quick: Quick = False, json: Json = False) -> None:
+def kernel(
+    threads: Threads = None,
+    repeats: Repeats = 7,
+    quick: Quick = False,
+    isa: Annotated[
+        str | None, typer.Option("--isa", help="avx2: all contenders keep to it.", show_default="all that there is")
+    ] = None,
+    json: Json = False,
+) -> None:
     """Time y = linear(x, compressed weight) beside uncompressed int8 and float products, in turn, in one run.
 
     The shapes are Qwen3-8B's; each contender visits more than 1 GB of weights, so that no cache helps. Some 10 minutes,
-    10 GB of memory.
+    10 GB of memory. TILEPRESS_RESIDENT chooses our weight's form, as of `run --resident`.
 
     Examples:
 
         tilepress bench kernel
 
+        tilepress bench kernel --isa avx2
+
         tilepress bench kernel --threads 1 --quick --json
     """
     from tilepress.bench.kernel import FULL, QUICK, measure
-    from tilepress.bench.machine import describe_machine
+    from tilepress.bench.machine import ENVIRONMENTS, describe_machine
 
+    if isa is not None:
+        if isa not in ENVIRONMENTS:
+            raise UsageError(f"--isa {isa}: use {' or '.join(filter(None, ENVIRONMENTS))}")
+        # Libraries look at their variables once, when they are loaded.
+        counts = [word for count in threads or () for word in ("--threads", str(count))]
+        words = [*counts, "--repeats", str(repeats), *["--quick"] * quick, *["--json"] * json]
+        command = [sys.executable, "-m", "tilepress", "bench", "kernel", *words]
+        raise typer.Exit(subprocess.run(command, env=os.environ | ENVIRONMENTS[isa], check=False).returncode)
     machine = describe_machine(_counts(threads))
     work = QUICK if quick else FULL
     total = len(work["shapes"]) * len(work["batches"]) * len(machine.bandwidth)
