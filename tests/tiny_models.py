@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     LlamaConfig,
@@ -24,6 +25,10 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from tilepress.models.layer_inputs import LAYER_NORMS
+
+# The start token of `make_qwen3_with_outliers`, and the channels that are far larger than others there.
+IM_START, OUTLIERS = 256, [3, 40]
 VOCABULARY = 320  # 256 bytes, the special tokens, and unused rows up to a multiple of 64
 
 CHAT_TEMPLATE = (
@@ -52,6 +57,27 @@ def make_tiny_llama(path: Path, **options: object) -> Path:
 def make_tiny_mistral(path: Path, **options: object) -> Path:
     """Mistral: Llama with a sliding window, of 24 tokens unless told otherwise. Options: see `_save`."""
     return _save(MistralForCausalLM, MistralConfig, path, **{"sliding_window": 24, **options})
+
+
+def make_qwen3_with_outliers(path: Path, seed: int) -> Path:
+    """Norms with two large gains, two large rows in up_proj, and a start token that makes huge inputs of down_proj."""
+    make_tiny_qwen3(path, seed=seed, heads=4, kv_heads=2)
+    file = path / "model.safetensors"
+    tensors = load_file(file)
+    embedding = tensors["model.embed_tokens.weight"]
+    embedding[:, 7] = 0.0  # a channel that only the start token has
+    embedding[IM_START, 7] = 30.0
+    for layer in (f"model.layers.{index}." for index in range(2)):
+        for norm in LAYER_NORMS:
+            tensors[layer + norm.gain][OUTLIERS] *= 8.0
+            tensors[layer + norm.gain][7] = 1.5
+        tensors[f"{layer}mlp.up_proj.weight"][OUTLIERS] *= 4.0
+        for name in ("gate_proj", "up_proj"):
+            tensors[f"{layer}mlp.{name}.weight"][:, 7] = 1.0
+        for name in ("self_attn.o_proj", "mlp.down_proj"):
+            tensors[f"{layer}{name}.weight"][7] = 0.0
+    save_file(tensors, file, {"format": "pt"})
+    return path
 
 
 def _save(

@@ -8,19 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from reference_model import reference_model
 from tilepress.checkpoint import FloatCheckpoint
 from tilepress.evaluate import divergence
-from tilepress.models.layer_inputs import LAYER_NORMS
 from tilepress.quantize import Recipe, quantize_checkpoint
 from tilepress.quantize.transforms.overflow_ranges import MASSIVE
-from tiny_models import byte_level_tokenizer, make_tiny_qwen3
+from tiny_models import IM_START, byte_level_tokenizer, make_qwen3_with_outliers
 
-IM_START = 256
-OUTLIERS = [3, 40]
 # At least so many times what 4 bits lose is lost by 3 bits. Activations add the same to both, most where a static range
 # holds the massive tokens. Of ten seeds the least ratios were 2.0, 1.13 and 1.5.
 LEAST_RATIO = {"overflow": 1.5, "static": 1.05, "per-token": 1.5, "dynamic": 1.5}
@@ -28,27 +25,6 @@ OTHER_TEXT = (
     "Rounding is a decision about what may be lost. A channel that is large in every token asks for a coarse grid, and "
     "one token that is larger than all others asks for a coarser one. Who gives in to both keeps little of the rest."
 )
-
-
-def make_qwen3_with_outliers(path: Path, seed: int) -> Path:
-    """Norms with two large gains, two large rows in up_proj, and a start token that makes huge inputs of down_proj."""
-    make_tiny_qwen3(path, seed=seed, heads=4, kv_heads=2)
-    file = path / "model.safetensors"
-    tensors = load_file(file)
-    embedding = tensors["model.embed_tokens.weight"]
-    embedding[:, 7] = 0.0  # a channel that only the start token has
-    embedding[IM_START, 7] = 30.0
-    for layer in (f"model.layers.{index}." for index in range(2)):
-        for norm in LAYER_NORMS:
-            tensors[layer + norm.gain][OUTLIERS] *= 8.0
-            tensors[layer + norm.gain][7] = 1.5
-        tensors[f"{layer}mlp.up_proj.weight"][OUTLIERS] *= 4.0
-        for name in ("gate_proj", "up_proj"):
-            tensors[f"{layer}mlp.{name}.weight"][:, 7] = 1.0
-        for name in ("self_attn.o_proj", "mlp.down_proj"):
-            tensors[f"{layer}{name}.weight"][7] = 0.0
-    save_file(tensors, file, {"format": "pt"})
-    return path
 
 
 def largest_by_token(model: PreTrainedModel) -> torch.Tensor:

@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and give its exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
-    words = _with_plain_flags([word for word in words if word != "--debug"])
+    words = _with_repeated_tags(_with_plain_flags([word for word in words if word != "--debug"]))
     # The time that torch's threads spin before they sleep; read when torch is imported. Where the decoder called torch
     # and the kernels between, on these threads, SmolLM2 on two idle cores generated 138 tokens/s with this, 140 with
     # libgomp's own 300,000, 121 with 1,000; on cores that other processes kept busy libgomp's own left 1 to 10.
@@ -108,7 +108,7 @@ def _check_instruction_set() -> None:
 
 def _with_plain_flags(words: list[str]) -> list[str]:
     """Turn the vendor's `--trust_remote_code True`, or with =, into a flag, and drop it where the value is False."""
-    flags = ("--trust_remote_code", "--trust-remote-code")
+    flags = ("--trust_remote_code", "--trust-remote-code", "-r", "--is_chat_model", "--is-chat-model", "-c")
     folded: list[str] = []
     i = 0
     while i < len(words):
@@ -122,3 +122,18 @@ def _with_plain_flags(words: list[str]) -> list[str]:
             folded.append(word)
         i += 1
     return folded
+
+
+def _with_repeated_tags(words: list[str]) -> list[str]:
+    """Turn the vendor's `--tag mindie Atlas_A2_Inference` into one --tag for each word."""
+    repeated: list[str] = []
+    tagging = False
+    for word in words:
+        if word == "--tag":
+            tagging = True
+        elif tagging and not word.startswith("-"):
+            repeated += ["--tag", word]
+        else:
+            tagging = False
+            repeated.append(word)
+    return repeated

@@ -66,12 +66,18 @@ def load_model(
     max_model_len: int | None = None,
     resident: str | None = None,
     kv: str | None = None,
+    *,
+    chat_template: Path | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load as `tilepress.load` does, with a status line in place of transformers' bar, and a note about YaRN."""
+    """Load as `tilepress.load` does, with a status line in place of transformers' bar, and a note about YaRN.
+
+    chat_template: a file to take in place of the tokenizer's.
+    """
     from transformers.utils.logging import disable_progress_bar
 
     from tilepress.engines.transformers import loading
 
+    template = None if chat_template is None else _read_template(chat_template)
     disable_progress_bar()  # type: ignore[no-untyped-call]
     with ERR.status(f"loading {path}"):
         model, tokenizer = loading.load_model(
@@ -80,10 +86,12 @@ def load_model(
             dtype=dtype,
             max_model_len=max_model_len,
             trust_remote_code=trust_remote_code,
-            template_needed=True,
+            template_needed=template is None,
             resident=resident,
             kv=kv,
         )
+    if template is not None:
+        tokenizer.chat_template = template
     if max_model_len is not None and max_model_len == model.config.max_position_embeddings:
         rotary = model.config.rope_parameters
         if rotary.get("rope_type") == "yarn":
@@ -93,6 +101,13 @@ def load_model(
                 "--max-model-len out where prompts are short"
             )
     return model, tokenizer
+
+
+def _read_template(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--chat-template {file}: {error}; give a UTF-8 file with a Jinja template") from error
 
 
 SEED = "What's deep learning?"

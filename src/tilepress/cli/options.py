@@ -123,6 +123,25 @@ Activations = Annotated[
         show_default=f"{_RECIPE} dynamic",
     ),
 ]
+FloatLinears = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--float",
+        metavar="PATTERN",
+        help="Leave linears float, by their names or the ends of these, such as down_proj or 'layers.0.*'; may be "
+        "repeated. Those that read one input stay float together.",
+        show_default=f"{_RECIPE} none",
+    ),
+]
+FloatAbove = Annotated[
+    float | None,
+    typer.Option(
+        "--float-above",
+        help="Leave linears float where the static range of their input alone is predicted to cost more nats a token; "
+        "0 for none.",
+        show_default=f"{_RECIPE} 0; 0.01 for the vendor's engines",
+    ),
+]
 Samples = Annotated[
     int | None,
     typer.Option("--samples", help="Calibration sequences.", show_default=f"{_RECIPE} 128, or what is feasible"),
@@ -193,9 +212,13 @@ Seed = Annotated[
 ]
 
 
-def given(*, size: str | None, **options: Any) -> dict[str, Any]:
+def given(*, size: str | None, float_linears: list[str] | None, **options: Any) -> dict[str, Any]:
     """Return the settings of `Recipe` given on the command line; the recipe decides the others."""
-    settings = {**options, "size": None if size is None else parse_bytes("--size", size)}
+    settings = {
+        **options,
+        "size": None if size is None else parse_bytes("--size", size),
+        "float_linears": tuple(float_linears) if float_linears else None,
+    }
     return {name: value for name, value in settings.items() if value is not None}
 
 

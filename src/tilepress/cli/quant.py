@@ -27,6 +27,8 @@ from tilepress.cli.options import (
     DistillSteps,
     Effort,
     Embeddings,
+    FloatAbove,
+    FloatLinears,
     Head,
     Json,
     Loss,
@@ -64,6 +66,19 @@ def quant(
             show_default="tilepress; vendor for the vendor's own command line",
         ),
     ] = None,
+    config_path: Annotated[
+        Path | None,
+        typer.Option(
+            "--config-path",
+            help="A quantization config of msModelSlim, .yaml: what it leaves float, its text and ranges are taken, "
+            "other fields are named.",
+            show_default=False,
+        ),
+    ] = None,
+    tag: Annotated[
+        list[str] | None,
+        typer.Option("--tag", help="msModelSlim's scenario: Atlas_A2_Inference means --for vendor-a2.", hidden=True),
+    ] = None,
     quant_type: Annotated[
         str | None, typer.Option("--quant-type", help="w8a8s is the only type.", show_default="w8a8s")
     ] = None,
@@ -72,6 +87,8 @@ def quant(
     loss: Loss = None,
     head: Head = None,
     embeddings: Embeddings = None,
+    float_linears: FloatLinears = None,
+    float_above: FloatAbove = None,
     activations: Activations = None,
     calib: Annotated[
         Path | None,
@@ -109,7 +126,7 @@ def quant(
 
         tilepress quant --model-path Qwen3-8B --save-path mine --recipe mine.toml
 
-        tilepress quant --model-path Qwen3-8B --save-path Qwen3-8B-npu --for vendor
+        tilepress quant --model-path Qwen3-8B --save-path Qwen3-8B-npu --for vendor --float down_proj
 
         tilepress quant --model-path Qwen3-32B --save-path Qwen3-32B-w8a8s --dtype bfloat16 --max-memory 14GB
 
@@ -122,12 +139,14 @@ def quant(
     from tilepress.machine.device import resolve_device
     from tilepress.quantize import (
         choose_recipe,
+        engine_of_tags,
         for_engine,
         kept_progress,
         measure_throughput,
         plan_quantization,
         quantize_checkpoint,
         quantize_under_torchrun,
+        read_vendor_config,
         rehearse,
     )
 
@@ -140,6 +159,8 @@ def quant(
         loss=loss,
         head=head,
         embeddings=embeddings,
+        float_linears=float_linears,
+        float_above=float_above,
         activations=activations,
         self_calibration=self_calibration,
         dtype=dtype,
@@ -154,16 +175,27 @@ def quant(
     # Who types the vendor's line, with its words for type and model or device, wants what its engines load.
     # A recipe of the user's own decides for itself.
     typed = quant_type is not None and (model_type is not None or device.startswith("npu")) and recipe_path is None
-    if typed and engine is None:
-        engine = VENDOR.name
-        print_note("--quant-type with --model-type or an npu: made for the vendor's engines; --for tilepress for ours")
-    chosen = for_engine(engine, chosen)
+    tagged, tags = engine_of_tags(tag or [])
+    if tags:
+        print_note(f"--tag {' '.join(tags)}: has no meaning here")
+    if config_path is not None and recipe_path is not None:
+        raise UsageError("--config-path and --recipe: give one of them")
+    if engine is None and (typed or tagged or config_path is not None):
+        engine = tagged or VENDOR.name
+        print_note(f"the vendor's command line: made for its engines, as --for {engine}; --for tilepress for ours")
     target = resolve_device(device)
     source = open_checkpoint(model_path)
     if isinstance(source, W8A8SCheckpoint) and not source.quantized_linears():
         source = FloatCheckpoint(source.path)  # W16A16S: float weights with zeros
     if not isinstance(source, FloatCheckpoint):
         raise UsageError(f"{source.path}: {source.kind} weights are quantized already; give the float model")
+    if config_path is not None:
+        vendors = read_vendor_config(config_path.expanduser(), source.shape)
+        chosen = vendors.settings | chosen
+        calib = calib or vendors.calibration
+        if vendors.unused:
+            print_note(f"{config_path}: these fields have no meaning here: {', '.join(vendors.unused)}")
+    chosen = for_engine(engine, chosen)
     choice = choose_recipe(source.config, file=recipe_path, model_type=model_type)
     recipe = choice.recipe(chosen)
     print_recipe(choice)
@@ -205,6 +237,7 @@ def quant(
         ("made for", target_named(recipe.engine).engines),
         ("compressed", f"{report.bits:.3f} bits a weight, as rounded"),
         ("zeros", f"{report.zeros:.1%}, as rounded"),
+        *([("stay float", _named(kept))] if (kept := report.recipe.float_linears) else []),
         ("loss of weights and activations", f"{report.loss:.4f} nats a token, estimated"),
         ("calibration", f"{report.samples} x {report.sequence_length} tokens{_OF[report.text]}"),
     ]
@@ -217,6 +250,10 @@ def quant(
         rows.append(("distillation", _divergence(trained.loss_before, trained.loss_after, kept=trained.kept)))
     rows.append(("time", human_seconds(report.seconds)))
     print_table(rows)
+
+
+def _named(linears: tuple[str, ...]) -> str:
+    return f"{len(linears)} linears: {', '.join(linears[:3])}{' ...' if len(linears) > 3 else ''}"
 
 
 def _divergence(before: float, after: float, *, kept: bool) -> str:

@@ -24,26 +24,27 @@ from tilepress.cli.options import (
     Json,
     KeyValues,
     MaxModelLen,
-    MaxNewTokens,
     ModelPath,
     ParallelDecoding,
     Resident,
     System,
     Temperature,
     Tools,
-    TrustRemoteCode,
 )
 
 
 def run(
     model_path: ModelPath,
     prompt: Annotated[
-        list[str] | None, typer.Option("--prompt", "-p", help="What to ask; may be repeated.", show_default=SEED)
+        list[str] | None,
+        typer.Option("--prompt", "-p", "--input-texts", help="What to ask; may be repeated.", show_default=SEED),
     ] = None,
     prompts: Annotated[Path | None, typer.Option("--prompts", help="UTF-8 file with a prompt a line.")] = None,
     system: System = None,
     tools: Tools = None,
-    max_new_tokens: MaxNewTokens = 256,
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", "--max-output-length", help="Stop after so many tokens.")
+    ] = 256,
     max_model_len: MaxModelLen = None,
     parallel_decoding: ParallelDecoding = False,
     temperature: Temperature = 0.0,
@@ -52,7 +53,15 @@ def run(
     dtype: ComputeType = None,
     resident: Resident = None,
     kv: KeyValues = None,
-    trust_remote_code: TrustRemoteCode = False,
+    chat_template: Annotated[
+        Path | None, typer.Option("--chat-template", "-t", help="Jinja file to take in place of the model's template.")
+    ] = None,
+    is_chat_model: Annotated[
+        bool, typer.Option("--is-chat-model", "-c", help="Taken as the vendor's; the template decides.", hidden=True)
+    ] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", "-r", help="Let the checkpoint bring Python code of its own.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Answer prompts from a float, W8A8S or W8A8SC directory; the text streams to standard output.
@@ -79,7 +88,9 @@ def run(
     sampling = sampling_options(temperature)
     questions = read_prompts(prompt, prompts)
     schemas = read_tools(tools)
-    model, tokenizer = load_model(model_path, device, dtype, trust_remote_code, max_model_len, resident, kv)
+    model, tokenizer = load_model(
+        model_path, device, dtype, trust_remote_code, max_model_len, resident, kv, chat_template=chat_template
+    )
     torch.manual_seed(seed)
     cache = PrefixCache()
     answers = []

@@ -66,6 +66,7 @@ DOWN = Feed("down", ("mlp.down_proj",), Projection("mlp.up_proj"), massive=True)
 # In the order of a layer's computation.
 FEEDS = (QKV, O_PROJ, GATE_UP, DOWN)
 LINEARS = tuple(consumer for feed in FEEDS for consumer in feed.consumers)
+FEED_OF = {consumer: feed for feed in FEEDS for consumer in feed.consumers}
 LAYER_NORMS = tuple(feed.source for feed in FEEDS if isinstance(feed.source, Norm))
 
 # An architecture may have these norms between q_proj or k_proj and the rotation, over each head's channels. No column

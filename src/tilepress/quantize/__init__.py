@@ -12,6 +12,7 @@ from tilepress.quantize.pipeline import quantize_checkpoint, quantize_under_torc
 from tilepress.quantize.progress import Progress
 from tilepress.quantize.recipe.choose import RecipeChoice, choose_recipe, for_engine
 from tilepress.quantize.recipe.recipe import Recipe
+from tilepress.quantize.recipe.vendor_config import VendorConfig, engine_of_tags, read_vendor_config
 from tilepress.quantize.rehearsal import rehearse
 from tilepress.quantize.report import DistillationReport, LinearReport, QuantizationReport
 from tilepress.quantize.resume import kept_progress
@@ -23,13 +24,16 @@ __all__ = [
     "QuantizationReport",
     "Recipe",
     "RecipeChoice",
+    "VendorConfig",
     "choose_recipe",
+    "engine_of_tags",
     "for_engine",
     "kept_progress",
     "measure_throughput",
     "plan_quantization",
     "quantize_checkpoint",
     "quantize_under_torchrun",
+    "read_vendor_config",
     "rehearse",
     "w8a8sc_size",
 ]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tilepress.distributed.communicator import Communicator
+from tilepress.models.layer_inputs import FEEDS, Feed
 from tilepress.quantize.layerwise.decoder import LayerwiseDecoder, TensorSource
 from tilepress.quantize.layerwise.hidden_states import HiddenStates, write_states
 from tilepress.quantize.progress import Clock
@@ -63,6 +64,10 @@ class Job:
         """Whether the result has to meet the target: bits or a size are met exactly, a loss only as predicted."""
         return self.recipe.loss is None
 
+    def rounded_feeds(self, where: str) -> list[Feed]:
+        """Return the inputs of the linears of layer `where` that are quantized."""
+        return [feed for feed in FEEDS if not self.recipe.keeps_float(f"{where}.{feed.consumers[0]}")]
+
     def done(self, stage: str, visits: int = 1) -> dict[str, Any] | None:
         """Return the record of a finished stage and restore the generator; None where the stage has still to be done.
 
@@ -92,7 +97,14 @@ class Job:
     def fold(self, layer: nn.Module, statistics: dict[str, InputStatistics], where: str) -> FoldedLayer:
         """Fold column scales into the layer; its tensors are changed in place."""
         heads = {"heads": self.source.shape.heads, "kv_heads": self.source.shape.kv_heads}
-        mixed = mix_scales(statistics, self.recipe.damping, where, **heads, activations=self.recipe.activations)
+        mixed = mix_scales(
+            statistics,
+            self.recipe.damping,
+            where,
+            **heads,
+            activations=self.recipe.activations,
+            feeds=self.rounded_feeds(where),
+        )
         scales = {name: self.ranks.agreed(of_input) for name, of_input in mixed.items()}
         return fold(layer.state_dict(), statistics, scales, self.dtype, **heads)
 

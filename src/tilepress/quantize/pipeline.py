@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict
 
@@ -192,13 +193,14 @@ def quantize_tokens(
             ranks=ranks,
         )
         allocation = SensitivityPass(job).run()
+        job = replace(job, recipe=allocation.recipe)
         final = RoundingPass(job, allocation.budget, source.path).run()
         report = _report(job, size, allocation, kind)
         made = _trained(job, final, choice, report) if choice.distill_steps or choice.block_steps else None
         report.seconds = job.clock.seconds()
         job.finish(FINISHED, visits=0)
         if ranks.writes:
-            write_result(out, source, recipe, made or work, result_stages(job), report)
+            write_result(out, source, job.recipe, made or work, result_stages(job), report)
         return ranks.first(lambda: report)
 
 

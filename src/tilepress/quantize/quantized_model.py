@@ -26,6 +26,8 @@ class Sink(Protocol):
 class CollectedModel:
     """A Sink that keeps everything. gains: of the norms, float32, by tensor name. linears: by prefix.
 
+    floats: weights and biases of linears that stay float, as stored, by tensor name.
+
     Weights are int8, a byte each. activations: as in Recipe. shared: the head's integers are the embedding too.
     flushed: name -> count of the values that became zero in the stored dtype already.
     """
@@ -34,11 +36,15 @@ class CollectedModel:
     shared: bool
     gains: dict[str, Tensor] = field(default_factory=dict)
     linears: dict[str, QuantizedLinear] = field(default_factory=dict)
+    floats: dict[str, Tensor] = field(default_factory=dict)
     embedding: QuantizedEmbedding | None = None
     flushed: dict[str, int] = field(default_factory=dict)
 
     def add_float(self, name: str, tensor: Tensor) -> None:
-        self.gains[name] = tensor
+        if "norm" in name:
+            self.gains[name] = tensor.float()
+        else:
+            self.floats[name] = tensor
 
     def add_linear(self, prefix: str, linear: QuantizedLinear) -> None:
         self.linears[prefix] = linear
@@ -46,10 +52,15 @@ class CollectedModel:
     def add_embedding(self, embedding: QuantizedEmbedding) -> None:
         self.embedding = embedding
 
+    def float_linears(self) -> dict[str, tuple[Tensor, Tensor | None]]:
+        """Prefix -> weight and bias of the linears that stay float."""
+        prefixes = [name.removesuffix(".weight") for name in self.floats if name.endswith(".weight")]
+        return {prefix: (self.floats[f"{prefix}.weight"], self.floats.get(f"{prefix}.bias")) for prefix in prefixes}
+
     def write(self, sink: Sink) -> None:
         """Hand everything on to `sink`."""
-        for name, gain in self.gains.items():
-            sink.add_float(name, gain)
+        for name, tensor in {**self.gains, **self.floats}.items():
+            sink.add_float(name, tensor)
         for prefix, linear in self.linears.items():
             sink.add_linear(prefix, linear)
         if self.embedding is not None:

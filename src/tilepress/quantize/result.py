@@ -77,7 +77,7 @@ def collected_model(work: WorkDirectory, stages: list[str], activations: str, *,
         for name, kind in types.items():
             prefix, _, leaf = name.rpartition(".")
             if kind == FLOAT:
-                model.add_float(name, tensors[name].float())
+                model.add_float(name, tensors[name])
             elif leaf == "weight":
                 parts = {part: tensors[f"{prefix}.{part}"] for part in PARAMETERS}
                 model.add_linear(prefix, replace(unpack(prefix, parts), kind=kind))

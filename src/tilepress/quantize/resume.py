@@ -195,7 +195,7 @@ def fingerprint(source: FloatCheckpoint, recipe: Recipe, text: bytes, settled: M
     """
     return {
         "tilepress": tilepress.__version__,
-        "recipe": asdict(recipe),
+        "recipe": asdict(recipe) | {"float_linears": list(recipe.float_linears)},
         "settled": dict(settled),
         "calibration text": hashlib.sha256(text).hexdigest(),
         "source": {

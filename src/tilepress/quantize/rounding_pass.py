@@ -93,11 +93,11 @@ class RoundingPass:
         stored = job.work.tensors(sensitivity_stage(index))
         fisher = {feed.name: stored.read(feed.name).to(job.decoder.device) for feed in FEEDS}
         reports: list[LinearReport] = []
-        for group in fused_weights(folded, fisher, job.recipe.damping, where):
+        for group in fused_weights(folded, fisher, job.recipe.damping, where, job.rounded_feeds(where)):
             reports += self._group(group, folded, results, where)
             del group
         for name, tensor in folded.tensors.items():
-            if "norm" in name:
+            if "norm" in name or job.recipe.keeps_float(f"{where}.{name.rpartition('.')[0]}"):
                 results.add_float(f"{where}.{name}", tensor)
         return results, reports
 

@@ -15,6 +15,7 @@ from tilepress.checkpoint.tensors.activation_mode import is_dynamic
 from tilepress.models.layer_inputs import DOWN
 from tilepress.quantize.context import Job
 from tilepress.quantize.distillation.student import (
+    FloatLinear,
     Student,
     StudentNorm,
     embed,
@@ -155,7 +156,12 @@ class Block(nn.Module):
             for name, gain in collected.gains.items()
             if name.startswith(where)
         }
-        modules: Mapping[str, nn.Module] = {**self.linears, **norms}
+        floats = {
+            name: FloatLinear(*held, decoder.device)
+            for name, held in collected.float_linears().items()
+            if name.startswith(where)
+        }
+        modules: Mapping[str, nn.Module] = {**self.linears, **floats, **norms}
         for name, module in modules.items():
             self.layer.set_submodule(name.removeprefix(where), module.requires_grad_(name in self.linears))
 
@@ -183,7 +189,7 @@ class _Training:
         errors = self._held_back(states, targets, spared)
         cap = CAP * float(errors.median())
         before = float(errors.clamp(max=cap).mean())
-        if before == 0.0:
+        if before == 0.0 or not self._weights:
             return before, before
         latents = [linear.latent for linear in self._block.linears.values()]
         optimizer = torch.optim.Adam(latents, 2 * REACH / max(steps, FEWEST_STEPS), betas=(0.9, 0.99))

@@ -77,6 +77,17 @@ class StudentLinear(nn.Module):
         return self._bias + self._bias.square().mean().sqrt() * shift
 
 
+class FloatLinear(nn.Module):
+    """A linear that stays float, its weight kept as it is stored."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, device: torch.device) -> None:
+        super().__init__()
+        self._weight, self._bias = weight.to(device), None if bias is None else bias.to(device, torch.float32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self._weight.float(), self._bias)
+
+
 class StudentNorm(nn.Module):
     """RMSNorm with gain · exp(g), where g is trained: gains, like scales, change by a share of themselves."""
 
@@ -114,6 +125,7 @@ class Student(nn.Module):
         }
         modules: Mapping[str, nn.Module] = {
             **self._linears,
+            **{name: FloatLinear(*held, device) for name, held in collected.float_linears().items()},
             **{name.removesuffix(".weight"): norm for name, norm in self._norms.items()},
         }
         self._layers = nn.ModuleList([decoder.empty_layer(index) for index in range(decoder.layers)])
@@ -144,6 +156,7 @@ class Student(nn.Module):
             self._collected.shared,
             {name: norm.gain().detach().to(dtype).float().cpu() for name, norm in self._norms.items()},
             {prefix: linear.packed(prefix) for prefix, linear in self._linears.items()},
+            self._collected.floats,
             self._collected.embedding,
             self._collected.flushed,
         )

@@ -11,6 +11,7 @@ from tilepress.quantize.calibration.self_calibration import BATCH, LONGEST_ANSWE
 from tilepress.quantize.calibration.size import CalibrationSize
 from tilepress.quantize.context import SAMPLED_ROWS
 from tilepress.quantize.distillation.blocks import TOKENS
+from tilepress.quantize.estimate.stored_size import layer_bytes
 from tilepress.quantize.layerwise.decoder import HEAD_ROWS, POSITIONS
 from tilepress.quantize.layerwise.hidden_states import TOKENS_A_BATCH
 from tilepress.quantize.recipe.recipe import Recipe
@@ -134,7 +135,7 @@ def student_memory(shape: ModelShape, recipe: Recipe, size: CalibrationSize) -> 
     shapes = [shape.linear(name) for name in LINEARS]
     weights = sum(n * k for n, k in shapes)
     table = shape.vocab * shape.hidden
-    held = shape.layers * weights + FLOAT * table + (table if recipe.head else FLOAT * table)
+    held = layer_bytes(shape, recipe) + FLOAT * table + (table if recipe.head else FLOAT * table)
     held += FLOAT * shape.hidden * size.length * (2 * size.samples + shape.layers)
     a_token = sum(n for n, _ in shapes) + sum(shape.linear(feed.consumers[0])[1] for feed in FEEDS)
     layer = FLOAT * (weights + 2 * size.length * a_token)
@@ -155,7 +156,7 @@ def block_memory(shape: ModelShape, recipe: Recipe, size: CalibrationSize) -> in
     shapes = [shape.linear(name) for name in LINEARS]
     weights = sum(n * k for n, k in shapes)
     table = shape.vocab * shape.hidden
-    held = 2 * shape.layers * weights + (table if recipe.head else 0)
+    held = 2 * layer_bytes(shape, recipe) + (table if recipe.head else 0)
     held += FLOAT * 2 * size.samples * size.length * shape.hidden + held_states(shape, size)
     a_token = sum(n for n, _ in shapes) + 2 * sum(shape.linear(feed.consumers[0])[1] for feed in FEEDS)
     layer = FLOAT * (6 * weights + 2 * TOKENS * a_token)

@@ -49,8 +49,10 @@ def settle(
 
     found: the number of sequences that the calibration text fills, and their length in tokens. None, before the text is
     read, assumes that it fills all that are asked for; a short text leads to fewer steps, or none. Raises UsageError
-    where max_memory is too little, and QuantizationError for a size that is out of reach by the shapes alone.
+    where max_memory is too little or a pattern of `float_linears` fits no linear, and QuantizationError for a size that
+    is out of reach by the shapes alone.
     """
+    recipe.check_linears(source.shape)
     if recipe.size is not None:
         bits_of_size(recipe, recipe.size, quantized_weights(source.shape, recipe), fixed_size(source, recipe))
     size = calibration_size(recipe, source.shape, int(source.config["max_position_embeddings"]), machine)

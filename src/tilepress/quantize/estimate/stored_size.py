@@ -25,7 +25,11 @@ FLOAT = 4
 def fixed_size(source: TensorSource, recipe: Recipe) -> int:
     """Bytes that the `bits` of an allocation do not count: floats, scales, index, info and the file's header."""
     shape = source.shape
-    quantized = {prefix: size for prefix, size in fused_groups(shape).items() if prefix != HEAD.name}
+    quantized = {
+        prefix: size
+        for prefix, size in fused_groups(shape).items()
+        if prefix != HEAD.name and not recipe.keeps_float(_first_member(prefix))
+    }
     if recipe.head:
         quantized[HEAD.name] = shape.linear(HEAD.name)
     deq_scale = _deq_scale(recipe)
@@ -52,7 +56,7 @@ def w8a8sc_size(source: TensorSource, recipe: Recipe) -> int:
 def w8a8s_size(source: TensorSource, recipe: Recipe) -> int:
     """Bytes of the weights of the W8A8S directory: a byte for each quantized weight, its scales, and the floats."""
     shape = source.shape
-    linears = linear_shapes(shape) | ({HEAD.name: shape.linear(HEAD.name)} if recipe.head else {})
+    linears = rounded_linears(shape, recipe) | ({HEAD.name: shape.linear(HEAD.name)} if recipe.head else {})
     total = sum(
         n * k + n * (_deq_scale(recipe) + 4) + 3 + 5 * (len(prefix) + HEADER_ENTRY)
         for prefix, (n, k) in linears.items()
@@ -71,10 +75,26 @@ def floats_size(source: TensorSource, recipe: Recipe) -> int:
     )
 
 
+def rounded_linears(shape: ModelShape, recipe: Recipe) -> dict[str, tuple[int, int]]:
+    """Name -> [n, k] of the linears of the layers that become integers."""
+    return {name: size for name, size in linear_shapes(shape).items() if not recipe.keeps_float(name)}
+
+
+def layer_bytes(shape: ModelShape, recipe: Recipe) -> int:
+    """Bytes of the weights of all layers, one for an integer and two for a float."""
+    return sum(n * k * (1 + recipe.keeps_float(name)) for name, (n, k) in linear_shapes(shape).items())
+
+
+def _first_member(prefix: str) -> str:
+    """Return a linear of a fused group of the layers."""
+    scope, group = group_of(prefix)
+    return f"{scope}{group.members[0]}"
+
+
 def quantized_weights(shape: ModelShape, recipe: Recipe) -> int:
     """The number of weights that become integers: those of the layers' linears, and of head and embedding if chosen."""
     tables = recipe.head + recipe.has_own_embedding(shape)
-    return sum(n * k for n, k in linear_shapes(shape).values()) + tables * shape.vocab * shape.hidden
+    return sum(n * k for n, k in rounded_linears(shape, recipe).values()) + tables * shape.vocab * shape.hidden
 
 
 def stays_float(name: str, recipe: Recipe) -> bool:
@@ -84,7 +104,7 @@ def stays_float(name: str, recipe: Recipe) -> bool:
         return not recipe.head
     if prefix == EMBEDDING:
         return not recipe.embeddings
-    return not prefix.endswith(LINEARS)
+    return not prefix.endswith(LINEARS) or recipe.keeps_float(prefix)
 
 
 def _deq_scale(recipe: Recipe) -> int:
@@ -108,7 +128,7 @@ def work_size(shape: ModelShape, recipe: Recipe, size: CalibrationSize) -> int:
     first = size.sensitivity_samples * size.sensitivity_length * hidden * (shape.layers + 2)
     second = 2 * size.samples * size.length * hidden
     rows = shape.layers * sum(shape.linear(name)[0] for name in LINEARS)
-    weights = shape.layers * sum(n * k for n, k in map(shape.linear, LINEARS))
+    weights = layer_bytes(shape, recipe)
     tables = shape.vocab * (recipe.head + recipe.has_own_embedding(shape))
     samples = (rows + tables) * FLOAT * (SAMPLED_COLUMNS + 4) + rows * FLOAT * BLOCK
     trained = weights if recipe.block_steps else 0

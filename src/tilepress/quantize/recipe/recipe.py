@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 from tilepress.checkpoint.targets import TILEPRESS, target_named
 from tilepress.checkpoint.tensors.activation_mode import DYNAMIC, MODES, STATIC
 from tilepress.codec import CODINGS, ENTROPY
 from tilepress.errors import UsageError
-from tilepress.models.architecture import ModelShape
+from tilepress.models.architecture import ModelShape, linear_shapes
+from tilepress.models.layer_inputs import FEED_OF
 
 DTYPES = ("float16", "bfloat16")
 DEFAULT_BITS = 4.0
 # The possible targets of a quantization, of which a recipe has one at most.
 TARGETS = ("bits", "size", "loss")
 # Settings of a directory for another engine than tilepress, which has neither integer tables nor dynamic scales.
-NEEDED_BY_OTHERS = {"head": False, "embeddings": False, "activations": STATIC}
+FOR_OTHERS = {"head": False, "embeddings": False, "activations": STATIC}
+# What of a linear's input range, in nats, a directory for another engine pays at most.
+FLOAT_ABOVE = 0.01
 # Work of calibration, refinement and training, of that of "default".
 EFFORTS = {"low": 0.25, "default": 1.0, "high": 4.0}
 # Sweeps of the refinement by default. SmolLM2 at 3.5 bits: 6, 24, 96 and 300 take 6, 9, 11 and 13 % off the predicted
@@ -35,6 +39,10 @@ class Recipe:
     nats per token.
     head: quantize the output head too. embeddings: quantize the embedding table too, which in a tied model is the
     head's. Both share the target.
+    float_linears: patterns, as of shells, of linears of the layers that stay float: their names or the ends of these,
+    such as "down_proj" or "model.layers.0.*". Linears that read one input share a matrix and stay float together.
+    float_above: linears of the layers stay float where the static range of their input is predicted to cost more nats
+    a token than this; 0: none does.
     activations: "dynamic": each token gets a scale of its own in every linear. Else there are static ranges, fitted to
     what happens to tokens that overflow them. "overflow": they get dynamic scales. "static": they are clipped.
     "per-token": like "static", but in down_proj all tokens get dynamic scales.
@@ -60,6 +68,8 @@ class Recipe:
     loss: float | None = None
     head: bool = False
     embeddings: bool = False
+    float_linears: tuple[str, ...] = ()
+    float_above: float = 0.0
     activations: str = DYNAMIC
     dtype: str = "float16"
     samples: int | None = None
@@ -86,6 +96,26 @@ class Recipe:
         """Return whether the embedding gets integers of its own; in a tied model it shares the head's."""
         return self.embeddings and not shape.tied
 
+    def keeps_float(self, prefix: str) -> bool:
+        """Return whether `float_linears` names a linear of the layers, such as "model.layers.0.mlp.down_proj"."""
+        if not self.float_linears:
+            return False
+        *layer, consumer = prefix.split(".", 3)
+        members = [".".join((*layer, member)) for member in FEED_OF[consumer].consumers]
+        return any(_matches(pattern, member) for pattern in self.float_linears for member in members)
+
+    def check_linears(self, shape: ModelShape) -> None:
+        """Raises UsageError for a pattern of `float_linears` without a linear, and where none is left to quantize."""
+        names = list(linear_shapes(shape))
+        for pattern in self.float_linears:
+            if not any(_matches(pattern, name) for name in names):
+                raise UsageError(
+                    f"float_linears has {pattern!r}, which names no linear of this model; they are called "
+                    f"{names[0]} to {names[-1]}, and a pattern may be the end of a name, such as 'down_proj'"
+                )
+        if all(self.keeps_float(name) for name in names):
+            raise UsageError(f"float_linears is {', '.join(self.float_linears)}: nothing is left to quantize")
+
     def __post_init__(self) -> None:
         given = [name for name in TARGETS if getattr(self, name) is not None]
         if len(given) > 1:
@@ -103,6 +133,8 @@ class Recipe:
         if self.coding not in CODINGS:
             raise UsageError(f"coding is {self.coding!r}; choose one of {', '.join(CODINGS)}")
         self._check_engine()
+        if not 0.0 <= self.float_above < float("inf"):
+            raise UsageError(f"float_above is {self.float_above}; choose a number of nats such as 0.01, or 0 for none")
         if self.samples is not None and self.samples < 1:
             raise UsageError(f"samples is {self.samples}; at least 1 calibration sequence is needed")
         if self.sequence_length is not None and self.sequence_length < 8:
@@ -120,7 +152,7 @@ class Recipe:
         target = target_named(self.engine)
         if target.own:
             return
-        for name, value in NEEDED_BY_OTHERS.items():
+        for name, value in FOR_OTHERS.items():
             if getattr(self, name) != value:
                 raise UsageError(
                     f"{name} is {getattr(self, name)!r} with --for {self.engine}: {target.engines} take {value!r} only"
@@ -131,9 +163,13 @@ class Recipe:
             )
 
 
+def _matches(pattern: str, name: str) -> bool:
+    return fnmatchcase(f".{name}", f"*.{pattern}")
+
+
 def engine_needs(engine: str) -> dict[str, Any]:
     """Return the settings that a directory for a target of this name needs. Raises UsageError for another name."""
     target = target_named(engine)
     if target.own:
         return {}
-    return NEEDED_BY_OTHERS | ({"dtype": target.dtypes[0]} if len(target.dtypes) == 1 else {})
+    return {**FOR_OTHERS, "float_above": FLOAT_ABOVE} | ({"dtype": target.dtypes[0]} if len(target.dtypes) == 1 else {})

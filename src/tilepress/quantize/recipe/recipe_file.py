@@ -23,6 +23,7 @@ MAX_BYTES = 1 << 20
 
 AUTO = "auto"
 _NUMBER, _INTEGER, _SWITCH, _TEXT = "a number", "an integer", "true or false", "a string"
+_TEXTS = "a list of strings"
 _COUNT = f'an integer or "{AUTO}"'
 _TYPES: dict[str, tuple[type, ...]] = {
     _NUMBER: (int, float),
@@ -30,9 +31,10 @@ _TYPES: dict[str, tuple[type, ...]] = {
     _COUNT: (int,),
     _SWITCH: (bool,),
     _TEXT: (str,),
+    _TEXTS: (list,),
 }
 
-_KINDS = {"float": _NUMBER, "int": _INTEGER, "bool": _SWITCH, "str": _TEXT}
+_KINDS = {"float": _NUMBER, "int": _INTEGER, "bool": _SWITCH, "str": _TEXT, "tuple[str, ...]": _TEXTS}
 
 
 def _settings() -> dict[str, str]:
@@ -99,7 +101,7 @@ def read_recipe_file(path: Path) -> RecipeFile:
         raise UsageError(f"{path}: settings is missing; write a table [settings], such as with bits = 4.0")
     model = _table(path, content.get("model", {}), MODEL, "model")
     settings = _table(path, content["settings"], SETTINGS, "settings")
-    file = RecipeFile(name, path, model, {key: None if value == AUTO else value for key, value in settings.items()})
+    file = RecipeFile(name, path, model, {key: _value(value) for key, value in settings.items()})
     try:
         file.recipe({})
     except UsageError as error:
@@ -126,10 +128,19 @@ def _table(path: Path, table: object, allowed: Mapping[str, str], where: str) ->
     _check_keys(path, table, tuple(allowed), f"[{where}] ")
     for key, value in table.items():
         wanted = allowed[key]
+        texts = wanted != _TEXTS or (isinstance(value, list) and all(isinstance(text, str) for text in value))
         is_switch = isinstance(value, bool) and wanted != _SWITCH  # bool is an int to Python
-        if (is_switch or not isinstance(value, _TYPES[wanted])) and not (wanted == _COUNT and value == AUTO):
+        right = texts and not is_switch and isinstance(value, _TYPES[wanted])
+        if not right and not (wanted == _COUNT and value == AUTO):
             raise UsageError(f"{path}: [{where}] {key} is {_shown(value)}; it has to be {wanted}")
     return table
+
+
+def _value(value: Any) -> Any:
+    """Return a setting as `Recipe` has it."""
+    if isinstance(value, list):
+        return tuple(value)
+    return None if value == AUTO else value
 
 
 def _check_keys(path: Path, table: Mapping[str, Any], allowed: tuple[str, ...], where: str) -> None:

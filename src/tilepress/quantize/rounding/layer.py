@@ -54,13 +54,13 @@ class FusedWeight:
 
 
 def fused_weights(
-    folded: FoldedLayer, fisher: Mapping[str, Tensor], damping: float, where: str
+    folded: FoldedLayer, fisher: Mapping[str, Tensor], damping: float, where: str, feeds: Iterable[Feed] = FEEDS
 ) -> Iterator[FusedWeight]:
-    """Yield the four groups of a layer. Each is made when it is asked for, and its tensors are removed from `folded`.
+    """Yield the groups of a layer. Each is made when it is asked for, and its tensors are removed from `folded`.
 
     fisher: `LayerSensitivity.fisher` of the layer before the folds.
     """
-    for feed in FEEDS:
+    for feed in feeds:
         yield _group(feed, folded, fisher[feed.name], damping, f"{where}.{feed.name}")
 
 
@@ -101,6 +101,13 @@ def fitted_range(
     if mode == DYNAMIC:
         return per_token_range(seen.rows, dtype, where)
     return static_range(float(seen.low.min()), float(seen.high.max()), dtype, where)
+
+
+def range_loss(group: FusedWeight, inputs: ActivationRange) -> float:
+    """Return the predicted increase of the loss by the range of a group's input alone, in nats a token."""
+    tokens = group.statistics.fewer_rows()
+    errors = (inputs.round_trip(tokens) - tokens) @ group.weight.T
+    return 0.5 * float(group.outputs.weighted(errors).sum()) / len(tokens)
 
 
 def quantize_fused(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from tilepress.checkpoint.tensors.activation_mode import mode_of_input
-from tilepress.models.layer_inputs import FEEDS, Norm, Projection
+from tilepress.models.layer_inputs import FEEDS, Feed, Norm, Projection
 from tilepress.quantize.statistics.hessian import factorize
 from tilepress.quantize.statistics.input_statistics import InputStatistics
 from tilepress.quantize.transforms.column_scales import (
@@ -41,14 +41,18 @@ def mix_scales(
     heads: int,
     kv_heads: int,
     activations: str,
+    feeds: Sequence[Feed] = FEEDS,
 ) -> dict[str, Tensor]:
     """Return column scales [k] of each input by its name, such that `fold` can be exact.
 
-    activations: as in Recipe.
+    activations: as in Recipe. feeds: the inputs of quantized linears; those of the others have scales of 1.
     """
     scales = {}
     for feed in FEEDS:
         seen = statistics[feed.name]
+        if feed not in feeds:
+            scales[feed.name] = torch.ones_like(seen.low)
+            continue
         cost = factorize(seen.hessian, damping, f"{where}.{feed.name}").cost_by_column()
         mixed = column_scales(cost, seen.largest(), mode_of_input(activations, massive=feed.massive))
         if isinstance(feed.source, Projection) and feed.source.by_kv_head:
