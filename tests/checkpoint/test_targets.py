@@ -193,3 +193,21 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "MindIE-LLM and vLLM-Ascend" in capsys.readouterr().out
     assert main(["convert", str(ours), "-o", str(tmp_path / "other"), "--for", "tensorrt"]) == 2
     assert "use one of tilepress, vendor, vendor-a2" in " ".join(capsys.readouterr().err.split())
+
+
+def test_head_dims_that_one_engine_does_not_read_are_remarked(tmp_path: Path) -> None:
+    ours = static(tmp_path, make_tiny_mistral, head_dim=32)
+    with pytest.warns(UserWarning, match="MindIE-LLM takes hidden_size / num_attention_heads for head_dim, 8 where"):
+        convert_directory(ours, tmp_path / "vendor", VENDOR)
+    assert refusals(tmp_path / "vendor", VENDOR) == []
+
+
+def test_what_other_tools_leave_out_or_add_is_no_reason_to_refuse(tmp_path: Path) -> None:
+    convert_directory(static(tmp_path), tmp_path / "a2", VENDOR_A2)
+    edit_json(tmp_path / "a2" / "config.json", lambda config: config.pop("dtype"))
+    edit_tensors(
+        tmp_path / "a2" / WEIGHTS, lambda tensors: tensors.update({f"{Q}.weight_scale": torch.ones(64, 1).half()})
+    )
+    assert refusals(tmp_path / "a2", VENDOR_A2) == []
+    edit_json(tmp_path / "a2" / "config.json", lambda config: config.pop("torch_dtype"))
+    assert refusals(tmp_path / "a2", VENDOR_A2)[0] == "config.json: torch_dtype is None, not float16 or bfloat16"

@@ -19,8 +19,10 @@ from tilepress.checkpoint.description import (
     FLOAT,
     OVERFLOW,
     STATIC,
+    W8A8,
     W8A8S,
     W8A8S_OVERFLOW,
+    completed,
     quantized_config,
 )
 from tilepress.checkpoint.safetensors.reader import TensorFiles, find_weights
@@ -59,6 +61,16 @@ class Target:
         del config["quantization_config"]  # vLLM-Ascend takes the description where there is none
         return {"transformers_version": TRANSFORMERS_VERSION} | config | {"quantize": self.kind.lower()}
 
+    def remark(self, config: Mapping[str, Any], path: Path) -> str | None:
+        """Return what one of the engines would compute wrongly, though all take the directory."""
+        shape = ModelShape.from_config(config, path)
+        if self.own or config.get("model_type") == "qwen3" or shape.head_dim * shape.heads == shape.hidden:
+            return None
+        return (
+            "MindIE-LLM takes hidden_size / num_attention_heads for head_dim, "
+            f"{shape.hidden / shape.heads:g} where this model has {shape.head_dim}: load it in vLLM-Ascend"
+        )
+
     def description(self, types: Mapping[str, str], extra: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
         """Return the types and the global keys of the description."""
         if self.own:
@@ -85,7 +97,7 @@ class Target:
 
 TILEPRESS = Target("tilepress", "tilepress", W8A8S, ("float16", "bfloat16"), own=True)
 VENDOR = Target("vendor", "MindIE-LLM and vLLM-Ascend on Atlas 300I Duo (310P)", W8A8S, ("float16",))
-VENDOR_A2 = Target("vendor-a2", "MindIE-LLM and vLLM-Ascend on Atlas A2 and A3", "W8A8", ("float16", "bfloat16"))
+VENDOR_A2 = Target("vendor-a2", "MindIE-LLM and vLLM-Ascend on Atlas A2 and A3", W8A8, ("float16", "bfloat16"))
 TARGETS = {target.name: target for target in (TILEPRESS, VENDOR, VENDOR_A2)}
 
 
@@ -113,7 +125,7 @@ class _Check:
         self._types = read_object(directory / DESCRIPTION) if self._described else {}
         weights = find_weights(directory)
         self._files = None if weights is None else TensorFiles(weights)
-        self._shape = ModelShape.from_config(self._config, directory / "config.json")
+        self._shape = ModelShape.from_config(completed(dict(self._config), directory), directory / "config.json")
         self._biased = architecture_of(self._config, directory / "config.json")
 
     def all(self) -> Iterator[str]:
@@ -134,6 +146,8 @@ class _Check:
         for prefix, shape in linear_shapes(self._shape).items():
             names, problems = self._linear(prefix, shape)
             expected |= names
+            if self._target.kind == W8A8:
+                expected |= {f"{prefix}.weight_scale", f"{prefix}.weight_offset"}
             yield from problems
         for norm in norm_shapes(self._biased, self._shape):
             expected |= {f"{norm}.weight", f"{norm}.bias"}
@@ -147,12 +161,13 @@ class _Check:
             yield f"config.json: quantize is {config.get('quantize')!r}, not {kind!r}"
         if "quantization_config" in config:
             yield "config.json: has a quantization_config, which vLLM takes for another method"
-        for key in ("torch_dtype", "dtype"):
-            if config.get(key) not in self._target.dtypes:
-                yield f"config.json: {key} is {config.get(key)!r}, not {' or '.join(self._target.dtypes)}"
-        for key in ("transformers_version", "tie_word_embeddings", "model_type"):
-            if key not in config:
-                yield f"config.json: {key} is missing"
+        named = [(key, config[key]) for key in ("torch_dtype", "dtype") if key in config]
+        for key, value in named or [("torch_dtype", None)]:
+            if value not in self._target.dtypes:
+                yield f"config.json: {key} is {value!r}, not {' or '.join(self._target.dtypes)}"
+        for missing in ("transformers_version", "tie_word_embeddings", "model_type"):
+            if missing not in config:
+                yield f"config.json: {missing} is missing"
 
     def _of_description(self) -> Iterator[str]:
         if self._types.get("model_quant_type") != self._target.kind:

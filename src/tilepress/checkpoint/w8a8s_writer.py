@@ -227,6 +227,8 @@ class W8A8SWriter:
         if not self._target.own and (refused := refusals(staging, self._target)):
             raise CheckpointError(f"{self._out}: {self._target.engines} would not take it: {refused[0]}")
         publish(staging, self._out)
+        if (remark := self._target.remark(self._source.config, self._source.path)) is not None:
+            warnings.warn(f"{self._out}: {remark}", TilepressWarning, stacklevel=3)
         if self.flushed:
             most = max(self.flushed, key=lambda name: self.flushed[name])
             warnings.warn(
