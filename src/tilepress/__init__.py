@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tilepress.errors import BitstreamError, CheckpointError, QuantizationError, TilepressError, UsageError
+from tilepress.registration import register
 
 if TYPE_CHECKING:
     from tilepress.engines.transformers import load
@@ -20,6 +21,9 @@ __all__ = [
     "__version__",
     "load",
 ]
+
+
+register()
 
 
 def __getattr__(name: str) -> Any:

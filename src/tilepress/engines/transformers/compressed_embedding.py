@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,6 +14,17 @@ from tilepress.kernels import embed
 
 if TYPE_CHECKING:
     from tilepress.checkpoint import CompressedEmbedding as StoredTable
+
+
+def moved(fn: Callable[[Tensor], Tensor], tensor: Tensor) -> Tensor:
+    """Return the tensor where `fn` puts it, in the dtype that it has: scales in 16 bits would change every output."""
+    put = fn(tensor)
+    return put if put.dtype == tensor.dtype else tensor.to(put.device)
+
+
+def changed(fn: Callable[[Tensor], Tensor], dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype to which `fn` converts tensors of `dtype`."""
+    return fn(torch.empty(0, dtype=dtype)).dtype
 
 
 class CompressedEmbedding(nn.Module):
@@ -35,6 +48,12 @@ class CompressedEmbedding(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         rows = embed(ids, self.weight, self.index, self.info, self.weight_scale, self.embedding_dim)
         return rows.to(self._dtype)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CompressedEmbedding:
+        """Called by `to`, `half` and the like: moves the buffers, and changes the dtype of the results alone."""
+        super()._apply(partial(moved, fn), recurse)  # type: ignore[no-untyped-call]
+        self._dtype = changed(fn, self._dtype)
+        return self
 
     @property
     def bits(self) -> float:
@@ -64,6 +83,12 @@ class StoredEmbedding(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         return nn.functional.embedding(ids, self.weight).to(self._dtype)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> StoredEmbedding:
+        """As of CompressedEmbedding."""
+        super()._apply(partial(moved, fn), recurse)  # type: ignore[no-untyped-call]
+        self._dtype = changed(fn, self._dtype)
+        return self
+
     def extra_repr(self) -> str:
         return f"{self.weight.shape[0]}, {self.weight.shape[1]}, {self.weight.dtype}"
 
@@ -86,6 +111,11 @@ class StoredHead(nn.Module):
             return nn.functional.linear(x.to(self.weight.dtype), self.weight).to(x.dtype)
         blocks = torch.split(self.weight, ROWS)
         return torch.cat([nn.functional.linear(x, block.to(x.dtype)) for block in blocks], dim=-1)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> StoredHead:
+        """As of CompressedEmbedding; the dtype of the results is that of x."""
+        super()._apply(partial(moved, fn), recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def extra_repr(self) -> str:
         return f"in_features={self.weight.shape[1]}, out_features={self.weight.shape[0]}, {self.weight.dtype}"

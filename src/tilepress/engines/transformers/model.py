@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,12 +12,13 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from tilepress.checkpoint import EMBEDDING, W8A8SCCheckpoint, W8A8SCheckpoint
 from tilepress.checkpoint import CompressedEmbedding as StoredTable
 from tilepress.checkpoint import CompressedLinear as StoredLinear
+from tilepress.checkpoint.auxiliary import copy_directory
 from tilepress.engines.biased_norm import BiasedNorm
 from tilepress.engines.long_context import extend_context
 from tilepress.engines.operands import converted
 from tilepress.engines.transformers.compressed_embedding import CompressedEmbedding, StoredEmbedding, StoredHead
 from tilepress.engines.transformers.compressed_linear import CompressedLinear, FusedLinear
-from tilepress.errors import CheckpointError, UsageError
+from tilepress.errors import CheckpointError
 from tilepress.models.architecture import HEAD, group_of
 from tilepress.models.transformers_config import empty_model, model_config
 
@@ -43,6 +45,13 @@ def build_quantized_model(
     config = _model_config(checkpoint)
     extend_context(config, checkpoint.config, checkpoint.path / "config.json", max_model_len)
     model = empty_model(config, dtype, checkpoint.path)
+    fill(model, checkpoint, dtype, fast=fast)
+    built: PreTrainedModel = model.eval()
+    return built
+
+
+def fill(model: Any, checkpoint: QuantizedCheckpoint, dtype: torch.dtype, *, fast: bool) -> None:
+    """Put everything that the checkpoint holds into a model on the meta device; as of `build_quantized_model`."""
     shard = checkpoint.shard(0, 1, fast=fast)
     copied, unreleased = fast or isinstance(checkpoint, W8A8SCheckpoint), 0
     for prefix in checkpoint.fused_groups():
@@ -60,15 +69,8 @@ def build_quantized_model(
     if copied:
         checkpoint.release()
     # Rotary frequencies are stored nowhere; they follow from the config.
-    model.model.rotary_emb = type(model.model.rotary_emb)(config=config)
-    model.save_pretrained = _refuse_saving
-    built: PreTrainedModel = model.eval()
-    return built
-
-
-def _refuse_saving(*arguments: object, **options: object) -> None:
-    """transformers would write compressed tensors that its own loading replaces by random weights, with a warning."""
-    raise UsageError("a quantized model cannot be saved by save_pretrained; copy the directory that it was loaded from")
+    model.model.rotary_emb = type(model.model.rotary_emb)(config=model.config)
+    model.save_pretrained = partial(copy_directory, checkpoint.path)
 
 
 def _model_config(checkpoint: QuantizedCheckpoint) -> PreTrainedConfig:
@@ -118,7 +120,7 @@ def _place_floats(model: Any, checkpoint: QuantizedCheckpoint, dtype: torch.dtyp
     embedding, head = model.model.embed_tokens.weight, model.lm_head.weight
     if isinstance(model.model.embed_tokens, nn.Embedding) and embedding.dtype != dtype:
         model.model.embed_tokens = StoredEmbedding(embedding.data, dtype)
-    if isinstance(model.lm_head, nn.Linear) and head.dtype != dtype:
+    if type(model.lm_head) is nn.Linear and head.dtype != dtype:
         model.lm_head = StoredHead(head.data)
 
 

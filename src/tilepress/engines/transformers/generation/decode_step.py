@@ -14,7 +14,7 @@ from transformers import LlamaForCausalLM, MistralForCausalLM, PreTrainedModel, 
 from tilepress import _native
 from tilepress.engines.biased_norm import BiasedNorm
 from tilepress.engines.transformers.compressed_embedding import StoredHead
-from tilepress.engines.transformers.compressed_linear import CompressedLinear
+from tilepress.engines.transformers.compressed_linear import CompressedLinear, FusedMember
 from tilepress.engines.transformers.generation.cache_type import CacheType
 from tilepress.engines.transformers.generation.kv_cache import NATIVE, CacheShape, GrowingCache
 from tilepress.errors import UsageError
@@ -62,7 +62,7 @@ class DecodeStep:
         self._shape = CacheShape(config.num_hidden_layers, config.num_key_value_heads, _head_size(model))
         linears = [module for module in decoder.layers.modules() if isinstance(module, nn.Linear)]
         # Floats are multiplied row by row, which a prompt has too many tokens for.
-        self.takes_prompts = not linears
+        self.takes_prompts = all(isinstance(linear, CompressedLinear | FusedMember) for linear in linears)
         self._embed = decoder.embed_tokens
         self._angles = _Angles(decoder.rotary_emb)
         self._vocabulary: int = config.vocab_size
