@@ -1,15 +1,18 @@
-"""`tilepress serve`: an OpenAI-compatible server on vLLM."""
+"""`tilepress serve`: an OpenAI-compatible server, on vLLM or on the embedded engine."""
 
 from __future__ import annotations
 
 import shlex
+from importlib.util import find_spec
 from typing import Annotated
 
 import typer
 
 from tilepress.cli.console import parse_bytes, print_json, print_note
-from tilepress.cli.options import ComputeType, Json
+from tilepress.cli.options import ComputeType, Device, Json, KeyValues, Resident
 from tilepress.errors import UsageError
+
+VLLM, EMBEDDED = "vllm", "transformers"
 
 
 def serve(
@@ -41,6 +44,18 @@ def serve(
         ),
     ] = None,
     dtype: ComputeType = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            "--engine", help="vllm, or transformers: the embedded one.", show_default="vllm where it is installed"
+        ),
+    ] = None,
+    device: Device = "cpu",
+    resident: Resident = None,
+    kv: KeyValues = None,
+    streams: Annotated[
+        int, typer.Option("--streams", min=1, help="Of the embedded engine: answers at once; others wait.")
+    ] = 8,
     parallel_decoding: Annotated[
         str,
         typer.Option(
@@ -58,20 +73,42 @@ def serve(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print command and environment only.")] = False,
     json: Json = False,
 ) -> None:
-    """Serve a model with vLLM; parsers, memory and threads are chosen for model and machine.
+    """Serve a model by OpenAI's protocol: with vLLM where it is installed, else with the embedded engine.
+
+    For vLLM parsers, memory and threads are chosen for model and machine. The embedded engine needs `pip install
+    'tilepress[serve]'`; --device, --resident, --kv and --streams are its own, --tp, --kv-cache, --parallel-decoding and
+    what follows -- are vLLM's.
 
     Examples:
 
         tilepress serve Qwen3-8B-w8a8sc
 
+        tilepress serve Qwen3-8B-w8a8sc --engine transformers --streams 4
+
         tilepress serve Qwen3-8B-w8a8sc --tp 2 --parallel-decoding ngram --max-model-len 131072
 
         tilepress serve Qwen3-8B-w8a8sc --host 0.0.0.0 --api-key SECRET -- --max-num-seqs 32
     """
-    from tilepress.engines.vllm.serve import ServeOptions, make_plan
-
     if json and not dry_run:
         raise UsageError("--json prints what --dry-run finds; give both")
+    if engine not in (None, VLLM, EMBEDDED):
+        raise UsageError(f"--engine {engine}: use {VLLM} or {EMBEDDED}")
+    vllms = {"--tp": tp > 1, "--kv-cache": kv_cache, "--parallel-decoding": parallel_decoding != "off"}
+    vllms |= {"--no-prefix-cache": not prefix_cache, "--no-tools": tools is False, "--": bool(vllm_options)}
+    wanted = [name for name, given in vllms.items() if given]
+    if engine == EMBEDDED or (engine is None and not dry_run and not wanted and find_spec("vllm") is None):
+        if wanted or dry_run:
+            raise UsageError(f"{' '.join(wanted) or '--dry-run'}: vLLM's, which --engine {EMBEDDED} does without")
+        from tilepress.engines.transformers.serve import EmbeddedServer, start_embedded
+
+        server = EmbeddedServer(
+            directory, host, port, name, api_key, device, dtype, max_model_len, resident, kv, streams
+        )
+        print_note(f"the embedded engine serves {server.served_name} at http://{host}:{port}/v1; Ctrl-C ends it")
+        start_embedded(server)
+        return
+    from tilepress.engines.vllm.serve import ServeOptions, make_plan
+
     options = ServeOptions(
         tp=tp,
         host=host,

@@ -183,9 +183,12 @@ def complete(
     cache: PrefixCache | None = None,
     on_text: Callable[[str], None] | None = None,
     prompt_lookup_num_tokens: int = 0,
+    seed: int | None = None,
     **sampling: Any,
 ) -> Generation:
     """Continue `tokens`; arguments and errors as of `generate`.
+
+    seed: of what is sampled here, whatever other threads draw meanwhile; only where tokens are sampled one by one.
 
     A refused call leaves `cache` as it was. A call that fails later or is interrupted leaves it empty.
     """
@@ -227,7 +230,10 @@ def complete(
         cache = None
     past = None if cache is None else cache.begin(model, tokens)
     cached = 0 if past is None else past.get_seq_length()
-    decoding = Decoding(GrowingCache(cache_type(model)) if past is None else past, stream, prompt_lookup_num_tokens)
+    generator = None if seed is None else torch.Generator(model.device).manual_seed(seed % 2**64)
+    decoding = Decoding(
+        GrowingCache(cache_type(model)) if past is None else past, stream, prompt_lookup_num_tokens, generator
+    )
     if plain and (prompt_lookup_num_tokens or DecodeStep.supports(model)):
         options["custom_generate"], past = decoding, decoding.cache
     engine: Any = model  # its `generate` is typed for batches of every kind

@@ -62,12 +62,13 @@ class Decoding:
 
     draft_tokens: tokens drafted at a time, those that followed an earlier occurrence of the last two tokens, or else of
     the last one. One forward pass computes them with the next token; those that the model chooses too are accepted.
-    drafted, accepted: counts.
+    generator: draws the tokens that are sampled; torch's own if None. drafted, accepted: counts.
     """
 
     cache: GrowingCache
     streamer: Any
     draft_tokens: int = 0
+    generator: torch.Generator | None = None
     drafted: int = 0
     accepted: int = 0
 
@@ -94,7 +95,7 @@ class Decoding:
             behind = iter([read_prompt(prompt, self.cache)])
             while True:
                 for i, logits in enumerate(behind):
-                    token = _draw(logits_processor, ids, logits, sample=generation_config.do_sample)
+                    token = _draw(logits_processor, ids, logits, self.generator, sample=generation_config.do_sample)
                     ids = torch.cat([ids, token], dim=-1)
                     self.streamer.put(token[0])
                     accepted = i < draft.shape[1] and bool(token == draft[:, i])
@@ -122,14 +123,18 @@ class Decoding:
         )
 
 
-def _draw(processor: LogitsProcessorList, ids: Any, logits: Any, *, sample: bool) -> Tensor:
+def _draw(
+    processor: LogitsProcessorList, ids: Any, logits: Any, generator: torch.Generator | None, *, sample: bool
+) -> Tensor:
     """Return the next token [1, 1]. On one thread: torch's others spin for milliseconds when they have done their part.
 
     These are the cores that `DecodeStep` needs next.
     """
     with own_threads(1):
         scores = processor(ids, logits)
-        return torch.multinomial(torch.softmax(scores, -1), 1) if sample else scores.argmax(-1, keepdim=True)
+        if not sample:
+            return scores.argmax(-1, keepdim=True)
+        return torch.multinomial(torch.softmax(scores, -1), 1, generator=generator)
 
 
 @contextmanager

@@ -199,6 +199,11 @@ class PrefixCache:
         self._tokens: list[int] = []
         self._model: weakref.ref[PreTrainedModel] | None = None
 
+    def known(self, tokens: Sequence[int]) -> int:
+        """Return how many of the first tokens are in the cache."""
+        most = min(len(self._tokens), len(tokens))
+        return next((i for i in range(most) if self._tokens[i] != tokens[i]), most)
+
     def begin(self, model: PreTrainedModel, tokens: Sequence[int]) -> GrowingCache:
         """Return keys and values of the longest common prefix with `tokens`; at least one token is left to compute.
 
@@ -211,8 +216,7 @@ class PrefixCache:
         self._model = weakref.ref(model)
         if self._past is None:
             self._past = GrowingCache(cache_type(model))
-        most = min(len(self._tokens), len(tokens) - 1)
-        common = next((i for i in range(most) if self._tokens[i] != tokens[i]), most)
+        common = min(self.known(tokens), len(tokens) - 1)
         self._past.keep(common)
         del self._tokens[common:]
         return self._past

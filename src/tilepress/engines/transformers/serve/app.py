@@ -1,0 +1,233 @@
+"""The paths of OpenAI's protocol."""
+
+from __future__ import annotations
+
+import hmac
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.responses import Response
+
+from tilepress.engines.transformers.generate import Generation, render, with_tool_calls
+from tilepress.engines.transformers.generation.tools import THOUGHT_START, check_template, tool_schemas
+from tilepress.engines.transformers.serve.answering import Answering
+from tilepress.engines.transformers.serve.pieces import CONTENT, THOUGHTS, Piece, Pieces, call_mark
+from tilepress.engines.transformers.serve.protocol import (
+    ChatRequest,
+    CompletionRequest,
+    Reply,
+    Sampling,
+    called,
+    error_body,
+    event,
+)
+from tilepress.errors import TilepressError, UsageError
+
+# Tokens at the end of a prompt among which the mark of a thought would stand.
+TAIL = 8
+
+
+def make_app(answering: Answering, name: str, api_key: str | None = None) -> FastAPI:
+    """Return the application. name: what clients call the model. api_key: what they have to send, if any."""
+
+    @asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        answering.close()
+
+    def check_key(request: Request) -> None:
+        sent = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if api_key is not None and not hmac.compare_digest(sent.encode(), api_key.encode()):
+            raise HTTPException(401, "the API key is missing or wrong; send Authorization: Bearer KEY")
+
+    def check_model(request: Sampling) -> None:
+        if request.model not in (None, name):
+            raise HTTPException(404, f"model {request.model!r} is not served here; there is {name!r}")
+
+    app = FastAPI(title="tilepress", lifespan=life, openapi_url=None)
+    _answer_errors(app)
+    keyed = [Depends(check_key)]
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/v1/models", dependencies=keyed)
+    async def models() -> dict[str, Any]:
+        context = answering.model.config.max_position_embeddings
+        entry = {"id": name, "object": "model", "created": int(time.time()), "owned_by": "tilepress"}
+        return {"object": "list", "data": [entry | {"max_model_len": context}]}
+
+    @app.post("/v1/chat/completions", dependencies=keyed)
+    async def chat(body: ChatRequest, request: Request) -> Response:
+        check_model(body)
+        return await _Chat(answering, body, Reply("chat.completion", name)).respond(request)
+
+    @app.post("/v1/completions", dependencies=keyed)
+    async def completions(body: CompletionRequest, request: Request) -> Response:
+        check_model(body)
+        return await _Completion(answering, body, Reply("text_completion", name)).respond(request)
+
+    return app
+
+
+def _answer_errors(app: FastAPI) -> None:
+    """Have errors answered as OpenAI's clients read them."""
+
+    @app.exception_handler(RequestValidationError)
+    async def malformed(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:])
+        return JSONResponse(error_body(f"{where or 'the request'}: {first['msg']}"), 400)
+
+    @app.exception_handler(HTTPException)
+    async def refused(_: Request, error: HTTPException) -> JSONResponse:
+        kind = "authentication_error" if error.status_code == 401 else "invalid_request_error"
+        code = {401: "invalid_api_key", 404: "model_not_found"}.get(error.status_code)
+        return JSONResponse(error_body(str(error.detail), kind, code), error.status_code)
+
+    @app.exception_handler(UsageError)
+    async def unusable(_: Request, error: UsageError) -> JSONResponse:
+        code = "context_length_exceeded" if "context is" in str(error) else None
+        return JSONResponse(error_body(str(error), code=code), 400)
+
+    @app.exception_handler(TilepressError)
+    async def broken(_: Request, error: TilepressError) -> JSONResponse:
+        return JSONResponse(error_body(str(error), "server_error"), 500)
+
+
+class _Answer:
+    """One request and its answer, as a whole or in chunks."""
+
+    def __init__(self, answering: Answering, body: Any, reply: Reply) -> None:
+        self.answering, self.body, self.reply = answering, body, reply
+        self._pieces = Pieces(body.stops())
+
+    async def respond(self, request: Request) -> Response:
+        self._pieces, tokens = self.prepare()
+        options = {"max_new_tokens": self.body.limit, "seed": self.body.seed, **self.body.options()}
+        items = self.answering.answer(tokens, self._pieces, **options)
+        if self.body.stream:
+            # Errors that show before the first token get a status of their own.
+            first = await anext(items)
+            return StreamingResponse(self._events(first, items), media_type="text/event-stream")
+        texts: list[Piece] = []
+        async with aclosing(items):
+            async for item in items:
+                if isinstance(item, Generation):
+                    return JSONResponse(self.reply.whole(self.choice(texts, item), item))
+                texts += item
+                if await request.is_disconnected():
+                    break
+        return Response(status_code=499)  # nobody reads it
+
+    async def _events(
+        self, first: Generation | list[Piece], items: AsyncGenerator[Generation | list[Piece]]
+    ) -> AsyncIterator[str]:
+        async with aclosing(items):
+            for choice in self.opening():
+                yield event(self.reply.chunk(choice))
+            item = first
+            while not isinstance(item, Generation):
+                for kind, text in item:
+                    yield event(self.reply.chunk(self.delta(kind, text)))
+                try:
+                    item = await anext(items)
+                except TilepressError as error:
+                    yield event(error_body(str(error), "server_error"))
+                    return
+            for choice in self.closing(item):
+                yield event(self.reply.chunk(choice))
+            if self.body.stream_options is not None and self.body.stream_options.include_usage:
+                yield event(self.reply.last(item))
+            yield event("[DONE]")
+
+    def finish_reason(self, answer: Generation) -> str:
+        ends = self.answering.model.generation_config.eos_token_id
+        ends = ends if isinstance(ends, list) else [ends]
+        ended = bool(answer.tokens) and answer.tokens[-1] in ends
+        return "stop" if ended or self._pieces.stopped else "length"
+
+    def prepare(self) -> tuple[Pieces, Sequence[int]]:
+        """Return what splits the text, and the prompt's tokens."""
+        raise NotImplementedError
+
+    def choice(self, texts: list[Piece], answer: Generation) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def opening(self) -> list[dict[str, Any]]:
+        return []
+
+    def delta(self, kind: str, text: str) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def closing(self, answer: Generation) -> list[dict[str, Any]]:
+        raise NotImplementedError
+
+
+class _Chat(_Answer):
+    _offered: list[Any] | None = None
+
+    def prepare(self) -> tuple[Pieces, Sequence[int]]:
+        tokenizer, body = self.answering.tokenizer, self.body
+        if tokenizer.chat_template is None:
+            raise UsageError("the model has no chat template; use /v1/completions")
+        if (offered := body.offered_tools()) is not None:
+            self._offered = tool_schemas(offered)
+            check_template(tokenizer, self._offered)
+        tokens = render(body.plain_messages(), tokenizer, body.chat_template_kwargs, self._offered)
+        thinking = str(tokenizer.decode(tokens[-TAIL:])).rstrip().endswith(THOUGHT_START)
+        call = None if self._offered is None else call_mark(tokenizer.all_special_tokens)
+        return Pieces(body.stops(), thoughts=True if thinking else None, call=call), tokens
+
+    def choice(self, texts: list[Piece], answer: Generation) -> dict[str, Any]:
+        content, thoughts = ("".join(text for kind, text in texts if kind == wanted) for wanted in (CONTENT, THOUGHTS))
+        message: dict[str, Any] = {"role": "assistant", "content": content.lstrip() if thoughts else content}
+        if thoughts:
+            message[THOUGHTS] = thoughts.strip()
+        calls = self._calls(answer)
+        if calls:
+            message |= {"content": message["content"].strip() or None, "tool_calls": calls}
+        else:
+            message["content"] += self._pieces.rest  # no call, after all
+        return {"message": message, "finish_reason": "tool_calls" if calls else self.finish_reason(answer)}
+
+    def opening(self) -> list[dict[str, Any]]:
+        return [{"delta": {"role": "assistant", "content": ""}}]
+
+    def delta(self, kind: str, text: str) -> dict[str, Any]:
+        return {"delta": {kind: text}}
+
+    def closing(self, answer: Generation) -> list[dict[str, Any]]:
+        calls = self._calls(answer)
+        chunks = [{"delta": {"tool_calls": [{"index": i, **call}]}} for i, call in enumerate(calls)]
+        if not calls and self._pieces.rest:  # no call, after all
+            chunks = [self.delta(CONTENT, self._pieces.rest)]
+        reason = "tool_calls" if calls else self.finish_reason(answer)
+        return [*chunks, {"delta": {}, "finish_reason": reason}]
+
+    def _calls(self, answer: Generation) -> list[dict[str, Any]]:
+        if self._offered is None or self._pieces.stopped:
+            return []
+        return called(with_tool_calls(answer, self.answering.tokenizer)[0])
+
+
+class _Completion(_Answer):
+    def prepare(self) -> tuple[Pieces, Sequence[int]]:
+        prompt = self.body.one_prompt()
+        tokens = list(prompt) if isinstance(prompt, list) else list(self.answering.tokenizer(prompt)["input_ids"])
+        return Pieces(self.body.stops()), tokens
+
+    def choice(self, texts: list[Piece], answer: Generation) -> dict[str, Any]:
+        return {"text": "".join(text for _, text in texts), "finish_reason": self.finish_reason(answer)}
+
+    def delta(self, kind: str, text: str) -> dict[str, Any]:
+        return {"text": text}
+
+    def closing(self, answer: Generation) -> list[dict[str, Any]]:
+        return [{"text": "", "finish_reason": self.finish_reason(answer)}]
