@@ -110,6 +110,10 @@ class W8A8SCheckpoint:
         """True if a linear such as "model.layers.0.mlp.up_proj" or "lm_head", or an own embedding is integers."""
         return self._types.get(f"{prefix}.weight") in (W8A8S, W8A8S_DYNAMIC, W8A8_DYNAMIC)
 
+    def linears(self) -> list[str]:
+        """Full names of all linears, those of an untied head too."""
+        return list(self._linears)
+
     def quantized_linears(self) -> list[str]:
         return [prefix for prefix in self._linears if self.is_quantized(prefix)]
 

@@ -24,6 +24,7 @@ from quantized_directories import edit_json, edit_tensors
 from quantized_models import make_w8a8s
 from tilepress import BitstreamError, CheckpointError, UsageError
 from tilepress.checkpoint.convert import convert_directory
+from tilepress.checkpoint.export import export_directory
 from tilepress.checkpoint.targets import VENDOR
 from tilepress.compress import compress_directory
 from tilepress.engines.vllm import register
@@ -129,6 +130,15 @@ def test_it_answers_as_the_transformers_engine(make, tied: bool, options: dict[s
     assert len({tuple(tokens) for tokens in answered}) == len(PROMPTS)
     compress_directory(quantized, tmp_path / "w8a8sc", tp=1)
     assert answers(tmp_path / "w8a8sc") == answered
+
+
+@pytest.mark.parametrize("mode", ["static", "dynamic"])
+@pytest.mark.parametrize("make", [make_tiny_qwen3, make_tiny_qwen2])
+def test_stock_vllm_answers_from_what_was_exported(make, mode: str, tmp_path: Path) -> None:
+    options = {"activations": mode, "float_linears": ["model.layers.0.mlp.down_proj"]}
+    quantized = make_w8a8s(make(tmp_path / "float", **SHAPE), tmp_path / "w8a8s", **options)
+    export_directory(quantized, tmp_path / "exported")
+    assert agreement(quantized, answers(tmp_path / "exported")) > 0.95
 
 
 @pytest.mark.parametrize("window", [24, None])
