@@ -35,7 +35,7 @@ def scripted(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer.chat_template = TEMPLATE
     for command in ("run", "chat"):
         says = [Says(tokenizer, CALL, "21 degrees.")]
-        monkeypatch.setattr(f"tilepress.cli.{command}.load_model", lambda *_: (model, tokenizer))
+        monkeypatch.setattr(f"tilepress.cli.{command}.load_model", lambda *_, **__: (model, tokenizer))
         monkeypatch.setattr(f"tilepress.cli.{command}.sampling_options", lambda _, s=says: {"logits_processor": s})
 
 

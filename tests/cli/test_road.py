@@ -190,3 +190,47 @@ def test_chat_keeps_the_cache_between_turns(
     first, second = (line for line in capsys.readouterr().err.splitlines() if "prompt tokens" in line)
     assert "cached" not in first
     assert "cached" in second
+
+
+def test_the_model_is_an_argument_too(road: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    texts = []
+    for words in (["-m", str(road["w8a8sc"])], [str(road["w8a8sc"])]):
+        assert main(["run", *words, "--max-new-tokens", "8", "--json"]) == 0
+        texts.append(json.loads(capsys.readouterr().out)["text"])
+    assert texts[0] == texts[1]
+    assert main(["run", str(road["w8a8sc"]), "-m", "other"]) == 2
+    assert "is given twice" in capsys.readouterr().err
+    assert main(["run"]) == 2
+    assert "no model is given" in capsys.readouterr().err
+
+
+def test_decompress_gives_back_what_was_compressed(
+    road: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["decompress", str(road["w8a8sc"]), "-o", str(tmp_path / "back")]) == 0
+    assert main(["inspect", "--verify", str(tmp_path / "back"), str(road["w8a8sc"])]) == 0
+    assert main(["decompress", str(road["w8a8s"]), "-o", str(tmp_path / "none")]) == 2
+    assert "is not compressed" in capsys.readouterr().err
+
+
+def test_run_takes_the_words_of_the_vendors_script(
+    road: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    template = tmp_path / "template.jinja"
+    template.write_text("{% for message in messages %}{{ message['content'] }}{% endfor %}", encoding="utf-8")
+    line = f"run -m {road['w8a8sc']} -c true -t {template} -r true --max_output_length 4 --input_texts Hi --json"
+    assert main(line.split()) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["prompt_tokens"], answer["new_tokens"] <= 4) == (2, True)
+    assert main(f"run -m {road['w8a8sc']} -t {tmp_path / 'none'}".split()) == 2
+    assert "--chat-template" in capsys.readouterr().err
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("tilepress ")
+
+
+def test_json_keeps_characters_as_they_are(road: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", str(road["w8a8sc"]), "-p", "你好", "--max-new-tokens", "2", "--json"]) == 0
+    assert "\\u" not in capsys.readouterr().out

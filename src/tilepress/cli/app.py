@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
+import tilepress
 from tilepress import _native
 from tilepress.cli.bench import bench
 from tilepress.cli.chat import chat
 from tilepress.cli.compress import compress
 from tilepress.cli.console import print_error, print_note
 from tilepress.cli.convert import convert
+from tilepress.cli.decompress import decompress
 from tilepress.cli.eval import evaluate
+from tilepress.cli.export import export
 from tilepress.cli.inspect import inspect
 from tilepress.cli.plan import plan
 from tilepress.cli.quant import quant
@@ -28,12 +32,17 @@ from tilepress.errors import TilepressError, TilepressWarning, UsageError
 
 EPILOG = "Options may be spelled with - or _. --debug, anywhere, shows the traceback of an error."
 
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"tilepress {tilepress.__version__}")
+        raise typer.Exit
+
+
 app = typer.Typer(
     name="tilepress",
-    help="Make large language models small and fast: sparse int8 weights, compressed, run from the compressed bytes.",
     epilog=EPILOG,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     # The vendor's command lines spell options with underscores.
@@ -42,10 +51,23 @@ app = typer.Typer(
         "token_normalize_func": lambda token: token.replace("_", "-"),
     },
 )
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Make large language models small and fast: sparse int8 weights, compressed, run from the compressed bytes."""
+
+
 app.command()(plan)
 app.command()(quant)
 app.command()(compress)
 app.command()(convert)
+app.command()(decompress)
+app.command()(export)
 app.command()(reshard)
 app.command()(run)
 app.command()(chat)
@@ -65,6 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # libgomp's own 300,000, 121 with 1,000; on cores that other processes kept busy libgomp's own left 1 to 10.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # of a character that the terminal's encoding lacks
     # On SIGTERM a command cleans up after itself as it does on Ctrl-C.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

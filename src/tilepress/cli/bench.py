@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tilepress.cli.console import print_grid, print_json, print_note, print_table, progress_bar
-from tilepress.cli.options import ComputeType, Json, ModelPath
+from tilepress.cli.options import ComputeType, Json, Model, ModelPath, chosen_model
 from tilepress.errors import UsageError
 from tilepress.machine.requirements import human_bytes
 
@@ -204,7 +204,8 @@ def codec(
 
 @bench.command()
 def model(
-    model_path: ModelPath,
+    model_argument: Model = None,
+    model_path: ModelPath = None,
     prompt: Annotated[int, typer.Option("--prompt", min=1, help="Tokens of the prompt.")] = 128,
     new: Annotated[int, typer.Option("--new", min=2, help="Tokens of the answer.")] = 64,
     streams: Annotated[int, typer.Option("--streams", min=1, help="Answers that are generated at once.")] = 1,
@@ -228,7 +229,7 @@ def model(
     count = threads or core_count()
     with progress_bar("model") as progress:
         speed = measure(
-            model_path,
+            chosen_model(model_argument, model_path),
             threads=count,
             prompt_tokens=prompt,
             new_tokens=new,

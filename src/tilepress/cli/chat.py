@@ -14,6 +14,7 @@ from tilepress.cli.options import (
     KeyValues,
     MaxModelLen,
     MaxNewTokens,
+    Model,
     ModelPath,
     ParallelDecoding,
     Resident,
@@ -21,6 +22,7 @@ from tilepress.cli.options import (
     Temperature,
     Tools,
     TrustRemoteCode,
+    chosen_model,
 )
 from tilepress.errors import UsageError
 
@@ -29,7 +31,8 @@ if TYPE_CHECKING:
 
 
 def chat(
-    model_path: ModelPath,
+    model_argument: Model = None,
+    model_path: ModelPath = None,
     system: System = None,
     tools: Tools = None,
     max_new_tokens: MaxNewTokens = 512,
@@ -56,7 +59,8 @@ def chat(
 
     sampling = sampling_options(temperature) | {"prompt_lookup_num_tokens": draft_tokens(parallel_decoding)}
     schemas = read_tools(tools)
-    model, tokenizer = load_model(model_path, device, dtype, trust_remote_code, max_model_len, resident, kv)
+    path = chosen_model(model_argument, model_path)
+    model, tokenizer = load_model(path, device, dtype, trust_remote_code, max_model_len, resident, kv)
     conversation = Conversation(model, tokenizer, system=system, tools=schemas)
     calls: Sequence[ToolCall] = ()
     while (texts := _ask(calls)) is not None:

@@ -19,16 +19,17 @@ from tilepress.cli.console import (
     print_table,
     progress_bar,
 )
-from tilepress.cli.options import Coding, Json, ModelPath, Restart, TrustRemoteCode
+from tilepress.cli.options import Coding, Json, Model, ModelPath, Restart, TrustRemoteCode, chosen_model
 from tilepress.errors import UsageError
 from tilepress.machine.requirements import human_bytes
 
 
 def compress(
-    model_path: ModelPath,
     save_directory: Annotated[
         Path, typer.Option("--save-directory", "-o", help="W8A8SC directory to make.", show_default=False)
     ],
+    model_argument: Model = None,
+    model_path: ModelPath = None,
     tp: Annotated[
         int | None,
         typer.Option("--tp", min=1, help="Tensor-parallel parts.", show_default="1; under torchrun its processes"),
@@ -74,7 +75,7 @@ def compress(
     threads = threads or multiprocess_num
     if trust_remote_code:
         print_note("compressing needs no remote code; none is run")
-    started = time.monotonic()
+    started, model = time.monotonic(), chosen_model(model_argument, model_path)
     with noting_progress(lambda: kept_progress(save_directory)), progress_bar("compress") as progress:
         if launched_by_torchrun():
             world = int(os.environ["WORLD_SIZE"])
@@ -83,18 +84,18 @@ def compress(
                     f"--tp is {tp}, but torchrun started {world} processes; each makes one part; leave --tp out"
                 )
             compress_under_torchrun(
-                model_path, save_directory, coding=coding, threads=threads, restart=restart, progress=progress
+                model, save_directory, coding=coding, threads=threads, restart=restart, progress=progress
             )
             if is_silent():
                 return
         else:
-            source = open_checkpoint(model_path)
+            source = open_checkpoint(model)
             if isinstance(source, W8A8SCheckpoint) and not save_directory.exists():
                 needs = plan_compression(compressible(source), save_directory)
                 needs.check()
                 note_requirements(needs)
             compress_directory(
-                model_path,
+                model,
                 save_directory,
                 tp=tp or 1,
                 coding=coding,

@@ -51,7 +51,7 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
 
 def print_json(value: object) -> None:
     """One JSON document on standard output."""
-    print(json.dumps(value, indent=2))
+    print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def print_table(rows: list[tuple[str, str]]) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from tilepress.cli.console import print_json, print_table, progress_bar
 from tilepress.cli.generation import load_model
-from tilepress.cli.options import ComputeType, Device, Json, ModelPath, TrustRemoteCode
+from tilepress.cli.options import ComputeType, Device, Json, Model, ModelPath, TrustRemoteCode, chosen_model
 from tilepress.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ Rows = list[tuple[str, str]]
 
 
 def evaluate(
-    model_path: ModelPath,
+    model_argument: Model = None,
+    model_path: ModelPath = None,
     against: Annotated[
         str | None,
         typer.Option("--against", help="The float model: adds its perplexity and the KL divergence from it."),
@@ -53,7 +54,8 @@ def evaluate(
     from tilepress.evaluate import divergence, held_out_english, perplexity
 
     texts = {str(file): _read(file) for file in text} if text else {REFERENCE: held_out_english()}
-    model, tokenizer = load_model(model_path, device, dtype, trust_remote_code)
+    path = chosen_model(model_argument, model_path)
+    model, tokenizer = load_model(path, device, dtype, trust_remote_code)
     reference = None if against is None else load_model(against, device, dtype, trust_remote_code)[0]
     window = min(window, tokens)
     for name, content in texts.items():  # before any is measured

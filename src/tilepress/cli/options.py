@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tilepress.cli.console import parse_bytes, print_note
+from tilepress.errors import UsageError
 
 if TYPE_CHECKING:
     from tilepress.quantize import RecipeChoice
 
 
-ModelPath = Annotated[
-    str,
-    typer.Option("--model-path", "-m", help="Model directory, or a hub id such as Qwen/Qwen3-8B.", show_default=False),
+Model = Annotated[
+    str | None,
+    typer.Argument(metavar="MODEL", help="Model directory, or a hub id such as Qwen/Qwen3-8B.", show_default=False),
 ]
+ModelPath = Annotated[str | None, typer.Option("--model-path", "-m", help="The same as an option.", show_default=False)]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:N, npu or npu:N.")]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Let the checkpoint bring Python code of its own.")
@@ -210,6 +212,15 @@ Seed = Annotated[
     int | None,
     typer.Option("--seed", help="Seed of the calibration text's order and samples.", show_default=f"{_RECIPE} 0"),
 ]
+
+
+def chosen_model(argument: str | None, option: str | None) -> str:
+    """Return the model that was given, as an argument or as an option. Raises UsageError for none and for two."""
+    if argument is not None and option is not None:
+        raise UsageError(f"the model is given twice, {argument} and --model-path {option}; leave one out")
+    if (model := argument or option) is None:
+        raise UsageError("no model is given; name its directory or a hub id, such as Qwen/Qwen3-8B")
+    return model
 
 
 def given(*, size: str | None, float_linears: list[str] | None, **options: Any) -> dict[str, Any]:

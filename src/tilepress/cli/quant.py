@@ -33,6 +33,7 @@ from tilepress.cli.options import (
     Json,
     Loss,
     MaxMemory,
+    Model,
     ModelPath,
     ModelType,
     RecipePath,
@@ -43,6 +44,7 @@ from tilepress.cli.options import (
     Size,
     StoredType,
     TrustRemoteCode,
+    chosen_model,
     given,
     print_recipe,
 )
@@ -53,8 +55,9 @@ _OF = {"default": "", "file": " of a text given", "self": " that the model wrote
 
 
 def quant(
-    model_path: ModelPath,
     save_path: Annotated[Path, typer.Option("--save-path", "-o", help="W8A8S directory to make.", show_default=False)],
+    model_argument: Model = None,
+    model_path: ModelPath = None,
     device: Device = "cpu",
     model_type: ModelType = None,
     recipe_path: RecipePath = None,
@@ -184,7 +187,7 @@ def quant(
         engine = tagged or VENDOR.name
         print_note(f"the vendor's command line: made for its engines, as --for {engine}; --for tilepress for ours")
     target = resolve_device(device)
-    source = open_checkpoint(model_path)
+    source = open_checkpoint(chosen_model(model_argument, model_path))
     if isinstance(source, W8A8SCheckpoint) and not source.quantized_linears():
         source = FloatCheckpoint(source.path)  # W16A16S: float weights with zeros
     if not isinstance(source, FloatCheckpoint):

@@ -24,17 +24,20 @@ from tilepress.cli.options import (
     Json,
     KeyValues,
     MaxModelLen,
+    Model,
     ModelPath,
     ParallelDecoding,
     Resident,
     System,
     Temperature,
     Tools,
+    chosen_model,
 )
 
 
 def run(
-    model_path: ModelPath,
+    model_argument: Model = None,
+    model_path: ModelPath = None,
     prompt: Annotated[
         list[str] | None,
         typer.Option("--prompt", "-p", "--input-texts", help="What to ask; may be repeated.", show_default=SEED),
@@ -88,8 +91,9 @@ def run(
     sampling = sampling_options(temperature)
     questions = read_prompts(prompt, prompts)
     schemas = read_tools(tools)
+    path = chosen_model(model_argument, model_path)
     model, tokenizer = load_model(
-        model_path, device, dtype, trust_remote_code, max_model_len, resident, kv, chat_template=chat_template
+        path, device, dtype, trust_remote_code, max_model_len, resident, kv, chat_template=chat_template
     )
     torch.manual_seed(seed)
     cache = PrefixCache()
