@@ -103,3 +103,12 @@ def test_other_directories_and_formats_are_refused(tiny_qwen3: Path, tmp_path: P
         with pytest.raises(UsageError, match=message):
             export_directory(directory, tmp_path / "out")
     assert main(["export", str(tmp_path / "w8a8s"), "-o", str(tmp_path / "out"), "--to", "gguf"]) == 2
+
+
+def test_one_word_for_stock_vllm(tiny_qwen3: Path, tmp_path: Path) -> None:
+    quantize = f"quant {tiny_qwen3} -o {tmp_path / 'w8a8s'} --for vllm-stock --samples 2 --sequence-length 32"
+    assert main(quantize.split()) == 0
+    assert W8A8SCheckpoint(tmp_path / "w8a8s").activations == "dynamic"
+    assert main(f"convert {tmp_path / 'w8a8s'} -o {tmp_path / 'out'} --for vllm-stock".split()) == 0
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    assert main(f"quant {tiny_qwen3} -o {tmp_path / 'again'} --for vllm-stock --head".split()) == 2

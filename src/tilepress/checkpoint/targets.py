@@ -26,6 +26,7 @@ from tilepress.checkpoint.description import (
     quantized_config,
 )
 from tilepress.checkpoint.safetensors.reader import TensorFiles, find_weights
+from tilepress.checkpoint.tensors.activation_mode import DYNAMIC
 from tilepress.checkpoint.tensors.embedding import EMBEDDING
 from tilepress.checkpoint.tensors.quantized_linear import PARAMETERS
 from tilepress.errors import UsageError
@@ -44,7 +45,8 @@ ASKS_FOR_BIAS = ("Qwen2ForCausalLM", "Qwen3ForCausalLM")
 class Target:
     """name: as the command line has it. engines: whose form it is. own: tilepress's, which others have to refuse.
 
-    kind: the type of quantized linears. dtypes: flavours.
+    kind: the type of quantized linears. dtypes: flavours. activations: the modes that the engines compute; None: all,
+    and integer tables too.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Target:
     kind: str
     dtypes: tuple[str, ...]
     own: bool = False
+    activations: tuple[str, ...] | None = None
 
     def config(self, source: Mapping[str, Any], *, tied: bool, mode: str, dtype: str) -> dict[str, Any]:
         """Return `source` as the config.json of a W8A8S directory."""
@@ -96,9 +99,26 @@ class Target:
 
 
 TILEPRESS = Target("tilepress", "tilepress", W8A8S, ("float16", "bfloat16"), own=True)
-VENDOR = Target("vendor", "MindIE-LLM and vLLM-Ascend on Atlas 300I Duo (310P)", W8A8S, ("float16",))
-VENDOR_A2 = Target("vendor-a2", "MindIE-LLM and vLLM-Ascend on Atlas A2 and A3", W8A8, ("float16", "bfloat16"))
-TARGETS = {target.name: target for target in (TILEPRESS, VENDOR, VENDOR_A2)}
+VENDOR = Target(
+    "vendor", "MindIE-LLM and vLLM-Ascend on Atlas 300I Duo (310P)", W8A8S, ("float16",), activations=(STATIC,)
+)
+VENDOR_A2 = Target(
+    "vendor-a2",
+    "MindIE-LLM and vLLM-Ascend on Atlas A2 and A3",
+    W8A8,
+    ("float16", "bfloat16"),
+    activations=(STATIC,),
+)
+# Of tilepress's own form, from which `tilepress export` makes what stock vLLM reads.
+VLLM_STOCK = Target(
+    "vllm-stock",
+    "tilepress, and stock vLLM after `tilepress export`",
+    W8A8S,
+    ("float16", "bfloat16"),
+    own=True,
+    activations=(DYNAMIC, STATIC),
+)
+TARGETS = {target.name: target for target in (TILEPRESS, VENDOR, VENDOR_A2, VLLM_STOCK)}
 
 
 def target_named(name: str) -> Target:

@@ -25,18 +25,25 @@ def convert(
 
         tilepress convert made-by-msmodelslim -o ours --for tilepress
 
+        tilepress convert Qwen3-8B-w8a8s -o Qwen3-8B-int8 --for vllm-stock
+
     What the engine cannot compute (dynamic activations, an integer head or embedding) has to be quantized anew:
     tilepress quant --for vendor.
     """
     from tilepress.checkpoint.convert import convert_directory
-    from tilepress.checkpoint.targets import target_named
+    from tilepress.checkpoint.export import export_directory
+    from tilepress.checkpoint.targets import VLLM_STOCK, target_named
 
     target, out = target_named(engine), save_path.expanduser()
     with progress_bar("convert") as progress:
-        convert_directory(directory, out, target, progress=progress)
+        if target is VLLM_STOCK:
+            export_directory(directory, out, progress=progress)
+        else:
+            convert_directory(directory, out, target, progress=progress)
     if is_silent():
         return
     if json:
         print_json({"save_path": str(out), "for": target.name})
     else:
-        print_table([("W8A8S directory", str(out)), ("made for", target.engines)])
+        kind = "compressed-tensors" if target is VLLM_STOCK else "W8A8S"
+        print_table([(f"{kind} directory", str(out)), ("made for", target.engines)])

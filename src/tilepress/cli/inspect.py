@@ -49,7 +49,7 @@ def _describe(directory: Path, json: bool) -> None:
     with progress_bar("inspect") as progress:
         checkpoint = open_checkpoint(directory)
         summary = summarize(checkpoint, progress=progress)
-    others = [target for target in TARGETS.values() if target is not TILEPRESS] if summary.kind == "w8a8s" else []
+    others = [target for target in TARGETS.values() if not target.own] if summary.kind == "w8a8s" else []
     takers = [target for target in others if not refusals(checkpoint.path, target)]
     if json:
         print_json(asdict(summary) | {"loads_in": [TILEPRESS.name, *(target.name for target in takers)]})

@@ -89,7 +89,8 @@ Engine = Annotated[
     str,
     typer.Option(
         "--for",
-        help="Whose form the directory has: tilepress, vendor (MindIE-LLM and vLLM-Ascend on 310P) or vendor-a2.",
+        help="Whose form the directory has: tilepress, vendor (MindIE-LLM and vLLM-Ascend on 310P), vendor-a2 or "
+        "vllm-stock.",
     ),
 ]
 Bits = Annotated[

@@ -55,7 +55,8 @@ def plan(
     model_type: ModelType = None,
     recipe_path: RecipePath = None,
     engine: Annotated[
-        str | None, typer.Option("--for", help="As of quant: tilepress, vendor or vendor-a2.", show_default="tilepress")
+        str | None,
+        typer.Option("--for", help="As of quant: tilepress, vendor, vendor-a2, vllm-stock.", show_default="tilepress"),
     ] = None,
     bits: Bits = None,
     size: Size = None,

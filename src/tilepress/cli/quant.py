@@ -65,7 +65,8 @@ def quant(
         str | None,
         typer.Option(
             "--for",
-            help="Whose form the directory has: tilepress, vendor (MindIE-LLM and vLLM-Ascend on 310P) or vendor-a2.",
+            help="Whose form the directory has: tilepress, vendor (MindIE-LLM and vLLM-Ascend on 310P), vendor-a2 or "
+            "vllm-stock.",
             show_default="tilepress; vendor for the vendor's own command line",
         ),
     ] = None,

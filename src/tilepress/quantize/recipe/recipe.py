@@ -17,8 +17,8 @@ DTYPES = ("float16", "bfloat16")
 DEFAULT_BITS = 4.0
 # The possible targets of a quantization, of which a recipe has one at most.
 TARGETS = ("bits", "size", "loss")
-# Settings of a directory for another engine than tilepress, which has neither integer tables nor dynamic scales.
-FOR_OTHERS = {"head": False, "embeddings": False, "activations": STATIC}
+# Settings of a directory for another engine than tilepress, which has no integer tables.
+FLOAT_TABLES = {"head": False, "embeddings": False}
 # What of a linear's input range, in nats, a directory for another engine pays at most.
 FLOAT_ABOVE = 0.01
 # Work of calibration, refinement and training, of that of "default".
@@ -150,17 +150,16 @@ class Recipe:
 
     def _check_engine(self) -> None:
         target = target_named(self.engine)
-        if target.own:
+        if target.activations is None:
             return
-        for name, value in FOR_OTHERS.items():
-            if getattr(self, name) != value:
+        allowed: dict[str, tuple[Any, ...]] = {name: (value,) for name, value in FLOAT_TABLES.items()}
+        allowed |= {"activations": target.activations, "dtype": target.dtypes}
+        for name, values in allowed.items():
+            if (value := getattr(self, name)) not in values:
                 raise UsageError(
-                    f"{name} is {getattr(self, name)!r} with --for {self.engine}: {target.engines} take {value!r} only"
+                    f"{name} is {value!r} with --for {self.engine}: {target.engines} take "
+                    f"{' or '.join(map(repr, values))} only"
                 )
-        if self.dtype not in target.dtypes:
-            raise UsageError(
-                f"dtype is {self.dtype!r} with --for {self.engine}: {target.engines} take {' or '.join(target.dtypes)}"
-            )
 
 
 def _matches(pattern: str, name: str) -> bool:
@@ -170,6 +169,9 @@ def _matches(pattern: str, name: str) -> bool:
 def engine_needs(engine: str) -> dict[str, Any]:
     """Return the settings that a directory for a target of this name needs. Raises UsageError for another name."""
     target = target_named(engine)
-    if target.own:
+    if target.activations is None:
         return {}
-    return {**FOR_OTHERS, "float_above": FLOAT_ABOVE} | ({"dtype": target.dtypes[0]} if len(target.dtypes) == 1 else {})
+    needs: dict[str, Any] = {**FLOAT_TABLES, "activations": target.activations[0]}
+    if STATIC in target.activations[:1]:
+        needs["float_above"] = FLOAT_ABOVE
+    return needs | ({"dtype": target.dtypes[0]} if len(target.dtypes) == 1 else {})
