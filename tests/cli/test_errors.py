@@ -23,7 +23,7 @@ from tilepress.errors import TilepressError
         ("quant -m {float} -o {out} --device npu:0,1", "torchrun --nproc_per_node 2 -m tilepress.quantize"),
         ("quant -m {float} -o {out} --for tensorrt", "use one of tilepress, vendor, vendor-a2"),
         ("quant -m {float} -o {out} --for vendor --head", "head is True with --for vendor: MindIE-LLM"),
-        ("quant -m {float} -o {out} --for vendor --dtype bfloat16", "take float16"),
+        ("quant -m {float} -o {out} --for vendor --dtype bfloat16", "take 'float16'"),
         ("plan {float} --for vendor --activations dynamic", "activations is 'dynamic' with --for vendor"),
         ("convert {float} -o {out} --for vendor", "is a float directory; quantize it first"),
         ("compress -m {float} -o {out} --save_split_w8a8s_dir {out}", "tilepress writes no W8A8S parts"),

@@ -12,6 +12,8 @@ import tilepress
 from quantized_models import make_w8a8s
 from qwen3_tools import TEMPLATE, WEATHER, Says
 from tilepress.cli import main
+from tilepress.cli.generation import Printer, sampling_options
+from tilepress.errors import UsageError
 
 CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Köln"}}\n</tool_call>'
 
@@ -36,7 +38,7 @@ def scripted(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for command in ("run", "chat"):
         says = [Says(tokenizer, CALL, "21 degrees.")]
         monkeypatch.setattr(f"tilepress.cli.{command}.load_model", lambda *_, **__: (model, tokenizer))
-        monkeypatch.setattr(f"tilepress.cli.{command}.sampling_options", lambda _, s=says: {"logits_processor": s})
+        monkeypatch.setattr(f"tilepress.cli.{command}.sampling_options", lambda *_, s=says: {"logits_processor": s})
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
@@ -143,3 +145,46 @@ def test_files_without_prompts_are_refused(
     for file, message in ((empty, "holds no prompt"), (tmp_path / "none.txt", "with a prompt a line")):
         assert main(["run", "-m", str(model_path), "--prompts", str(file)]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_sampling_is_the_models_unless_told_otherwise() -> None:
+    assert sampling_options() == {}
+    assert sampling_options(0)["do_sample"] is False
+    assert sampling_options(0.7, 0.9) == {"temperature": 0.7, "top_p": 0.9, "do_sample": True}
+    assert sampling_options(top_k=5, seed=3) == {"top_k": 5, "do_sample": True, "seed": 3}
+    for wrong in ({"top_p": 0.0}, {"top_k": -1}, {"min_p": 2.0}, {"repeat_penalty": 0.0}, {"temperature": -1.0}):
+        with pytest.raises(UsageError, match=f"--{next(iter(wrong)).replace('_', '-')}"):
+            sampling_options(**wrong)
+
+
+def test_a_seed_gives_the_same_sample(model_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = [run(capsys, "-m", str(model_path), "--temperature", "1.5", "--seed", seed)["text"] for seed in "121"]
+    assert texts[0] == texts[2] != texts[1]
+
+
+def test_an_answer_that_was_cut_says_so(model_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["-m", str(model_path), "-p", "Hi", "--max-new-tokens", "3"]
+    assert run(capsys, *words)["finish_reason"] == "length"
+    assert main(["run", *words]) == 0
+    assert "the answer was cut after 3 tokens" in " ".join(capsys.readouterr().err.split())
+
+
+def test_an_answer_ends_before_a_stop(model_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = run(capsys, "-m", str(model_path), "-p", "Hi", "--max-new-tokens", "30")["text"]
+    stop = next(char for char in whole[3:] if char.isascii() and char.isprintable() and char not in whole[:3])
+    words = ["-m", str(model_path), "-p", "Hi", "--max-new-tokens", "30", "--stop", stop]
+    answer = run(capsys, *words)
+    assert answer["text"] == whole[: whole.find(stop)]
+    assert answer["finish_reason"] == "stop"
+    assert main(["run", *words]) == 0
+    assert capsys.readouterr().out == answer["text"] + "\n"
+
+
+def test_thoughts_are_dim_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for terminal, shown in ((True, "\x1b[2mhm\x1b[0mYes"), (False, "<think>hm</think>Yes")):
+        monkeypatch.setattr("sys.stdout.isatty", lambda terminal=terminal: terminal)
+        printer = Printer(None)
+        for piece in ("<thi", "nk>hm", "</think>Y", "es"):
+            printer(piece)
+        printer.end()
+        assert capsys.readouterr().out == shown

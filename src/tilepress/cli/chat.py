@@ -7,20 +7,36 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tilepress.cli.console import ERR, print_error
-from tilepress.cli.generation import draft_tokens, load_model, print_text, print_timing, read_tools, sampling_options
+from tilepress.cli.generation import (
+    Printer,
+    draft_tokens,
+    load_model,
+    print_timing,
+    read_tools,
+    sampling_options,
+    seed_torch,
+    template_variables,
+)
 from tilepress.cli.options import (
     ComputeType,
     Device,
     KeyValues,
     MaxModelLen,
     MaxNewTokens,
+    MinP,
     Model,
     ModelPath,
     ParallelDecoding,
+    RepeatPenalty,
     Resident,
+    SampleSeed,
+    Stop,
     System,
     Temperature,
+    Thinking,
     Tools,
+    TopK,
+    TopP,
     TrustRemoteCode,
     chosen_model,
 )
@@ -35,10 +51,17 @@ def chat(
     model_path: ModelPath = None,
     system: System = None,
     tools: Tools = None,
-    max_new_tokens: MaxNewTokens = 512,
+    max_new_tokens: MaxNewTokens = None,
     max_model_len: MaxModelLen = None,
     parallel_decoding: ParallelDecoding = False,
-    temperature: Temperature = 0.0,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    top_k: TopK = None,
+    min_p: MinP = None,
+    repeat_penalty: RepeatPenalty = None,
+    seed: SampleSeed = None,
+    stop: Stop = None,
+    thinking: Thinking = None,
     device: Device = "cpu",
     dtype: ComputeType = None,
     resident: Resident = None,
@@ -57,24 +80,30 @@ def chat(
     """
     from tilepress.engines.transformers import Conversation
 
-    sampling = sampling_options(temperature) | {"prompt_lookup_num_tokens": draft_tokens(parallel_decoding)}
+    sampling = sampling_options(temperature, top_p, top_k, min_p, repeat_penalty, stop)
+    sampling["prompt_lookup_num_tokens"] = draft_tokens(parallel_decoding)
     schemas = read_tools(tools)
     path = chosen_model(model_argument, model_path)
     model, tokenizer = load_model(path, device, dtype, trust_remote_code, max_model_len, resident, kv)
-    conversation = Conversation(model, tokenizer, system=system, tools=schemas)
+    seed_torch(seed)
+    conversation = Conversation(
+        model, tokenizer, system=system, tools=schemas, template_variables=template_variables(thinking)
+    )
     calls: Sequence[ToolCall] = ()
     while (texts := _ask(calls)) is not None:
+        printer = Printer(stop)
         try:
             if calls:
-                answer = conversation.tool_results(texts, max_new_tokens=max_new_tokens, on_text=print_text, **sampling)
+                answer = conversation.tool_results(texts, max_new_tokens=max_new_tokens, on_text=printer, **sampling)
             else:
-                answer = conversation.say(texts[0], max_new_tokens=max_new_tokens, on_text=print_text, **sampling)
+                answer = conversation.say(texts[0], max_new_tokens=max_new_tokens, on_text=printer, **sampling)
         except KeyboardInterrupt:
             ERR.print("\n[dim]stopped; this turn is forgotten[/]")
             continue
         except UsageError as error:  # one message that is too long need not end the conversation
             print_error(str(error))
             continue
+        printer.end()
         print_timing(answer)
         calls = answer.tool_calls
 

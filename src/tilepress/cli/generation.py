@@ -22,13 +22,73 @@ if TYPE_CHECKING:
 DRAFT_TOKENS = 5
 
 
-def sampling_options(temperature: float) -> dict[str, Any]:
-    """Temperature 0 takes the likeliest token each time, whatever the model's generation_config.json prefers."""
-    if temperature < 0:
-        raise UsageError(f"--temperature {temperature}: it has to be 0 or more")
+def sampling_options(
+    temperature: float | None = None,
+    top_p: float | None = None,
+    top_k: int | None = None,
+    min_p: float | None = None,
+    repeat_penalty: float | None = None,
+    stop: Sequence[str] | None = None,
+    seed: int | None = None,
+) -> dict[str, Any]:
+    """Return options of `generate`; what is None comes from the model's generation_config.json, a seed from the system.
+
+    Temperature 0 takes the likeliest token each time, whatever that file prefers. Raises UsageError for a value out of
+    range.
+    """
+    ranges = {
+        "--temperature": (temperature, temperature is None or temperature >= 0, "0 or more"),
+        "--top-p": (top_p, top_p is None or 0 < top_p <= 1, "above 0 and up to 1"),
+        "--top-k": (top_k, top_k is None or top_k >= 0, "0 or more"),
+        "--min-p": (min_p, min_p is None or 0 <= min_p <= 1, "from 0 to 1"),
+        "--repeat-penalty": (repeat_penalty, repeat_penalty is None or repeat_penalty > 0, "above 0"),
+    }
+    for name, (value, right, wanted) in ranges.items():
+        if not right:
+            raise UsageError(f"{name} {value}: it has to be {wanted}")
+    chosen = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p}
+    options: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
     if temperature == 0:
-        return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, "num_beams": 1}
-    return {"do_sample": True, "temperature": temperature}
+        options = {"do_sample": False, "num_beams": 1, **dict.fromkeys(chosen)}
+    elif options:
+        options["do_sample"] = True
+    if repeat_penalty is not None:
+        options["repetition_penalty"] = repeat_penalty
+    if stop:
+        options["stop_strings"] = list(stop)
+    if seed is not None:
+        options["seed"] = seed
+    return options
+
+
+def seed_torch(seed: int | None) -> None:
+    """Seed what is drawn elsewhere than token by token; None draws a seed, where torch would always take the same."""
+    import torch
+
+    if seed is None:
+        torch.seed()
+    else:
+        torch.manual_seed(seed)
+
+
+class Printer:
+    """Prints an answer as it comes, without the text that ends it. On a terminal thoughts are dim, without marks."""
+
+    def __init__(self, stops: Sequence[str] | None) -> None:
+        from tilepress.engines.transformers.serve.pieces import THOUGHTS, Pieces
+
+        self._thoughts = THOUGHTS
+        self._pieces = Pieces(stops or (), thoughts=None if sys.stdout.isatty() else False)
+
+    def __call__(self, text: str) -> None:
+        self._print(text, end=False)
+
+    def end(self) -> None:
+        self._print("", end=True)
+
+    def _print(self, text: str, *, end: bool) -> None:
+        for kind, piece in self._pieces.put(text, end=end):
+            print_text(f"\x1b[2m{piece}\x1b[0m" if kind == self._thoughts else piece)
 
 
 def draft_tokens(parallel_decoding: bool) -> int:
@@ -50,6 +110,10 @@ def print_timing(answer: Generation) -> None:
         ERR.print(f"call: {call.name} {json.dumps(call.arguments, ensure_ascii=False)}", markup=False, soft_wrap=True)
     for error in answer.tool_errors:
         print_note(error)
+    if answer.finish_reason == "length":
+        print_note(
+            f"the answer was cut after {answer.new_tokens} tokens; --max-new-tokens or --max-model-len allow more"
+        )
     ERR.print(
         f"[dim]{answer.prompt_tokens} prompt tokens{known}, first token after {answer.first_token_seconds:.2f} s; "
         f"{answer.new_tokens} new tokens{speed}{drafts}[/]",
@@ -108,6 +172,10 @@ def _read_template(file: Path) -> str:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--chat-template {file}: {error}; give a UTF-8 file with a Jinja template") from error
+
+
+def template_variables(thinking: bool | None) -> dict[str, bool] | None:
+    return None if thinking is None else {"enable_thinking": thinking}
 
 
 SEED = "What's deep learning?"

@@ -34,8 +34,42 @@ ComputeType = Annotated[
     ),
 ]
 System = Annotated[str | None, typer.Option("--system", help="System message.")]
-MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", help="Stop after so many tokens.")]
-Temperature = Annotated[float, typer.Option("--temperature", help="Sampling temperature; 0 takes the likeliest token.")]
+MaxNewTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--max-new-tokens",
+        "--max-output-length",
+        min=1,
+        help="Stop after so many tokens.",
+        show_default="what the context has room for",
+    ),
+]
+_MODELS = "as the model's generation_config.json says"
+Temperature = Annotated[
+    float | None,
+    typer.Option("--temperature", help="Sampling temperature; 0 takes the likeliest token.", show_default=_MODELS),
+]
+TopP = Annotated[
+    float | None,
+    typer.Option("--top-p", help="Sample of the likeliest tokens that together have this share.", show_default=_MODELS),
+]
+TopK = Annotated[int | None, typer.Option("--top-k", help="Sample of so many tokens; 0 of all.", show_default=_MODELS)]
+MinP = Annotated[
+    float | None,
+    typer.Option("--min-p", help="Sample of tokens that have this share of the likeliest one's.", show_default=_MODELS),
+]
+RepeatPenalty = Annotated[
+    float | None,
+    typer.Option("--repeat-penalty", help="Above 1: tokens that came already are unlikelier.", show_default=_MODELS),
+]
+SampleSeed = Annotated[
+    int | None, typer.Option("--seed", help="Seed of the sampling.", show_default="another each time")
+]
+Stop = Annotated[list[str] | None, typer.Option("--stop", help="End the answer before this text; may be repeated.")]
+Thinking = Annotated[
+    bool | None,
+    typer.Option("--thinking/--no-thinking", help="Of models that can do both.", show_default="the template's"),
+]
 ParallelDecoding = Annotated[
     bool,
     typer.Option(

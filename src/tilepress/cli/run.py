@@ -10,13 +10,15 @@ import typer
 from tilepress.cli.console import print_json
 from tilepress.cli.generation import (
     SEED,
+    Printer,
     draft_tokens,
     load_model,
-    print_text,
     print_timing,
     read_prompts,
     read_tools,
     sampling_options,
+    seed_torch,
+    template_variables,
 )
 from tilepress.cli.options import (
     ComputeType,
@@ -24,13 +26,21 @@ from tilepress.cli.options import (
     Json,
     KeyValues,
     MaxModelLen,
+    MaxNewTokens,
+    MinP,
     Model,
     ModelPath,
     ParallelDecoding,
+    RepeatPenalty,
     Resident,
+    SampleSeed,
+    Stop,
     System,
     Temperature,
+    Thinking,
     Tools,
+    TopK,
+    TopP,
     chosen_model,
 )
 
@@ -45,13 +55,17 @@ def run(
     prompts: Annotated[Path | None, typer.Option("--prompts", help="UTF-8 file with a prompt a line.")] = None,
     system: System = None,
     tools: Tools = None,
-    max_new_tokens: Annotated[
-        int, typer.Option("--max-new-tokens", "--max-output-length", help="Stop after so many tokens.")
-    ] = 256,
+    max_new_tokens: MaxNewTokens = None,
     max_model_len: MaxModelLen = None,
     parallel_decoding: ParallelDecoding = False,
-    temperature: Temperature = 0.0,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the sampling.")] = 0,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    top_k: TopK = None,
+    min_p: MinP = None,
+    repeat_penalty: RepeatPenalty = None,
+    seed: SampleSeed = None,
+    stop: Stop = None,
+    thinking: Thinking = None,
     device: Device = "cpu",
     dtype: ComputeType = None,
     resident: Resident = None,
@@ -84,35 +98,36 @@ def run(
 
         tilepress run -m Qwen3-8B-w8a8sc --prompt "$(cat book.txt)" --max-model-len 131072 --parallel-decoding
     """
-    import torch
-
     from tilepress.engines.transformers import PrefixCache, generate
 
-    sampling = sampling_options(temperature)
+    sampling = sampling_options(temperature, top_p, top_k, min_p, repeat_penalty, stop, seed)
     questions = read_prompts(prompt, prompts)
     schemas = read_tools(tools)
     path = chosen_model(model_argument, model_path)
     model, tokenizer = load_model(
         path, device, dtype, trust_remote_code, max_model_len, resident, kv, chat_template=chat_template
     )
-    torch.manual_seed(seed)
+    seed_torch(seed)
     cache = PrefixCache()
     answers = []
     for question in questions:
+        printer = None if json else Printer(stop)
         answer = generate(
             model,
             tokenizer,
             question,
             system=system,
             max_new_tokens=max_new_tokens,
-            on_text=None if json else print_text,
+            on_text=printer,
+            template_variables=template_variables(thinking),
             tools=schemas,
             cache=cache,
             prompt_lookup_num_tokens=draft_tokens(parallel_decoding),
             **sampling,
         )
         answers.append(answer.as_dict())
-        if not json:
+        if printer is not None:
+            printer.end()
             print_timing(answer)
     if json:
         print_json(answers if len(questions) > 1 else answers[0])

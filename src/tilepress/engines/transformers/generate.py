@@ -53,7 +53,8 @@ class Generation:
     prompt; cached_tokens: those of them that were known from an earlier turn or prompt. first_token_seconds: from the
     call to the first token. tokens_per_second: of the tokens after the first; None where there are none. drafted:
     tokens drafted by prompt lookup; accepted: those of them that are in the answer. tool_calls: those in the text,
-    where tools were given; tool_errors: a message for each call that cannot be read.
+    where tools were given; tool_errors: a message for each call that cannot be read. finish_reason: "length" where the
+    answer was cut, because there was no room for more or no more was asked for.
     """
 
     text: str
@@ -66,6 +67,7 @@ class Generation:
     accepted: int = 0
     tool_calls: tuple[ToolCall, ...] = ()
     tool_errors: tuple[str, ...] = ()
+    finish_reason: str = "stop"
 
     @property
     def new_tokens(self) -> int:
@@ -81,6 +83,7 @@ class Generation:
             "tokens_per_second": self.tokens_per_second,
             "drafted": self.drafted,
             "accepted": self.accepted,
+            "finish_reason": self.finish_reason,
             "tool_calls": [call.as_dict() for call in self.tool_calls],
             "tool_errors": list(self.tool_errors),
         }
@@ -221,6 +224,7 @@ def complete(
             "prompt lookup drafts tokens for greedy search and sampling of one sequence only; set "
             "prompt_lookup_num_tokens=0, or leave out beams and other assistants"
         )
+    stops = [settings.stop_strings] if isinstance(settings.stop_strings, str) else settings.stop_strings or []
     if settings.stop_strings is not None:
         # transformers (5.16 to 5.19) loses the tokenizer that these need on the way to a loop of one's own.
         stop: Any = StopStringCriteria(tokenizer, settings.stop_strings)
@@ -237,11 +241,12 @@ def complete(
     if plain and (prompt_lookup_num_tokens or DecodeStep.supports(model)):
         options["custom_generate"], past = decoding, decoding.cache
     engine: Any = model  # its `generate` is typed for batches of every kind
+    room = min(max_new_tokens, context - len(tokens))
     try:
         output = engine.generate(
             prompt,
             attention_mask=torch.ones_like(prompt),
-            max_new_tokens=min(max_new_tokens, context - len(tokens)),
+            max_new_tokens=room,
             **({} if own_cache else {"past_key_values": past}),
             **({"streamer": stream} if streamed else {}),
             **options,
@@ -261,8 +266,11 @@ def complete(
         stream.whole(new)
     if cache is not None:
         cache.end([*tokens, *new])
+    text, ends = str(tokenizer.decode(list(new), skip_special_tokens=True)), settings.eos_token_id
+    stopped = min((place for stop in stops if (place := text.find(stop)) >= 0), default=None)
+    ended = bool(new) and new[-1] in (ends if isinstance(ends, list) else [ends])
     return Generation(
-        text=str(tokenizer.decode(list(new), skip_special_tokens=True)),
+        text=text[:stopped],
         tokens=new,
         prompt_tokens=len(tokens),
         cached_tokens=cached,
@@ -270,6 +278,7 @@ def complete(
         tokens_per_second=(len(new) - 1) / (stream.last - stream.first) if stream.last > stream.first else None,
         drafted=decoding.drafted,
         accepted=decoding.accepted,
+        finish_reason="length" if len(new) >= room and not ended and stopped is None else "stop",
     )
 
 

@@ -52,7 +52,12 @@ class Conversation:
         self._cache = PrefixCache() if cache is None else cache
 
     def say(
-        self, text: str, *, max_new_tokens: int = 512, on_text: Callable[[str], None] | None = None, **sampling: Any
+        self,
+        text: str,
+        *,
+        max_new_tokens: int | None = 512,
+        on_text: Callable[[str], None] | None = None,
+        **sampling: Any,
     ) -> Generation:
         """Add a user's message and the model's answer to it, which is returned. Arguments and errors as of `generate`.
 
@@ -64,7 +69,7 @@ class Conversation:
         self,
         results: Sequence[Any],
         *,
-        max_new_tokens: int = 512,
+        max_new_tokens: int | None = 512,
         on_text: Callable[[str], None] | None = None,
         **sampling: Any,
     ) -> Generation:
@@ -86,7 +91,7 @@ class Conversation:
     def _answer(
         self,
         added: list[dict[str, Any]],
-        max_new_tokens: int,
+        max_new_tokens: int | None,
         on_text: Callable[[str], None] | None,
         sampling: Mapping[str, Any],
     ) -> Generation:

@@ -148,10 +148,7 @@ class _Answer:
             yield event("[DONE]")
 
     def finish_reason(self, answer: Generation) -> str:
-        ends = self.answering.model.generation_config.eos_token_id
-        ends = ends if isinstance(ends, list) else [ends]
-        ended = bool(answer.tokens) and answer.tokens[-1] in ends
-        return "stop" if ended or self._pieces.stopped else "length"
+        return "stop" if self._pieces.stopped else answer.finish_reason
 
     def prepare(self) -> tuple[Pieces, Sequence[int]]:
         """Return what splits the text, and the prompt's tokens."""
