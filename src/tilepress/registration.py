@@ -1,4 +1,4 @@
-"""Makes transformers know tilepress's directories, as soon as both are imported, without importing it early.
+"""Makes transformers know tilepress's directories, and packages callable, without importing anything early.
 
 `import tilepress` takes milliseconds, transformers' quantizers seconds. So they get tilepress's when they are imported,
 before or after.
@@ -89,3 +89,14 @@ def _method(quantization_config: Any) -> object:
     if isinstance(quantization_config, dict):
         return quantization_config.get("quant_method")
     return getattr(quantization_config, "quant_method", None)
+
+
+class _CallablePackage(ModuleType):
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        function = getattr(importlib.import_module("tilepress.api"), self.__name__.rpartition(".")[2])
+        return function(*arguments, **options)
+
+
+def make_callable(package: str) -> None:
+    """Let a package be called as the function of its name in `tilepress.api`: `tilepress.quantize(model, out)`."""
+    sys.modules[package].__class__ = _CallablePackage

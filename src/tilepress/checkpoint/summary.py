@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +55,17 @@ class Summary:
     estimated_loss: float | None
     weight_bytes: int
     total_bytes: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        bits = (
+            ""
+            if self.bits_per_weight is None
+            else f", {self.bits_per_weight:.3f} bits a weight, {self.zeros:.1%} zeros"
+        )
+        return f"{self.kind}, {self.architecture}, {self.layers} layers{bits}, {self.total_bytes / 1e6:.1f} MB"
 
 
 def summarize(checkpoint: Checkpoint, *, progress: Callable[[int, int], None] | None = None) -> Summary:

@@ -12,6 +12,7 @@ from tilepress.compress.reshard import Resharding, reshard_directory
 from tilepress.compress.resume import kept_progress
 from tilepress.compress.torchrun import compress_under_torchrun
 from tilepress.compress.verify import Verification, verify
+from tilepress.registration import make_callable
 
 __all__ = [
     "Compressible",
@@ -26,3 +27,5 @@ __all__ = [
     "reshard_directory",
     "verify",
 ]
+
+make_callable(__name__)

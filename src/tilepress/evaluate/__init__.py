@@ -2,6 +2,9 @@
 
 from tilepress.evaluate.divergence import Divergence, divergence
 from tilepress.evaluate.perplexity import Perplexity, perplexity
+from tilepress.registration import make_callable
 from tilepress.text.prose import held_out_english
 
 __all__ = ["Divergence", "Perplexity", "divergence", "held_out_english", "perplexity"]
+
+make_callable(__name__)

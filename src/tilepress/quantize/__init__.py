@@ -16,6 +16,7 @@ from tilepress.quantize.recipe.vendor_config import VendorConfig, engine_of_tags
 from tilepress.quantize.rehearsal import rehearse
 from tilepress.quantize.report import DistillationReport, LinearReport, QuantizationReport
 from tilepress.quantize.resume import kept_progress
+from tilepress.registration import make_callable
 
 __all__ = [
     "DistillationReport",
@@ -37,3 +38,5 @@ __all__ = [
     "rehearse",
     "w8a8sc_size",
 ]
+
+make_callable(__name__)

@@ -124,6 +124,12 @@ class QuantizationReport:
         total = sum(linear.weights * float(getattr(linear, attribute)) for linear in self.linears)
         return total / sum(linear.weights for linear in self.linears)
 
+    def __str__(self) -> str:
+        return (
+            f"{self.bits:.3f} bits a weight, {self.zeros:.1%} zeros, loss {self.loss:.4f} nats a token as estimated, "
+            f"calibrated on {self.samples} x {self.sequence_length} tokens, {self.seconds:.0f} s"
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """Everything above as plain values for JSON."""
         totals = {"bits": self.bits, "zeros": self.zeros, "loss": self.loss}
