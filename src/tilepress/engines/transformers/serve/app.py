@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from tilepress.engines.transformers.generate import Generation, render, with_tool_calls
@@ -109,7 +110,7 @@ class _Answer:
         self._pieces = Pieces(body.stops())
 
     async def respond(self, request: Request) -> Response:
-        self._pieces, tokens = self.prepare()
+        self._pieces, tokens = await run_in_threadpool(self.prepare)  # a long prompt takes its time
         options = {"max_new_tokens": self.body.limit, "seed": self.body.seed, **self.body.options()}
         items = self.answering.answer(tokens, self._pieces, **options)
         if self.body.stream:
