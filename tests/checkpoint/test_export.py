@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from quantized_directories import stored_tensors
+from quantized_directories import edit_tensors, stored_tensors
 from quantized_models import make_w8a8s
 from tilepress.checkpoint import W8A8SCheckpoint
 from tilepress.checkpoint.export import export_directory
@@ -94,6 +94,14 @@ def test_what_the_format_does_not_have_is_refused(
     assert main(["export", str(tmp_path / "w8a8s"), "-o", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_biases_that_the_architecture_does_not_have_are_refused(tmp_path: Path) -> None:
+    make_w8a8s(make_tiny_llama(tmp_path / "float"), tmp_path / "w8a8s", activations="static")
+    weights = tmp_path / "w8a8s" / "quant_model_weight_w8a8s.safetensors"
+    edit_tensors(weights, lambda tensors: tensors[f"{Q}.quant_bias"].add_(5000))
+    with pytest.raises(UsageError, match=f"{Q}.quant_bias has a bias"):
+        export_directory(tmp_path / "w8a8s", tmp_path / "out")
 
 
 def test_other_directories_and_formats_are_refused(tiny_qwen3: Path, tmp_path: Path) -> None:

@@ -91,6 +91,11 @@ def _check_floats(checkpoint: W8A8SCheckpoint) -> None:
     for name in checkpoint.float_names():
         if name not in known and bool(checkpoint.float_tensor(name).any()):
             raise UsageError(f"{checkpoint.path}: has {name}, for which other engines have no place")
+    for prefix in checkpoint.quantized_linears():
+        if f"{prefix}.bias" not in known and _bias(checkpoint.linear(prefix)) is not None:
+            raise UsageError(
+                f"{checkpoint.path}: {prefix}.quant_bias has a bias, for which other engines have no place"
+            )
 
 
 def _config(checkpoint: W8A8SCheckpoint, mode: str) -> dict[str, Any]:
@@ -136,9 +141,13 @@ def _of_linear(prefix: str, linear: QuantizedLinear, mode: str, dtype: torch.dty
     if mode == STATIC:
         yield f"{prefix}.input_scale", torch.tensor([linear.input_scale])
         yield f"{prefix}.input_zero_point", torch.tensor([linear.input_offset], dtype=torch.int8)
-    bias = folded_bias(linear)
-    if bool((bias.abs() > linear.deq_scale).any()):  # what rounding leaves of none is less
+    if (bias := _bias(linear)) is not None:
         yield f"{prefix}.bias", bias.to(dtype)
+
+
+def _bias(linear: QuantizedLinear) -> Tensor | None:
+    bias = folded_bias(linear)
+    return bias if bool((bias.abs() > linear.deq_scale).any()) else None  # what rounding leaves of none is less
 
 
 def _write_shards(staging: Path, tensors: Iterator[tuple[str, Tensor]], shard_bytes: int) -> None:

@@ -112,7 +112,7 @@ VENDOR_A2 = Target(
 # Of tilepress's own form, from which `tilepress export` makes what stock vLLM reads.
 VLLM_STOCK = Target(
     "vllm-stock",
-    "tilepress, and stock vLLM after `tilepress export`",
+    "stock vLLM",
     W8A8S,
     ("float16", "bfloat16"),
     own=True,

@@ -133,7 +133,8 @@ def _check_instruction_set() -> None:
 
 def _with_plain_flags(words: list[str]) -> list[str]:
     """Turn the vendor's `--trust_remote_code True`, or with =, into a flag, and drop it where the value is False."""
-    flags = ("--trust_remote_code", "--trust-remote-code", "-r", "--is_chat_model", "--is-chat-model", "-c")
+    flags = ["--trust_remote_code", "--trust-remote-code"]
+    flags += ["-r", "--is_chat_model", "--is-chat-model", "-c"] if words[:1] == ["run"] else []
     folded: list[str] = []
     i = 0
     while i < len(words):
@@ -150,15 +151,16 @@ def _with_plain_flags(words: list[str]) -> list[str]:
 
 
 def _with_repeated_tags(words: list[str]) -> list[str]:
-    """Turn the vendor's `--tag mindie Atlas_A2_Inference` into one --tag for each word."""
+    """Turn the vendor's `quant --tag mindie Atlas_A2_Inference` into one --tag for each word."""
+    if words[:1] != ["quant"]:
+        return words
     repeated: list[str] = []
-    tagging = False
-    for word in words:
-        if word == "--tag":
-            tagging = True
-        elif tagging and not word.startswith("-"):
-            repeated += ["--tag", word]
-        else:
-            tagging = False
-            repeated.append(word)
+    for before, word in zip(["", *words], words, strict=False):
+        tags = repeated[-2:-1] == ["--tag"] and before != "--tag"
+        repeated += ["--tag", word] if tags and _is_tag(word) else [word]
     return repeated
+
+
+def _is_tag(word: str) -> bool:
+    """Return whether a word is one of the vendor's tags, and no model or option."""
+    return word.lower() in ("mindie", "vllm", "cpu", "npu") or word.lower().startswith("atlas_")

@@ -62,13 +62,11 @@ def sampling_options(
 
 
 def seed_torch(seed: int | None) -> None:
-    """Seed what is drawn elsewhere than token by token; None draws a seed, where torch would always take the same."""
+    """Seed what is drawn elsewhere than token by token; None leaves torch the seed that it has."""
     import torch
 
-    if seed is None:
-        torch.seed()
-    else:
-        torch.manual_seed(seed)
+    if seed is not None:
+        torch.manual_seed(seed % 2**63)
 
 
 class Printer:

@@ -138,7 +138,7 @@ def quant(
     With other options it asks for --restart, which begins anew.
     """
     from tilepress.checkpoint import FloatCheckpoint, W8A8SCheckpoint, open_checkpoint
-    from tilepress.checkpoint.targets import VENDOR, target_named
+    from tilepress.checkpoint.targets import VENDOR, VLLM_STOCK, target_named
     from tilepress.distributed import launched_by_torchrun
     from tilepress.machine.device import resolve_device
     from tilepress.quantize import (
@@ -195,7 +195,8 @@ def quant(
         raise UsageError(f"{source.path}: {source.kind} weights are quantized already; give the float model")
     if config_path is not None:
         vendors = read_vendor_config(config_path.expanduser(), source.shape)
-        chosen = vendors.settings | chosen
+        both = (*vendors.settings["float_linears"], *chosen.get("float_linears", ()))
+        chosen = vendors.settings | chosen | {"float_linears": both}
         calib = calib or vendors.calibration
         if vendors.unused:
             print_note(f"{config_path}: these fields have no meaning here: {', '.join(vendors.unused)}")
@@ -254,6 +255,8 @@ def quant(
         rows.append(("distillation", _divergence(trained.loss_before, trained.loss_after, kept=trained.kept)))
     rows.append(("time", human_seconds(report.seconds)))
     print_table(rows)
+    if recipe.engine == VLLM_STOCK.name:
+        print_note(f"next, for vLLM without tilepress: tilepress export {save_path} -o {save_path}-int8")
 
 
 def _named(linears: tuple[str, ...]) -> str:

@@ -13,6 +13,7 @@ from tilepress.cli.options import ComputeType, Device, Json, KeyValues, Resident
 from tilepress.errors import UsageError
 
 VLLM, EMBEDDED = "vllm", "transformers"
+STREAMS = 8
 
 
 def serve(
@@ -55,7 +56,7 @@ def serve(
     kv: KeyValues = None,
     streams: Annotated[
         int, typer.Option("--streams", min=1, help="Of the embedded engine: answers at once; others wait.")
-    ] = 8,
+    ] = STREAMS,
     parallel_decoding: Annotated[
         str,
         typer.Option(
@@ -91,6 +92,8 @@ def serve(
     """
     if json and not dry_run:
         raise UsageError("--json prints what --dry-run finds; give both")
+    if api_key == "":
+        raise UsageError("--api-key is empty; leave it out, or give a key")
     if engine not in (None, VLLM, EMBEDDED):
         raise UsageError(f"--engine {engine}: use {VLLM} or {EMBEDDED}")
     vllms = {"--tp": tp > 1, "--kv-cache": kv_cache, "--parallel-decoding": parallel_decoding != "off"}
@@ -101,12 +104,14 @@ def serve(
             raise UsageError(f"{' '.join(wanted) or '--dry-run'}: vLLM's, which --engine {EMBEDDED} does without")
         from tilepress.engines.transformers.serve import EmbeddedServer, start_embedded
 
-        server = EmbeddedServer(
-            directory, host, port, name, api_key, device, dtype, max_model_len, resident, kv, streams
+        start_embedded(
+            EmbeddedServer(directory, host, port, name, api_key, device, dtype, max_model_len, resident, kv, streams),
+            note=print_note,
         )
-        print_note(f"the embedded engine serves {server.served_name} at http://{host}:{port}/v1; Ctrl-C ends it")
-        start_embedded(server)
         return
+    ours = {"--device": device != "cpu", "--resident": resident, "--kv": kv, "--streams": streams != STREAMS}
+    if given := [option for option, value in ours.items() if value]:
+        raise UsageError(f"{' '.join(given)}: of the embedded engine alone, --engine {EMBEDDED}")
     from tilepress.engines.vllm.serve import ServeOptions, make_plan
 
     options = ServeOptions(

@@ -60,7 +60,16 @@ def rehearse(source: FloatCheckpoint, recipe: Recipe, device: torch.device) -> N
 def _quantize_cut_out(source: FloatCheckpoint, recipe: Recipe, device: torch.device) -> None:
     cut = CutOut(source)
     steps, block_steps = min(1, recipe.distill_steps or 0), min(1, recipe.block_steps or 0)
-    short = replace(recipe, bits=None, size=None, loss=None, distill_steps=steps, block_steps=block_steps)
+    short = replace(
+        recipe,
+        bits=None,
+        size=None,
+        loss=None,
+        float_linears=(),  # which may be all that the only layer has
+        float_above=0.0,
+        distill_steps=steps,
+        block_steps=block_steps,
+    )
     size = CalibrationSize(SAMPLES, LENGTH, SAMPLES, LENGTH, 1 << 30, ())
     tokens = torch.randint(cut.shape.vocab, (SAMPLES, LENGTH), generator=torch.Generator().manual_seed(0))
     with tempfile.TemporaryDirectory(prefix="tilepress-rehearsal-") as folder, warnings.catch_warnings():

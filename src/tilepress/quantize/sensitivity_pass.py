@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from tilepress.checkpoint import EMBEDDING
+from tilepress.checkpoint.tensors.activation_mode import STATIC, mode_of_input
 from tilepress.errors import QuantizationError
 from tilepress.models.layer_inputs import FEEDS, LINEARS
 from tilepress.quantize.context import Job
@@ -147,7 +148,8 @@ class SensitivityPass:
         for group in fused_weights(folded, seen.fisher, job.recipe.damping, where, job.rounded_feeds(where)):
             name = f"{where}.{group.feed.name}"
             tensors |= self._sampled(name, group.sample(job.generator, job.recipe.coding))
-            if job.recipe.float_above:
+            mode = mode_of_input(job.recipe.activations, massive=group.feed.massive)
+            if job.recipe.float_above and mode == STATIC:
                 inputs = activation_range(group, job.recipe.activations, job.dtype, name)
                 losses[group.feed.name] = range_loss(group, inputs)
             del group

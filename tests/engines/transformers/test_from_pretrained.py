@@ -6,10 +6,19 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, pipeline
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    Qwen3ForCausalLM,
+    pipeline,
+)
 
 from quantized_directories import write_vendor_like
 from quantized_models import make_w8a8s
@@ -103,9 +112,24 @@ def test_saving_harms_nothing_that_is_there(parts: Path, tmp_path: Path) -> None
     with pytest.raises(UsageError, match="without a state_dict"):
         model.save_pretrained(tmp_path / "new", state_dict=model.state_dict())
     assert not (tmp_path / "new").exists()
+    with pytest.raises(UsageError, match="upload the directory"):
+        model.push_to_hub("me/it")
     (tmp_path / "empty").mkdir()
     model.save_pretrained(str(tmp_path / "empty"))
     assert (tmp_path / "empty" / "config.json").is_file()
+
+
+def test_a_tokenizer_that_was_saved_before_stays(parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(parts.parent)
+    model, tokenizer = load(parts.name)
+    tokenizer.save_pretrained(tmp_path / "out")
+    (tmp_path / "out" / "tokenizer_config.json").write_text('{"mine": true}')
+    monkeypatch.chdir(tmp_path)
+    model.save_pretrained("out", True)
+    assert (tmp_path / "out" / "tokenizer_config.json").read_text() == '{"mine": true}'
+    assert torch.equal(logits_of(AutoModelForCausalLM.from_pretrained("out")), logits_of(model))
+    model.save_pretrained(tmp_path / "not", is_main_process=False)
+    assert not (tmp_path / "not").exists()
 
 
 def test_damage_is_named(parts: Path, tmp_path: Path) -> None:
@@ -120,14 +144,45 @@ def test_several_devices_are_refused(parts: Path) -> None:
         AutoModelForCausalLM.from_pretrained(parts, device_map={"model": "cpu", "lm_head": "disk"})
 
 
-def test_a_config_that_belongs_to_no_directory_is_refused(parts: Path) -> None:
+@pytest.mark.parametrize("device_map", ["auto", "balanced", "cpu", {"": "cpu"}])
+def test_one_device_is_found(device_map: Any, parts: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(parts, device_map=device_map)
+    assert torch.equal(logits_of(model), logits_of(load(parts)[0]))
+
+
+def test_the_directory_that_was_asked_for_is_loaded(parts: Path, tiny_qwen3: Path, tmp_path: Path) -> None:
+    """Whatever the config was read from, by a concrete class, and in a folder of a directory."""
+    other = make_w8a8s(make_tiny_qwen3(tmp_path / "float", seed=1), tmp_path / "models" / "other")
+    expected = logits_of(load(other)[0])
     config = AutoConfig.from_pretrained(parts)
-    config.name_or_path = ""
-    with pytest.raises(UsageError, match="does not say which directory"):
-        AutoModelForCausalLM.from_pretrained(parts, config=config)
+    for model in (
+        AutoModelForCausalLM.from_pretrained(other, config=config),
+        Qwen3ForCausalLM.from_pretrained(other),
+        AutoModelForCausalLM.from_pretrained(tmp_path / "models", subfolder="other"),
+    ):
+        assert torch.equal(logits_of(model), expected)
 
 
-@pytest.mark.parametrize("order", ["import tilepress, transformers", "import transformers, tilepress"])
+@pytest.mark.parametrize("kind", [AutoModel, AutoModelForSequenceClassification])
+def test_other_kinds_of_models_are_refused(kind: Any, parts: Path) -> None:
+    with pytest.raises(UsageError, match="load it by AutoModelForCausalLM"):
+        kind.from_pretrained(parts)
+
+
+def test_the_loading_info_is_empty(parts: Path) -> None:
+    _, info = AutoModelForCausalLM.from_pretrained(parts, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["mismatched_keys"]
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        "import tilepress, transformers",
+        "import transformers, tilepress",
+        "import tilepress, importlib.util, transformers; importlib.util.find_spec('transformers.modeling_utils')",
+    ],
+)
 def test_the_order_of_the_imports_does_not_matter(order: str, parts: Path) -> None:
     program = f"""
 {order}

@@ -16,6 +16,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from reference_model import logits_of
 from tilepress import load
 from tilepress.compress import compress_directory
+from tilepress.engines.transformers import generate
+from tilepress.engines.transformers.generate import render
 
 IDS = torch.arange(5, 25)[None]
 
@@ -89,6 +91,19 @@ def test_adapters_train_on_top(model: PreTrainedModel) -> None:
     assert answered.shape == (1, IDS.shape[1] + 3)
     with adapted.disable_adapter():
         assert torch.equal(logits_of(adapted), before)
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "v_proj"], ["down_proj"], "all-linear"])
+def test_answers_have_the_adapters(targets: Any, directory: Path) -> None:
+    """Those of generate too, which has a native path that knows none."""
+    model, tokenizer = load(directory)
+    plain = generate(model, tokenizer, "Hi", max_new_tokens=8, do_sample=False).tokens
+    adapted = get_peft_model(model, LoraConfig(r=4, target_modules=targets, init_lora_weights=False, lora_alpha=64))
+    assert not any("query_key_value" in name for name, _ in adapted.named_parameters())
+    answer = generate(model, tokenizer, "Hi", max_new_tokens=8, do_sample=False).tokens
+    prompt = render([{"role": "user", "content": "Hi"}], tokenizer)
+    expected = model.generate(torch.tensor([prompt]), max_new_tokens=8, do_sample=False)[0, len(prompt) :]
+    assert answer == tuple(expected.tolist()) != plain
 
 
 def test_a_copy_computes_the_same_and_is_its_own(model: PreTrainedModel) -> None:

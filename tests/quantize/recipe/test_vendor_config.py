@@ -93,6 +93,7 @@ def test_what_processes_do_not_include_stays_float(tmp_path: Path) -> None:
         ("a: [", "not valid YAML"),
         ("!!python/object/apply:os.system [true]", "not valid YAML"),
         (SPARSE.replace("a_bit: 8\n", "a_bit: 4\n"), "spec.calib_cfg.a_bit is 4; tilepress makes W8A8S"),
+        (SPARSE.replace("w_bit: 4\n", "w_bit: 4\n    is_dynamic: 'False'\n"), "is_dynamic is 'False'"),
         (SPARSE.replace("['lm_head', 'model.layers.1.self_attn.o_proj']", "lm_head"), "disable_names is 'lm_head'"),
         (PROCESSES.replace("dtype: int8, symmetric: True", "dtype: int4"), "qconfig.weight.dtype is 'int4'"),
         ("apiversion: modelslim_v1\nspec: {process: [{type: float_sparse}]}", "no linear_quant"),
@@ -109,7 +110,7 @@ def test_other_files_are_refused(text: str, message: str, tmp_path: Path) -> Non
 def test_tags_name_the_accelerator() -> None:
     assert engine_of_tags(["MindIE", "Atlas_A2_Inference"]) == (VENDOR_A2.name, ())
     assert engine_of_tags(["vllm", "Atlas_300I_Duo"]) == (VENDOR.name, ())
-    assert engine_of_tags(["cpu"]) == (None, ("cpu",))
+    assert engine_of_tags(["cpu", "llama3", "Data2"]) == (None, ("cpu", "llama3", "Data2"))
 
 
 def test_the_vendors_line_with_a_config(tiny_qwen3: Path, calibration: Path, tmp_path: Path) -> None:
@@ -135,3 +136,30 @@ def test_a_config_and_a_recipe_are_one_too_many(
     line = f"quant -m {tiny_qwen3} -o {tmp_path / 'out'} --config-path a.yaml --recipe b.toml"
     assert main(line.split()) == 2
     assert "--config-path and --recipe: give one of them" in capsys.readouterr().err
+
+
+def test_fields_that_are_left_out_are_named(tmp_path: Path) -> None:
+    names = SPARSE.replace("'model.layers.1.self_attn.o_proj'", "'model.layers.99.mlp.down_proj'")
+    assert "disable_names model.layers.99.mlp.down_proj" in read(tmp_path, names).unused
+    assert read(tmp_path, SPARSE.replace("text.jsonl", "t" * 300)).calibration is None
+    grouped = read(tmp_path, PROCESSES.replace("scope: per_channel", "scope: per_group, group_size: 64")).unused
+    assert {"qconfig.weight.scope 'per_group'", "qconfig.weight.group_size 64"} <= set(grouped)
+    assert any(field.startswith("scope per_tensor (other linears") for field in grouped)
+
+
+def test_a_bomb_of_aliases_takes_no_time(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 10)]
+    text = "\n".join([*lines, "apiversion: modelslim_v0", "spec: {anti_cfg: *a9}"])
+    assert len(read(tmp_path, text).unused[0]) < 1000
+
+
+def test_options_of_the_command_line_are_added(tiny_qwen3: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(SPARSE, encoding="utf-8")
+    line = f"quant {tiny_qwen3} -o {tmp_path / 'out'} --config-path {tmp_path / 'config.yaml'} --float layers.0.*"
+    assert main([*line.split(), "--tag", "MindIE", "--samples", "2", "--sequence-length", "32"]) == 0
+    left = set(W8A8SCheckpoint(tmp_path / "out").quantized_linears())
+    assert left == {
+        f"model.layers.1.{name}"
+        for name in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.down_proj")
+    }

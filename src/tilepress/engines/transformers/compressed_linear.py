@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 ROWS = 1024
 
 
-class CompressedLinear(nn.Linear):
+class CompressedProduct(nn.Module):
     """y = (x_q @ weight.T + quant_bias) * deq_scale with x_q = clamp(round(x / input_scale) + input_offset, -128, 127).
 
     Given weight_sums, a token that overflows gets a dynamic scale and offset instead: see `tilepress.kernels.linear`.
@@ -34,8 +34,7 @@ class CompressedLinear(nn.Linear):
     int32. `backward` gives the gradient with respect to x, as if rounding and clamping x changed nothing
     (straight-through, Bengio et al. 2013); the weight has none.
 
-    `to`, `half` and the like move the buffers and leave their dtypes. A subclass of nn.Linear for the sake of tools
-    that look for linears, such as PEFT.
+    `to`, `half` and the like move the buffers and leave their dtypes.
     """
 
     weight: Tensor
@@ -47,9 +46,8 @@ class CompressedLinear(nn.Linear):
     quant_bias: Tensor
 
     def __init__(self, stored: StoredLinear) -> None:
-        nn.Module.__init__(self)  # nn.Linear's own makes a float weight
+        nn.Module.__init__(self)  # nn.Linear's own, of a subclass, makes a float weight
         self.out_features, self.in_features = stored.weight.shape
-        self.register_parameter("bias", None)
         for name, tensor in linear_operands(stored).items():
             self.register_buffer(name, tensor)
         self._operands = tuple(self.buffers())
@@ -79,7 +77,7 @@ class CompressedLinear(nn.Linear):
             dx += of_rows @ rows.float()
         return dx.to(dy.dtype)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CompressedLinear:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CompressedProduct:
         """Called by `to`, `half` and the like: moves the buffers, and the tuple with them."""
         super()._apply(partial(moved, fn), recurse)  # type: ignore[no-untyped-call]
         self._operands = tuple(self.buffers())
@@ -97,7 +95,7 @@ class CompressedLinear(nn.Linear):
 
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, module: CompressedLinear) -> Tensor:
+    def forward(ctx: Any, x: Tensor, module: CompressedProduct) -> Tensor:
         ctx.module = module
         return module.multiply(x)
 
@@ -106,7 +104,15 @@ class _StraightThrough(torch.autograd.Function):
         return ctx.module.input_gradient(dy), None
 
 
-class FusedLinear(CompressedLinear):
+class CompressedLinear(CompressedProduct, nn.Linear):
+    """A linear of the model. A subclass of nn.Linear for the sake of tools that look for these, such as PEFT."""
+
+    def __init__(self, stored: StoredLinear) -> None:
+        super().__init__(stored)
+        self.register_parameter("bias", None)
+
+
+class FusedLinear(CompressedProduct):
     """Computes all members in one call; `members` stand where the model calls q_proj, k_proj and so on.
 
     The model calls the members in order, with the same input tensor: the first computes, the others take their slice,
@@ -162,7 +168,7 @@ class FusedMember(nn.Linear):
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
         """The compressed bytes, for tools that ask a linear for its device."""
-        fused: CompressedLinear = self._take.__self__  # type: ignore[attr-defined]
+        fused: FusedLinear = self._take.__self__  # type: ignore[attr-defined]
         return fused.weight
 
     def extra_repr(self) -> str:

@@ -210,8 +210,9 @@ def complete(
             f"the prompt has {len(tokens)} tokens, the model's context is {context}; shorten it, or load the model "
             "with a longer --max-model-len (max_model_len in Python)"
         )
-    if max(tokens) >= vocabulary:
-        raise UsageError(f"the tokenizer gives token {max(tokens)}, the model has {vocabulary}; they do not match")
+    if max(tokens) >= vocabulary or min(tokens) < 0:
+        wrong = max(tokens) if max(tokens) >= vocabulary else min(tokens)
+        raise UsageError(f"the prompt has token {wrong}, the model has {vocabulary}; tokenizer and model do not match")
     stream = _Stream(tokenizer, on_text)
     prompt = torch.tensor([list(tokens)], device=model.device)
     options = _options(model, tokenizer, sampling)

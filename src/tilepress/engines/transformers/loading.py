@@ -15,7 +15,7 @@ from tilepress.engines.long_context import extend_context
 from tilepress.engines.operands import for_cuda
 from tilepress.engines.residency import takes_fast_form
 from tilepress.engines.transformers.compressed_embedding import CompressedEmbedding
-from tilepress.engines.transformers.compressed_linear import CompressedLinear
+from tilepress.engines.transformers.compressed_linear import CompressedLinear, CompressedProduct
 from tilepress.engines.transformers.generation.cache_type import choose as choose_cache_type
 from tilepress.engines.transformers.generation.cache_type import named as cache_type_named
 from tilepress.engines.transformers.generation.cache_type import set_cache_type
@@ -164,7 +164,7 @@ def to_cuda(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
     layer. What is in the fast form, made of decoded tiles, gets that of devices.
     """
     for name, module in model.named_modules():
-        if isinstance(module, CompressedLinear | CompressedEmbedding):
+        if isinstance(module, CompressedProduct | CompressedEmbedding):
             if int(module.info[4]) != RESIDENT_FORM:
                 _validate(name, module)
             for buffer, tensor in for_cuda({buffer: getattr(module, buffer) for buffer in BYTES}).items():
@@ -179,7 +179,7 @@ def to_cuda(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
     return model
 
 
-def _validate(name: str, module: CompressedLinear | CompressedEmbedding) -> None:
+def _validate(name: str, module: CompressedProduct | CompressedEmbedding) -> None:
     try:
         validate(Compressed(module.weight.numpy(), module.index.numpy(), module.info.numpy()))
     except BitstreamError as error:

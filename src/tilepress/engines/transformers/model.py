@@ -70,7 +70,8 @@ def fill(model: Any, checkpoint: QuantizedCheckpoint, dtype: torch.dtype, *, fas
         checkpoint.release()
     # Rotary frequencies are stored nowhere; they follow from the config.
     model.model.rotary_emb = type(model.model.rotary_emb)(config=model.config)
-    model.save_pretrained = partial(copy_directory, checkpoint.path)
+    model.save_pretrained = partial(copy_directory, checkpoint.path.resolve())
+    model.push_to_hub = partial(copy_directory, checkpoint.path.resolve(), push_to_hub=True)
 
 
 def _model_config(checkpoint: QuantizedCheckpoint) -> PreTrainedConfig:

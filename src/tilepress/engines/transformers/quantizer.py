@@ -18,7 +18,7 @@ from tilepress.engines.residency import takes_fast_form
 from tilepress.engines.transformers.model import QuantizedCheckpoint, fill
 from tilepress.errors import UsageError
 from tilepress.machine.device import resolve_device
-from tilepress.registration import METHOD
+from tilepress.registration import ASKED, METHOD
 
 
 @register_quantization_config(METHOD)
@@ -50,9 +50,11 @@ class TilepressQuantizer(HfQuantizer):
         self._dtype = torch.float32
         self._checkpoint: QuantizedCheckpoint
 
-    def update_device_map(self, device_map: dict[str, Any] | None) -> dict[str, Any] | None:
+    def update_device_map(self, device_map: dict[str, Any] | str | None) -> dict[str, Any] | None:
         """Raises UsageError for several devices."""
-        devices = {str(device) for device in (device_map or {}).values()} - {"auto"}
+        if isinstance(device_map, str):  # "auto", "balanced" and the like leave it to us
+            device_map = {"": "cuda:0" if torch.cuda.is_available() else "cpu"}
+        devices = {str(device) for device in (device_map or {}).values()}
         if len(devices) > 1 or "disk" in devices:
             raise UsageError(
                 f"device_map is {device_map}: a quantized model is on one device; give device_map='cpu' or 'cuda:0', "
@@ -64,9 +66,8 @@ class TilepressQuantizer(HfQuantizer):
 
     def update_tp_plan(self, config: PreTrainedConfig) -> PreTrainedConfig:
         """Open the directory; transformers asks for this before it looks for files."""
-        if not config.name_or_path:
-            raise UsageError("the config does not say which directory it is of; load it by AutoConfig.from_pretrained")
-        checkpoint = open_checkpoint(config.name_or_path)
+        path, revision = ASKED.get() or (str(config.name_or_path or ""), None)
+        checkpoint = open_checkpoint(path, revision=revision)
         if isinstance(checkpoint, FloatCheckpoint):
             raise UsageError(f"{checkpoint.path}: is a float model, but its config.json names tilepress")
         self._checkpoint = checkpoint
@@ -82,6 +83,11 @@ class TilepressQuantizer(HfQuantizer):
         return dtype
 
     def _process_model_before_weight_loading(self, model: Any, **options: Any) -> Any:
+        if not type(model).__name__.endswith("ForCausalLM"):
+            raise UsageError(
+                f"{self._checkpoint.path}: is a causal language model; load it by AutoModelForCausalLM, not as "
+                f"{type(model).__name__}"
+            )
         self._modules = dict(model._modules)
         model._modules.clear()
         model.all_tied_weights_keys = {}

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from tilepress.checkpoint.targets import TILEPRESS, target_named
-from tilepress.checkpoint.tensors.activation_mode import DYNAMIC, MODES, STATIC
+from tilepress.checkpoint.tensors.activation_mode import DYNAMIC, MODES, PER_TOKEN, STATIC
 from tilepress.codec import CODINGS, ENTROPY
 from tilepress.errors import UsageError
 from tilepress.models.architecture import ModelShape, linear_shapes
@@ -135,6 +135,11 @@ class Recipe:
         self._check_engine()
         if not 0.0 <= self.float_above < float("inf"):
             raise UsageError(f"float_above is {self.float_above}; choose a number of nats such as 0.01, or 0 for none")
+        if self.float_above and self.activations not in (STATIC, PER_TOKEN):
+            raise UsageError(
+                f"float_above is {self.float_above} with activations {self.activations!r}, of which no static range "
+                f"clips tokens; leave it out, or choose {STATIC!r} or {PER_TOKEN!r}"
+            )
         if self.samples is not None and self.samples < 1:
             raise UsageError(f"samples is {self.samples}; at least 1 calibration sequence is needed")
         if self.sequence_length is not None and self.sequence_length < 8:

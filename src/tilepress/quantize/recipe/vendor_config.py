@@ -6,10 +6,12 @@ processes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from reprlib import Repr
 from typing import Any
 
 import yaml
@@ -17,11 +19,14 @@ import yaml
 from tilepress.checkpoint.targets import VENDOR, VENDOR_A2
 from tilepress.checkpoint.tensors.activation_mode import DYNAMIC
 from tilepress.errors import UsageError
-from tilepress.models.architecture import ModelShape, linear_shapes
+from tilepress.models.architecture import HEAD, ModelShape, linear_shapes
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 8
 V0, V1 = "modelslim_v0", "modelslim_v1"
+_SHORT = Repr()
+_SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist, _SHORT.maxstring, _SHORT.maxother = 2, 6, 6, 60, 60
+_TOGETHER = re.compile(r"[\W_]+")
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ def read_vendor_config(path: Path, shape: ModelShape) -> VendorConfig:
         raise UsageError(f"{path}: apiversion is {version!r}; tilepress reads {V0} and {V1}")
     floats = reader.float_linears()
     named = reader.calibration()
-    calibration = next((p for p in (path.parent / named, Path(named)) if p.is_file()), None) if named else None
+    calibration = next((p for p in (path.parent / named, Path(named)) if _is_file(p)), None) if named else None
     unused = [*reader.unused, *([f"{named} (not beside the config)"] if named and calibration is None else [])]
     settings = {"float_linears": floats, "float_above": 0.0} | reader.settings
     return VendorConfig(settings, calibration, tuple(unused))
@@ -63,12 +68,12 @@ def engine_of_tags(tags: Iterable[str]) -> tuple[str | None, tuple[str, ...]]:
     """Return the target that the vendor's tags (--tag) name, such as Atlas_A2_Inference, and the tags without one."""
     engine, unused = None, []
     for tag in tags:
-        word = tag.lower()
-        if "a2" in word or "a3" in word:
+        words = set(_TOGETHER.split(tag.lower()))
+        if words & {"a2", "a3"}:
             engine = VENDOR_A2.name
-        elif "300i" in word or "310p" in word:
+        elif words & {"300i", "310p"}:
             engine = VENDOR.name
-        elif word not in ("mindie", "vllm"):  # both load either form
+        elif not words & {"mindie", "vllm"}:  # both load either form
             unused.append(tag)
     return engine, tuple(unused)
 
@@ -92,7 +97,7 @@ class _Reader:
 
     def _leave(self, where: str, fields: Mapping[str, Any], taken: Iterable[str]) -> None:
         known = set(taken)
-        self.unused += [f"{where}{key} {value!r}" for key, value in fields.items() if key not in known]
+        self.unused += [f"{where}{key} {_SHORT.repr(value)}" for key, value in fields.items() if key not in known]
 
     def _refuse(self, field: str, value: object) -> None:
         raise UsageError(f"{self._path}: {field} is {value!r}; tilepress makes W8A8S: int8 weights and activations")
@@ -105,9 +110,13 @@ class _V0(_Reader):
         for field, allowed in (("w_bit", (4, 8)), ("a_bit", (8,))):
             if config.get(field, 8) not in allowed:
                 self._refuse(f"spec.calib_cfg.{field}", config[field])
-        if config.get("is_dynamic"):
+        dynamic = config.get("is_dynamic", False)
+        if not isinstance(dynamic, bool):
+            raise UsageError(f"{self._path}: spec.calib_cfg.is_dynamic is {dynamic!r}; it has to be true or false")
+        if dynamic:
             self.settings["activations"] = DYNAMIC
         disabled = set(self._texts("spec.calib_cfg.disable_names", config.get("disable_names") or []))
+        self.unused += [f"disable_names {name}" for name in sorted(disabled - {*self._names, HEAD.name})]
         rules = _mapping(self._path, "spec.calib_params.mix_cfg", params.get("mix_cfg") or {})
         self._leave("mix_cfg ", {k: v for k, v in rules.items() if v not in ("float", "w8a8s", "w8a8")}, ())
         self._leave("calib_cfg.", config, ("w_bit", "a_bit", "is_dynamic", "disable_names"))
@@ -122,6 +131,10 @@ class _V0(_Reader):
 
 
 class _V1(_Reader):
+    def __init__(self, path: Path, spec: Mapping[str, Any], shape: ModelShape) -> None:
+        super().__init__(path, spec, shape)
+        self._scopes: set[str] = set()
+
     def float_linears(self) -> tuple[str, ...]:
         covered: set[str] = set()
         for process in self._processes(self._spec.get("process") or [], 0):
@@ -133,6 +146,10 @@ class _V1(_Reader):
             exclude = self._texts("linear_quant.exclude", process.get("exclude") or [])
             covered |= {name for name in self._names if _fits(name, include) and not _fits(name, exclude)}
             self._leave("linear_quant.", process, ("type", "qconfig", "include", "exclude"))
+        if "per_token" in self._scopes:
+            self.settings["activations"] = DYNAMIC
+            if len(self._scopes) > 1:
+                self.unused.append("scope per_tensor (other linears are per_token: all have a scale for each token)")
         if not covered:
             raise UsageError(f"{self._path}: no linear_quant of spec.process includes a linear of this model")
         self._leave("", self._spec, ("process", "dataset"))
@@ -157,9 +174,22 @@ class _V1(_Reader):
             fields = _mapping(self._path, f"linear_quant.qconfig.{part}", qconfig.get(part) or {})
             if fields.get("dtype", "int8") != "int8":
                 self._refuse(f"linear_quant.qconfig.{part}.dtype", fields["dtype"])
-            if part == "act" and fields.get("scope") == "per_token":
-                self.settings["activations"] = DYNAMIC
-            self._leave(f"qconfig.{part}.", fields, ("dtype", "scope", "symmetric"))
+            scopes = {"act": ("per_tensor", "per_token"), "weight": ("per_channel",)}[part]
+            known = ["dtype", "scope", "symmetric"]
+            if (scope := fields.get("scope", scopes[0])) not in scopes:
+                known.remove("scope")
+            if part == "weight" and not fields.get("symmetric", True):
+                known.remove("symmetric")
+            if part == "act":
+                self._scopes.add(scope)
+            self._leave(f"qconfig.{part}.", fields, known)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
 
 
 def _treatment(name: str, rules: Mapping[str, Any]) -> object:

@@ -24,7 +24,7 @@ def run(pieces: Pieces, text: str, size: int = 1) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("text", "thoughts", "content"),
     [
-        ("<think>\nhm\n</think>\n\nYes.", "\nhm\n", "\n\nYes."),
+        ("<think>\nhm\n</think>\n\nYes.", "\nhm\n", "Yes."),
         ("Yes <think> no", "", "Yes <think> no"),
         ("<think>cut off", "cut off", ""),
         ("<thing", "", "<thing"),
@@ -60,3 +60,10 @@ def test_all_is_held_back_where_the_mark_is_not_decoded() -> None:
     pieces = Pieces(thoughts=None, call=call_mark(["<tool_call>"]))
     assert run(pieces, "<think>a</think>{}", 2) == {THOUGHTS: "a", CONTENT: ""}
     assert pieces.rest == "{}"
+
+
+@pytest.mark.parametrize("size", [1, 4, 50])
+def test_held_text_ends_at_a_stop_too(size: int) -> None:
+    pieces = Pieces(["Paris"], call=call_mark([]))
+    assert run(pieces, "I look. <tool_call>{Paris}</tool_call>", size)[CONTENT] == "I look. "
+    assert (pieces.rest, pieces.stopped) == ("<tool_call>{", True)

@@ -166,6 +166,49 @@ def test_a_client_that_leaves_ends_its_answer(tiny_w8a8s: Path) -> None:
         running.stop()
 
 
+def test_conversations_side_by_side_keep_their_caches(server: Running) -> None:
+    known = []
+    for turn in range(3):
+        for who in "ab":
+            messages: Any = [{"role": "system", "content": who * 60}, {"role": "user", "content": f"turn {turn}"}]
+            found: Any = server.client.chat.completions.create(model="tiny", messages=messages, max_tokens=2)
+            known.append(found.usage.prompt_tokens_details.cached_tokens)
+    assert all(count >= 60 for count in known[2:])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_clients_that_leave_before_the_first_text_end_their_answers(stream: bool, tiny_w8a8s: Path) -> None:
+    """The one that is computed, whose text comes late, and the one that waits for it."""
+    running = Running(tiny_w8a8s, streams=1)
+    body = json.dumps({"prompt": "a", "max_tokens": 480, "stream": stream, "temperature": 0}).encode()
+    lines = (
+        "POST /v1/completions HTTP/1.1",
+        "Host: x",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+    )
+    head = "\r\n".join((*lines, "", ""))
+    slow = running.model.forward
+
+    def forward(*arguments: Any, **options: Any) -> Any:
+        time.sleep(0.02)
+        return slow(*arguments, **options)
+
+    running.model.half()  # by way of forward
+    running.model.forward = forward  # type: ignore[method-assign]
+    try:
+        port = int(running.url.split(":")[2].split("/")[0])
+        for _ in range(2):
+            with socket.create_connection(("127.0.0.1", port)) as client:
+                client.sendall(head.encode() + body)
+                time.sleep(0.3)
+        begun = time.perf_counter()
+        running.client.completions.create(model="tiny", prompt="b", max_tokens=1, temperature=0)
+        assert time.perf_counter() - begun < 3
+    finally:
+        running.stop()
+
+
 def test_models_and_health(server: Running) -> None:
     assert [model.id for model in server.client.models.list()] == ["tiny"]
     assert send(server.url.replace("/v1", "/health")) == (200, {"status": "ok"})
@@ -185,6 +228,15 @@ def test_models_and_health(server: Running) -> None:
         ({"response_format": {"type": "json_object"}}, 400, "text alone"),
         ({"tools": [{"type": "function"}]}, 400, "is no tool"),
         ({"model": "gpt-4"}, 404, "there is 'tiny'"),
+        ({"chat_template_kwargs": {"padding": "max_length", "max_length": 20_000_000}}, 400, "padding is no variable"),
+        ({"chat_template_kwargs": {"chat_template": "{{ 1 }}"}}, 400, "chat_template is no variable"),
+        ({"messages": [{"role": "assistant", "content": "", "tool_calls": 5}]}, 400, "it has to be a list"),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [{"function": {"arguments": "[" * 99999}}]}]},
+            400,
+            "no JSON",
+        ),
+        ({"top_k": -2}, 400, "top_k is -2"),
         ({"messages": [{"role": "user", "content": "long " * 600}], "stream": True}, 400, "context"),
     ],
 )
@@ -193,6 +245,33 @@ def test_requests_that_cannot_be_answered(change: dict[str, Any], status: int, m
     found, answer = send(f"{server.url}/chat/completions", json.dumps(body))
     assert found == status
     assert message in answer["error"]["message"]
+
+
+@pytest.mark.parametrize("prompt", [[-1], [-(2**70)], [320], []])
+def test_tokens_that_the_model_does_not_have(prompt: list[int], server: Running) -> None:
+    status, answer = send(f"{server.url}/completions", json.dumps({"prompt": prompt}))
+    assert status == 400
+    assert answer["error"]["message"]
+
+
+def test_what_clients_send_beside(server: Running) -> None:
+    """Null for what is left out, halves of surrogate pairs, and top_k 0 for all tokens."""
+    body = {"messages": [{"role": "user", "content": "\ud800 Hi"}], "max_tokens": 2, "top_k": 0, "temperature": 1e-300}
+    body |= dict.fromkeys(("stream", "presence_penalty", "chat_template_kwargs", "stop", "tools", "n"))
+    status, answer = send(f"{server.url}/chat/completions", json.dumps(body))
+    assert (status, answer["usage"]["completion_tokens"]) == (200, 2)
+    assert send(f"{server.url}/models/tiny")[1]["id"] == "tiny"
+    for path, wanted in (("nowhere", 404), ("models/other", 404)):
+        status, answer = send(f"{server.url}/{path}")
+        assert (status, bool(answer["error"]["message"])) == (wanted, True)
+
+
+def test_a_request_that_is_refused_leaves_the_caches(server: Running) -> None:
+    prompt = "A long text that is known by now. " * 4
+    for _ in range(2):
+        found: Any = server.client.completions.create(model="tiny", prompt=prompt, max_tokens=2)
+        send(f"{server.url}/completions", json.dumps({"prompt": [-1]}))
+    assert found.usage.prompt_tokens_details.cached_tokens > 100
 
 
 def test_text_that_is_no_json_is_refused(server: Running) -> None:
@@ -205,8 +284,8 @@ def test_a_key_is_asked_for(tiny_w8a8s: Path) -> None:
     running = Running(tiny_w8a8s, key=KEY)
     try:
         assert running.client.completions.create(model="tiny", prompt="a", max_tokens=1).choices
-        for key in ("wrong", ""):
-            status, answer = send(f"{running.url}/models", key=key)
+        for key in ("wrong", "", None):
+            status, answer = send(f"{running.url}/completions", "{", key=key)
             assert status == 401
             assert answer["error"]["code"] == "invalid_api_key"
         assert send(running.url.replace("/v1", "/health"))[0] == 200

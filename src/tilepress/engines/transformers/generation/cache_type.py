@@ -49,6 +49,15 @@ class CacheType(Enum):
         return stored.to(dtype)
 
 
+def bytes_a_token(model: PreTrainedModel) -> int:
+    """Return the bytes that keys and values of one token take in a model with a cache type."""
+    config, kept = model.config, cache_type(model)
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    dtype = model.dtype if kept is None else kept.value
+    row = size if kept is None else kept.row(size)
+    return int(2 * config.num_hidden_layers * config.num_key_value_heads * row * dtype.itemsize)
+
+
 def named(choice: str | None) -> CacheType | None:
     """Return the type of this name, None for None. Raises UsageError for another word."""
     if choice is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from transformers import LlamaForCausalLM, MistralForCausalLM, PreTrainedModel, 
 from tilepress import _native
 from tilepress.engines.biased_norm import BiasedNorm
 from tilepress.engines.transformers.compressed_embedding import StoredHead
-from tilepress.engines.transformers.compressed_linear import CompressedLinear, FusedMember
+from tilepress.engines.transformers.compressed_linear import CompressedLinear, CompressedProduct, FusedMember
 from tilepress.engines.transformers.generation.cache_type import CacheType
 from tilepress.engines.transformers.generation.kv_cache import NATIVE, CacheShape, GrowingCache
 from tilepress.errors import UsageError
@@ -27,6 +27,8 @@ PROMPT_TOKENS = 512
 KEPT = {kept: _native.CacheType[kept.name] for kept in CacheType}
 # Rotary embeddings whose frequencies change with the length of the text.
 MOVING = ("dynamic", "longrope")
+ATTENTION, MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
+KNOWN = (CompressedLinear, FusedMember, StoredHead, nn.Linear)
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ class DecodeStep:
             and getattr(model.model.rotary_emb, "rope_type", "default") not in MOVING
             and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
             and not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+            and all(type(linear) in KNOWN for linear in _linears(model))  # no adapters on top
         )
 
     def prompt(self, tokens: Tensor, cache: GrowingCache) -> Tensor:
@@ -183,7 +186,7 @@ class DecodeStep:
         return [self._linear(block.get_submodule(name)) for name in ([fused] if hasattr(block, fused) else names)]
 
     def _linear(self, module: Any) -> _native.Projection:
-        if isinstance(module, CompressedLinear):
+        if isinstance(module, CompressedProduct):
             return _native.Projection.compressed(
                 self._array(module.weight),
                 self._array(module.index),
@@ -230,6 +233,14 @@ class _Angles:
             cos, sin = self._rotary(self._table, torch.arange(known, device="cpu")[None])
             self._table = torch.cat([cos, sin])
         return self._table[:, start:end]
+
+
+def _linears(model: Any) -> Iterator[nn.Module]:
+    """Yield what the model calls as its linears."""
+    yield model.lm_head
+    for layer in model.model.layers:
+        for block, names in ((layer.self_attn, ATTENTION), (layer.mlp, MLP)):
+            yield from (getattr(block, name) for name in names)
 
 
 def _head_size(model: Any) -> int:

@@ -199,6 +199,11 @@ class PrefixCache:
         self._tokens: list[int] = []
         self._model: weakref.ref[PreTrainedModel] | None = None
 
+    @property
+    def tokens(self) -> int:
+        """The number of tokens in the cache."""
+        return len(self._tokens)
+
     def known(self, tokens: Sequence[int]) -> int:
         """Return how many of the first tokens are in the cache."""
         most = min(len(self._tokens), len(tokens))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,6 +32,9 @@ class Halt(StoppingCriteria):
 
     def set(self) -> None:
         self._event.set()
+
+    def is_set(self) -> bool:
+        return self._event.is_set()
 
     def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Tensor:
         halted = self._event.is_set() or (bool(self._stops) and self._has_stop(input_ids[0, self._prompt :]))
@@ -96,6 +99,8 @@ class Answering:
     def _answer(
         self, tokens: Sequence[int], on_text: Callable[[str], None], halt: Halt, options: dict[str, Any]
     ) -> Generation:
+        if halt.is_set():
+            raise CancelledError  # nobody waits any more
         with self._cache(tokens) as cache:
             return complete(
                 self.model,
@@ -110,13 +115,23 @@ class Answering:
     @contextmanager
     def _cache(self, tokens: Sequence[int]) -> Iterator[PrefixCache]:
         with self._lock:
-            cache = max(self._free, key=lambda cache: cache.known(tokens))
+            cache = self._chosen(tokens)
             self._free.remove(cache)
         try:
             yield cache
         finally:
             with self._lock:
                 self._free.append(cache)
+
+    def _chosen(self, tokens: Sequence[int]) -> PrefixCache:
+        """Return the free cache most of which the prompt begins with, else an empty one, else the least recently used.
+
+        All conversations share the template's first tokens: a cache is not given up for these.
+        """
+        best = max(self._free, key=lambda cache: cache.known(tokens))
+        if 2 * best.known(tokens) >= max(1, best.tokens):
+            return best
+        return next((cache for cache in self._free if not cache.tokens), self._free[0])
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
-from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tilepress.engines.transformers.generate import Generation, render, with_tool_calls
 from tilepress.engines.transformers.generation.tools import THOUGHT_START, check_template, tool_schemas
@@ -22,7 +27,6 @@ from tilepress.engines.transformers.serve.protocol import (
     ChatRequest,
     CompletionRequest,
     Reply,
-    Sampling,
     called,
     error_body,
     event,
@@ -31,6 +35,11 @@ from tilepress.errors import TilepressError, UsageError
 
 # Tokens at the end of a prompt among which the mark of a thought would stand.
 TAIL = 8
+# Seconds after which a client that waits is looked after.
+PATIENCE = 0.2
+MOST_BYTES = 64 << 20
+
+Item = Generation | list[Piece]
 
 
 def make_app(answering: Answering, name: str, api_key: str | None = None) -> FastAPI:
@@ -41,37 +50,38 @@ def make_app(answering: Answering, name: str, api_key: str | None = None) -> Fas
         yield
         answering.close()
 
-    def check_key(request: Request) -> None:
-        sent = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if api_key is not None and not hmac.compare_digest(sent.encode(), api_key.encode()):
-            raise HTTPException(401, "the API key is missing or wrong; send Authorization: Bearer KEY")
+    entry = {"id": name, "object": "model", "created": int(time.time()), "owned_by": "tilepress"}
+    entry |= {"max_model_len": answering.model.config.max_position_embeddings}
 
-    def check_model(request: Sampling) -> None:
-        if request.model not in (None, name):
-            raise HTTPException(404, f"model {request.model!r} is not served here; there is {name!r}")
+    def check_model(asked: str | None) -> None:
+        if asked not in (None, name):
+            raise HTTPException(404, f"model {asked!r} is not served here; there is {name!r}")
 
     app = FastAPI(title="tilepress", lifespan=life, openapi_url=None)
     _answer_errors(app)
-    keyed = [Depends(check_key)]
+    app.add_middleware(Guard, api_key=api_key)
 
     @app.get("/health")
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.get("/v1/models", dependencies=keyed)
+    @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        context = answering.model.config.max_position_embeddings
-        entry = {"id": name, "object": "model", "created": int(time.time()), "owned_by": "tilepress"}
-        return {"object": "list", "data": [entry | {"max_model_len": context}]}
+        return {"object": "list", "data": [entry]}
 
-    @app.post("/v1/chat/completions", dependencies=keyed)
+    @app.get("/v1/models/{model:path}")
+    async def one_model(model: str) -> dict[str, Any]:
+        check_model(model)
+        return entry
+
+    @app.post("/v1/chat/completions")
     async def chat(body: ChatRequest, request: Request) -> Response:
-        check_model(body)
+        check_model(body.model)
         return await _Chat(answering, body, Reply("chat.completion", name)).respond(request)
 
-    @app.post("/v1/completions", dependencies=keyed)
+    @app.post("/v1/completions")
     async def completions(body: CompletionRequest, request: Request) -> Response:
-        check_model(body)
+        check_model(body.model)
         return await _Completion(answering, body, Reply("text_completion", name)).respond(request)
 
     return app
@@ -88,18 +98,58 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def refused(_: Request, error: HTTPException) -> JSONResponse:
-        kind = "authentication_error" if error.status_code == 401 else "invalid_request_error"
-        code = {401: "invalid_api_key", 404: "model_not_found"}.get(error.status_code)
-        return JSONResponse(error_body(str(error.detail), kind, code), error.status_code)
+        code = "model_not_found" if str(error.detail).startswith("model ") else None
+        return JSONResponse(error_body(str(error.detail), code=code), error.status_code)
 
     @app.exception_handler(UsageError)
     async def unusable(_: Request, error: UsageError) -> JSONResponse:
         code = "context_length_exceeded" if "context is" in str(error) else None
         return JSONResponse(error_body(str(error), code=code), 400)
 
-    @app.exception_handler(TilepressError)
-    async def broken(_: Request, error: TilepressError) -> JSONResponse:
-        return JSONResponse(error_body(str(error), "server_error"), 500)
+    @app.exception_handler(Exception)
+    async def broken(_: Request, error: Exception) -> JSONResponse:
+        reason = str(error) if isinstance(error, TilepressError) else f"{type(error).__name__}, see the server's log"
+        return JSONResponse(error_body(reason, "server_error"), 500)
+
+
+class Guard:
+    """Asks for the key, and refuses what is too long, before a body is read."""
+
+    def __init__(self, app: ASGIApp, api_key: str | None) -> None:
+        self._app, self._key = app, api_key
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = self._refusal(scope) if scope["type"] == "http" else None
+        await (self._app if answer is None else answer)(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> JSONResponse | None:
+        headers = Headers(scope=scope)
+        if scope["path"].startswith("/v1") and not self._is_known(headers):
+            message = "the API key is missing or wrong; send Authorization: Bearer KEY"
+            return JSONResponse(error_body(message, "authentication_error", "invalid_api_key"), 401)
+        if int(headers.get("content-length") or 0) > MOST_BYTES:
+            return JSONResponse(error_body(f"the request is longer than {MOST_BYTES >> 20} MiB"), 413)
+        return None
+
+    def _is_known(self, headers: Headers) -> bool:
+        scheme, _, sent = headers.get("authorization", "").partition(" ")
+        if self._key is None:
+            return True
+        return scheme.lower() == "bearer" and hmac.compare_digest(sent.strip().encode("latin-1"), self._key.encode())
+
+
+async def _next(items: AsyncGenerator[Item], request: Request) -> Item:
+    """Return the next item. Raises ClientDisconnect where the client leaves meanwhile, and ends the answer."""
+    task = asyncio.ensure_future(anext(items))
+    try:
+        while not (await asyncio.wait({task}, timeout=PATIENCE))[0]:
+            if await request.is_disconnected():
+                raise ClientDisconnect
+        return task.result()
+    finally:
+        if not task.done():
+            task.cancel()  # which ends the answer, too
+            await asyncio.wait({task})
 
 
 class _Answer:
@@ -113,23 +163,20 @@ class _Answer:
         self._pieces, tokens = await run_in_threadpool(self.prepare)  # a long prompt takes its time
         options = {"max_new_tokens": self.body.limit, "seed": self.body.seed, **self.body.options()}
         items = self.answering.answer(tokens, self._pieces, **options)
-        if self.body.stream:
-            # Errors that show before the first token get a status of their own.
-            first = await anext(items)
-            return StreamingResponse(self._events(first, items), media_type="text/event-stream")
-        texts: list[Piece] = []
-        async with aclosing(items):
-            async for item in items:
-                if isinstance(item, Generation):
-                    return JSONResponse(self.reply.whole(self.choice(texts, item), item))
-                texts += item
-                if await request.is_disconnected():
-                    break
-        return Response(status_code=499)  # nobody reads it
+        try:
+            first = await _next(items, request)
+            if self.body.stream:  # errors that show before the first token have got a status of their own
+                return StreamingResponse(self._events(first, items, request), media_type="text/event-stream")
+            texts, item = list[Piece](), first
+            async with aclosing(items):
+                while not isinstance(item, Generation):
+                    texts += item
+                    item = await _next(items, request)
+            return JSONResponse(self.reply.whole(self.choice(texts, item), item))
+        except ClientDisconnect:
+            return Response(status_code=499)  # nobody reads it
 
-    async def _events(
-        self, first: Generation | list[Piece], items: AsyncGenerator[Generation | list[Piece]]
-    ) -> AsyncIterator[str]:
+    async def _events(self, first: Item, items: AsyncGenerator[Item], request: Request) -> AsyncIterator[str]:
         async with aclosing(items):
             for choice in self.opening():
                 yield event(self.reply.chunk(choice))
@@ -138,9 +185,11 @@ class _Answer:
                 for kind, text in item:
                     yield event(self.reply.chunk(self.delta(kind, text)))
                 try:
-                    item = await anext(items)
+                    item = await _next(items, request)
                 except TilepressError as error:
                     yield event(error_body(str(error), "server_error"))
+                    return
+                except ClientDisconnect:
                     return
             for choice in self.closing(item):
                 yield event(self.reply.chunk(choice))
@@ -178,14 +227,14 @@ class _Chat(_Answer):
         if (offered := body.offered_tools()) is not None:
             self._offered = tool_schemas(offered)
             check_template(tokenizer, self._offered)
-        tokens = render(body.plain_messages(), tokenizer, body.chat_template_kwargs, self._offered)
+        tokens = render(body.plain_messages(), tokenizer, body.variables(), self._offered)
         thinking = str(tokenizer.decode(tokens[-TAIL:])).rstrip().endswith(THOUGHT_START)
         call = None if self._offered is None else call_mark(tokenizer.all_special_tokens)
         return Pieces(body.stops(), thoughts=True if thinking else None, call=call), tokens
 
     def choice(self, texts: list[Piece], answer: Generation) -> dict[str, Any]:
         content, thoughts = ("".join(text for kind, text in texts if kind == wanted) for wanted in (CONTENT, THOUGHTS))
-        message: dict[str, Any] = {"role": "assistant", "content": content.lstrip() if thoughts else content}
+        message: dict[str, Any] = {"role": "assistant", "content": content}
         if thoughts:
             message[THOUGHTS] = thoughts.strip()
         calls = self._calls(answer)

@@ -27,23 +27,27 @@ class Pieces:
         self._state = _UNDECIDED if thoughts is None else THOUGHTS if thoughts else CONTENT
         self._text = ""
         self.rest = ""
-        self.stopped = False
+        self.stopped = self._fresh = False
 
     def put(self, text: str, *, end: bool = False) -> list[Piece]:
         """Return what is certain now. end: nothing follows."""
         if self.stopped:
             return []
         self._text += text
-        places = [place for stop in self.stops if (place := self._text.find(stop)) >= 0]
-        if places and self._state != _HELD:
+        if (place := self._stop(self.rest + self._text)) is not None:
             self.stopped = end = True
-            self._text = self._text[: min(places)]
+            held = len(self.rest)
+            self.rest, self._text = self.rest[:place], self._text[: max(0, place - held)]
         pieces: list[Piece] = []
         while self._state != _HELD and self._advance(pieces, end):
             pass
         if self._state == _HELD:
             self.rest, self._text = self.rest + self._text, ""
         return [(kind, piece) for kind, piece in pieces if piece]
+
+    def _stop(self, text: str) -> int | None:
+        """Return where the first stop begins."""
+        return min((place for stop in self.stops if (place := text.find(stop)) >= 0), default=None)
 
     def _advance(self, pieces: list[Piece], end: bool) -> bool:
         """Hand out what comes before the next mark; return whether a mark came."""
@@ -54,12 +58,15 @@ class Pieces:
             thinks = begun.startswith(THOUGHT_START)
             self._state = THOUGHTS if thinks else CONTENT
             self._text = begun.removeprefix(THOUGHT_START) if thinks else self._text
+        if self._fresh and self._state == CONTENT:  # what templates put between thoughts and answer
+            self._text = self._text.lstrip()
+            self._fresh = not self._text
         mark = THOUGHT_END if self._state == THOUGHTS else self._call
         place = -1 if mark is None else self._text.find(mark)
         if mark is not None and place >= 0:
             pieces.append((self._state, self._text[:place]))
             thought = self._state == THOUGHTS
-            self._state = CONTENT if thought else _HELD
+            self._state, self._fresh = (CONTENT, True) if thought else (_HELD, False)
             self._text = self._text[place + (len(mark) if thought else 0) :]
             return True
         waiting = 0 if end else _begun(self._text, (*self.stops, *([mark] if mark else [])))

@@ -6,23 +6,33 @@ are as vLLM has them.
 
 from __future__ import annotations
 
+import inspect
 import json
 import time
 import uuid
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from transformers import PreTrainedTokenizerBase
 
 from tilepress.engines.transformers.generate import Generation
 from tilepress.errors import UsageError
+from tilepress.text import well_formed
+
+# Below it logits would overflow, and the likeliest token is taken anyway.
+LEAST_TEMPERATURE = 1e-4
 
 
 class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
+# What a client may not say of the rendering: it would replace the template, cut the prompt or fill the memory.
+RENDERING = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters) | {"tokenizer_kwargs"}
+
+
 class Sampling(BaseModel):
-    """What both kinds of request have. Fields that clients send beside these are ignored."""
+    """What both kinds of request have. Fields that clients send beside these are ignored, and so is null."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -42,6 +52,11 @@ class Sampling(BaseModel):
     n: Literal[1] | None = 1
     logprobs: bool | int | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_null(cls, fields: Any) -> Any:
+        return {k: v for k, v in fields.items() if v is not None} if isinstance(fields, dict) else fields
+
     def options(self) -> dict[str, Any]:
         """Return options of `complete`; what is not given comes from the model's generation_config.json.
 
@@ -51,12 +66,12 @@ class Sampling(BaseModel):
             value = getattr(self, name)
             if value not in (off if isinstance(off, tuple) else (off,)):
                 raise UsageError(f"{name} is {value}: this server does not have it; leave it out, or serve with vLLM")
-        if self.top_k is not None and self.top_k < 1 and self.top_k != -1:
-            raise UsageError(f"top_k is {self.top_k}; it has to be 1 or more, or -1 for all tokens")
+        if self.top_k is not None and self.top_k < -1:
+            raise UsageError(f"top_k is {self.top_k}; it has to be 1 or more, or 0 or -1 for all tokens")
         options: dict[str, Any] = {"top_p": self.top_p, "min_p": self.min_p}
         options |= {"repetition_penalty": self.repetition_penalty, "top_k": 0 if self.top_k == -1 else self.top_k}
         options = {name: value for name, value in options.items() if value is not None}
-        if self.temperature == 0:
+        if self.temperature is not None and self.temperature < LEAST_TEMPERATURE:
             return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, "min_p": None} | {
                 name: value for name, value in options.items() if name == "repetition_penalty"
             }
@@ -89,6 +104,13 @@ class ChatRequest(Sampling):
             raise UsageError(f"response_format is {self.response_format}: this server has text alone; vLLM has all")
         return self.tools if self.tools and self.tool_choice != "none" else None
 
+    def variables(self) -> dict[str, Any]:
+        """Return the variables for the chat template. Raises UsageError for arguments of the rendering itself."""
+        for name in self.chat_template_kwargs:
+            if name in RENDERING:
+                raise UsageError(f"chat_template_kwargs: {name} is no variable of the template that a client may set")
+        return self.chat_template_kwargs
+
     def plain_messages(self) -> list[dict[str, Any]]:
         """Return the messages as chat templates take them: content as text, arguments of calls as objects.
 
@@ -108,11 +130,13 @@ class CompletionRequest(Sampling):
 
     def one_prompt(self) -> str | list[int]:
         """Raises UsageError for several prompts."""
-        if isinstance(self.prompt, str) or (self.prompt and isinstance(self.prompt[0], int)):
-            return self.prompt
+        if isinstance(self.prompt, str):
+            return well_formed(self.prompt)
+        if self.prompt and isinstance(self.prompt[0], int):
+            return [int(token) for token in self.prompt]
         if len(self.prompt) != 1:
             raise UsageError(f"there are {len(self.prompt)} prompts; send one a request, several requests at once")
-        return str(self.prompt[0])
+        return well_formed(str(self.prompt[0]))
 
 
 def _plain(message: dict[str, Any], where: str) -> dict[str, Any]:
@@ -128,10 +152,11 @@ def _plain(message: dict[str, Any], where: str) -> dict[str, Any]:
         content = "".join(map(str, texts))
     if content is not None and not isinstance(content, str):
         raise UsageError(f"{where}: content is {type(content).__name__}; it has to be text")
-    plain = message | {"role": "system" if role == "developer" else role, "content": content or ""}
-    if message.get("tool_calls"):
-        plain["tool_calls"] = [_with_object(call, where) for call in message["tool_calls"]]
-    return plain
+    plain = message | {"role": "system" if role == "developer" else role, "content": well_formed(content or "")}
+    calls = message.get("tool_calls") or []
+    if not isinstance(calls, list):
+        raise UsageError(f"{where}: tool_calls is {type(calls).__name__}; it has to be a list")
+    return plain | ({"tool_calls": [_with_object(call, where) for call in calls]} if calls else {})
 
 
 def _with_object(call: Any, where: str) -> dict[str, Any]:
@@ -143,7 +168,7 @@ def _with_object(call: Any, where: str) -> dict[str, Any]:
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments or "{}")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UsageError(f"{where}: the arguments of a tool call are no JSON: {error}") from None
     return {**call, "function": {**function, "arguments": arguments}}
 

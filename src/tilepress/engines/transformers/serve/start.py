@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from tilepress.errors import UsageError
+from tilepress.machine.memory import available_bytes
+from tilepress.machine.requirements import human_bytes
 
 EXTRA = "pip install 'tilepress[serve]'"
-STREAMS = 8
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class EmbeddedServer:
     max_model_len: int | None = None
     resident: str | None = None
     kv: str | None = None
-    streams: int = STREAMS
+    streams: int = 8
 
     @property
     def served_name(self) -> str:
@@ -55,11 +57,12 @@ def check_embedded(server: EmbeddedServer) -> None:
             ) from None
 
 
-def start_embedded(server: EmbeddedServer) -> None:
+def start_embedded(server: EmbeddedServer, note: Callable[[str], None] = print) -> None:
     """Load the model and answer until a signal comes. Raises what `load` does, and UsageError."""
     check_embedded(server)
     import uvicorn
 
+    from tilepress.engines.transformers.generation.cache_type import bytes_a_token
     from tilepress.engines.transformers.loading import load
     from tilepress.engines.transformers.serve.answering import Answering
     from tilepress.engines.transformers.serve.app import make_app
@@ -72,5 +75,13 @@ def start_embedded(server: EmbeddedServer) -> None:
         resident=server.resident,
         kv=server.kv,
     )
+    context = model.config.max_position_embeddings
+    needed = server.streams * context * bytes_a_token(model)
+    if needed > available_bytes():
+        note(
+            f"{server.streams} streams of {context} tokens may take {human_bytes(needed)} for keys and values, and "
+            f"{human_bytes(available_bytes())} are free: --streams and --max-model-len limit it"
+        )
+    note(f"the embedded engine serves {server.served_name} at http://{server.host}:{server.port}/v1; Ctrl-C ends it")
     app = make_app(Answering(model, tokenizer, streams=server.streams), server.served_name, server.api_key)
     uvicorn.run(app, host=server.host, port=server.port, log_level="info")
