@@ -87,6 +87,30 @@ def write_vendor_like(out: Path, source: Path) -> Path:
     return out
 
 
+def write_dynamic(out: Path, source: Path) -> Path:
+    """What msModelSlim leaves of W8A8_DYNAMIC: int8 weights, scales [n, 1], offsets of 0, biases, a float head."""
+    tensors: dict[str, Tensor] = {}
+    types = {"model_quant_type": "W8A8_DYNAMIC", "version": "1.0.0"}
+    for name, tensor in stored_tensors(source).items():
+        prefix, _, leaf = name.rpartition(".")
+        if not prefix.endswith("_proj") or leaf == "bias":
+            tensors[name], types[name] = tensor, "FLOAT"
+            continue
+        scale = tensor.float().abs().amax(dim=1, keepdim=True) / 127
+        tensors |= {
+            name: torch.round(tensor.float() / scale).to(torch.int8),
+            f"{name}_scale": scale,
+            f"{name}_offset": torch.zeros_like(scale),
+        }
+        types |= dict.fromkeys((name, f"{name}_scale", f"{name}_offset"), "W8A8_DYNAMIC")
+    shutil.copytree(source, out)
+    (out / "model.safetensors").unlink()
+    save_file(tensors, out / "quant_model_weights.safetensors")
+    write_json(out / "quant_model_description.json", types)
+    edit_json(out / "config.json", lambda config: config.update({"quantize": "w8a8_dynamic"}))
+    return out
+
+
 def stored_tensors(directory: Path) -> dict[str, Tensor]:
     """All tensors of a directory, with plain safetensors."""
     tensors: dict[str, Tensor] = {}

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from quantized_directories import edit_json, edit_tensors, stored_tensors
+from quantized_directories import edit_tensors, stored_tensors, write_dynamic
 from reference_model import logits_of
 from tilepress import load
 from tilepress.checkpoint import W8A8SCheckpoint
@@ -24,7 +22,7 @@ from tilepress.compress import compress_directory, verify
 from tilepress.errors import CheckpointError
 from tiny_models import make_tiny_qwen2, make_tiny_qwen3
 
-DESCRIPTION, WEIGHTS = "quant_model_description.json", "quant_model_weights.safetensors"
+WEIGHTS = "quant_model_weights.safetensors"
 Q = "model.layers.0.self_attn.q_proj"
 
 
@@ -41,30 +39,6 @@ class DynamicLinear(torch.nn.Module):
         return y if self.bias is None else y + self.bias
 
 
-def make_dynamic(out: Path, source: Path) -> Path:
-    """What msModelSlim leaves: int8 weights by rows, scales [n, 1], offsets of 0, biases, a float head."""
-    tensors: dict[str, Tensor] = {}
-    types = {"model_quant_type": "W8A8_DYNAMIC", "version": "1.0.0"}
-    for name, tensor in stored_tensors(source).items():
-        prefix, _, leaf = name.rpartition(".")
-        if not prefix.endswith("_proj") or leaf == "bias":
-            tensors[name], types[name] = tensor, "FLOAT"
-            continue
-        scale = tensor.float().abs().amax(dim=1, keepdim=True) / 127
-        tensors |= {
-            name: torch.round(tensor.float() / scale).to(torch.int8),
-            f"{name}_scale": scale,
-            f"{name}_offset": torch.zeros_like(scale),
-        }
-        types |= dict.fromkeys((name, f"{name}_scale", f"{name}_offset"), "W8A8_DYNAMIC")
-    shutil.copytree(source, out)
-    (out / "model.safetensors").unlink()
-    save_file(tensors, out / WEIGHTS)
-    (out / DESCRIPTION).write_text(json.dumps(types))
-    edit_json(out / "config.json", lambda config: config.update({"quantize": "w8a8_dynamic"}))
-    return out
-
-
 def formula(source: Path, directory: Path) -> Tensor:
     """Logits of the float model with `DynamicLinear`s in it."""
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
@@ -78,7 +52,7 @@ def formula(source: Path, directory: Path) -> Tensor:
 
 
 def test_a_linear_computes_its_formula(tmp_path: Path) -> None:
-    theirs = make_dynamic(tmp_path / "theirs", make_tiny_qwen2(tmp_path / "float", heads=4, kv_heads=2))
+    theirs = write_dynamic(tmp_path / "theirs", make_tiny_qwen2(tmp_path / "float", heads=4, kv_heads=2))
     tensors, model = stored_tensors(theirs), load(theirs, dtype=torch.float32)[0]
     parts = (tensors[f"{Q}.{leaf}"] for leaf in ("weight", "weight_scale", "bias"))
     x = torch.randn(2, 9, 64, generator=torch.Generator().manual_seed(0))
@@ -88,7 +62,7 @@ def test_a_linear_computes_its_formula(tmp_path: Path) -> None:
 @pytest.mark.parametrize("make", [make_tiny_qwen3, make_tiny_qwen2])
 def test_both_directories_compute_its_formula(make: Callable[..., Path], tmp_path: Path) -> None:
     source = make(tmp_path / "float", heads=4, kv_heads=2)
-    theirs = make_dynamic(tmp_path / "theirs", source)
+    theirs = write_dynamic(tmp_path / "theirs", source)
     expected = formula(source, theirs)
     found = [logits_of(load(theirs, dtype=torch.float32)[0])]
     for tp in (1, 2):
@@ -102,7 +76,7 @@ def test_both_directories_compute_its_formula(make: Callable[..., Path], tmp_pat
 
 
 def test_it_is_inspected_and_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    theirs = make_dynamic(tmp_path / "theirs", make_tiny_qwen3(tmp_path / "float"))
+    theirs = write_dynamic(tmp_path / "theirs", make_tiny_qwen3(tmp_path / "float"))
     assert main(f"compress --model-path {theirs} --save-directory {tmp_path / 'c'}".split()) == 0
     for folder in (theirs, tmp_path / "c"):
         capsys.readouterr()
@@ -113,7 +87,7 @@ def test_it_is_inspected_and_answers(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_it_is_not_made_into_another_form(tmp_path: Path) -> None:
-    theirs = make_dynamic(tmp_path / "theirs", make_tiny_qwen3(tmp_path / "float"))
+    theirs = write_dynamic(tmp_path / "theirs", make_tiny_qwen3(tmp_path / "float"))
     with pytest.raises(CheckpointError, match="is W8A8_DYNAMIC, which has no static range"):
         convert_directory(theirs, tmp_path / "out", VENDOR)
     assert not (tmp_path / "out").exists()
@@ -130,7 +104,7 @@ def test_it_is_not_made_into_another_form(tmp_path: Path) -> None:
     ],
 )
 def test_damage_is_named(change: Callable[[dict[str, Tensor]], object], message: str, tmp_path: Path) -> None:
-    theirs = make_dynamic(tmp_path / "theirs", make_tiny_qwen2(tmp_path / "float", heads=4, kv_heads=2))
+    theirs = write_dynamic(tmp_path / "theirs", make_tiny_qwen2(tmp_path / "float", heads=4, kv_heads=2))
     edit_tensors(theirs / WEIGHTS, change)
     with pytest.raises(CheckpointError, match=message):
         W8A8SCheckpoint(theirs).linear(Q)

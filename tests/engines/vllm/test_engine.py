@@ -20,7 +20,7 @@ import torch
 
 import tilepress
 import tiny_models
-from quantized_directories import edit_json, edit_tensors
+from quantized_directories import edit_json, edit_tensors, write_dynamic
 from quantized_models import make_w8a8s
 from tilepress import BitstreamError, CheckpointError, UsageError
 from tilepress.checkpoint.convert import convert_directory
@@ -129,6 +129,15 @@ def test_it_answers_as_the_transformers_engine(make, tied: bool, options: dict[s
     assert agreement(quantized, answered) > 0.98
     assert len({tuple(tokens) for tokens in answered}) == len(PROMPTS)
     compress_directory(quantized, tmp_path / "w8a8sc", tp=1)
+    assert answers(tmp_path / "w8a8sc") == answered
+
+
+@pytest.mark.parametrize("make", [make_tiny_qwen3, make_tiny_qwen2])
+def test_the_vendors_w8a8_dynamic(make, tmp_path: Path) -> None:
+    theirs = write_dynamic(tmp_path / "theirs", make(tmp_path / "float", **SHAPE))
+    answered = answers(theirs, quantization="tilepress")
+    assert agreement(theirs, answered) > 0.98
+    compress_directory(theirs, tmp_path / "w8a8sc", tp=1)
     assert answers(tmp_path / "w8a8sc") == answered
 
 
