@@ -212,7 +212,7 @@ def complete(
         )
     if max(tokens) >= vocabulary or min(tokens) < 0:
         wrong = max(tokens) if max(tokens) >= vocabulary else min(tokens)
-        raise UsageError(f"the prompt has token {wrong}, the model has {vocabulary}; tokenizer and model do not match")
+        raise UsageError(f"the tokenizer gives token {wrong}, the model has {vocabulary}; they do not match")
     stream = _Stream(tokenizer, on_text)
     prompt = torch.tensor([list(tokens)], device=model.device)
     options = _options(model, tokenizer, sampling)
