@@ -29,6 +29,7 @@ def text(tmp_path: Path) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_rows_are_measured_kept_and_shown(tiny_qwen3: Path, text: Path, tmp_path: Path) -> None:
     results = tmp_path / "results.json"
     options = ("--cache", tmp_path, "--model", tiny_qwen3, "--text", text, "--tokens", 1000, "--json", results)

@@ -98,6 +98,7 @@ def interrupted(source: Path, out: Path, *, at: int = 60, tp: int = 2, failure: 
             compress_directory(source, out, tp=tp)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("each_module")
 def test_killed_at_twenty_instants_it_ends_in_the_same_bytes(
     source: Path, undisturbed: dict[str, bytes], tmp_path: Path

@@ -69,7 +69,13 @@ def run_python(code: str, *arguments: str, isa: str) -> subprocess.CompletedProc
     )
 
 
-@pytest.mark.parametrize("isa", _native.isas())
+# Each takes a process that computes all cases; those of the other sets are slow tests.
+USUAL = ("avx2", "avx512", "neon")
+
+
+@pytest.mark.parametrize(
+    "isa", [isa if isa in USUAL else pytest.param(isa, marks=pytest.mark.slow) for isa in _native.isas()]
+)
 def test_equal_bits(isa):
     finished = run_python(CHECK, isa, isa=isa)
     assert finished.returncode == 0, finished.stderr

@@ -24,17 +24,11 @@ QUICK = "--samples 2 --sequence-length 48 --distill-steps 0"
 # One of each kind; the others are slow tests, for their vocabularies are as published.
 FAST = {
     "Qwen/Qwen3-0.6B",
-    "Qwen/Qwen3-Embedding-0.6B",
     "Qwen/Qwen3-Embedding-8B",
-    "Qwen/Qwen2.5-0.5B-Instruct",
     "meta-llama/Llama-2-7b-chat-hf",
-    "unsloth/Llama-3.2-1B-Instruct",
     "HuggingFaceTB/SmolLM2-135M-Instruct",
-    "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
-    "decapoda-research/llama-7b-hf",
     "mistralai/Mistral-7B-v0.1",
     "Irfanuruchi/Llama-3.2-1B-Computer-Engineering-LLM",
-    "written here: Llama-3.2-1B-Instruct re-saved by transformers 5.24.0",
 }
 
 

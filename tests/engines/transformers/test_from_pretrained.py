@@ -179,8 +179,11 @@ def test_the_loading_info_is_empty(parts: Path) -> None:
     "order",
     [
         "import tilepress, transformers",
-        "import transformers, tilepress",
-        "import tilepress, importlib.util, transformers; importlib.util.find_spec('transformers.modeling_utils')",
+        pytest.param("import transformers, tilepress", marks=pytest.mark.slow),
+        pytest.param(
+            "import tilepress, importlib.util, transformers; importlib.util.find_spec('transformers.modeling_utils')",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_the_order_of_the_imports_does_not_matter(order: str, parts: Path) -> None:

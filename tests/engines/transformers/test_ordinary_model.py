@@ -132,6 +132,7 @@ def test_two_threads_use_one_model(model: PreTrainedModel) -> None:
         assert all(torch.equal(logits, expected[number]) for logits in found[number])
 
 
+@pytest.mark.slow  # torch imports its compiler
 def test_a_compiled_model_computes_the_same(model: PreTrainedModel) -> None:
     with torch.no_grad():
         expected = model(IDS).logits
