@@ -61,6 +61,7 @@ def test_weights_are_a_gaussian_with_outliers() -> None:
     assert 0.002 < (abs(matrix) > 10).mean() < 0.005
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_or_json(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,6 +15,7 @@ from tiny_models import make_tiny_llama
 IDS = torch.arange(3, 40)[None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [False, True])
 def test_healing_brings_it_nearer_to_the_llama(tied: bool, tmp_path: Path) -> None:
     llama = make_tiny_llama(tmp_path / "llama", tied=tied)

@@ -77,6 +77,7 @@ def test_head_and_embedding_are_quantized_where_asked(
     assert json.loads(capsys.readouterr().out)["new_tokens"] >= 1
 
 
+@pytest.mark.slow
 def test_torchrun_makes_the_same_bytes_as_one_process(road: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "by-torchrun"
     torchrun = f"{sys.executable} -m torch.distributed.run --standalone --nproc_per_node 2"
