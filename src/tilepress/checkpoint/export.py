@@ -15,6 +15,7 @@ from torch import Tensor
 from tilepress.checkpoint.auxiliary import copy_auxiliary_files
 from tilepress.checkpoint.description import STATIC, W8A8_DYNAMIC
 from tilepress.checkpoint.open import open_checkpoint
+from tilepress.checkpoint.safetensors.writer import name_shards
 from tilepress.checkpoint.tensors.activation_mode import DYNAMIC
 from tilepress.checkpoint.tensors.embedding import EMBEDDING
 from tilepress.checkpoint.tensors.quantized_linear import QuantizedLinear
@@ -151,7 +152,7 @@ def _bias(linear: QuantizedLinear) -> Tensor | None:
 
 
 def _write_shards(staging: Path, tensors: Iterator[tuple[str, Tensor]], shard_bytes: int) -> None:
-    """Write the tensors under the names that transformers gives shards."""
+    """Write the tensors in files of about `shard_bytes`."""
     shards: list[list[str]] = []
     total, pending, nbytes = 0, dict[str, Tensor](), 0
 
@@ -168,12 +169,4 @@ def _write_shards(staging: Path, tensors: Iterator[tuple[str, Tensor]], shard_by
         nbytes += tensor.nbytes
         total += tensor.nbytes
     close()
-    if len(shards) == 1:
-        (staging / "0.shard").rename(staging / "model.safetensors")
-        return
-    placed: dict[str, str] = {}
-    for number, names in enumerate(shards):
-        file = f"model-{number + 1:05}-of-{len(shards):05}.safetensors"
-        (staging / f"{number}.shard").rename(staging / file)
-        placed |= dict.fromkeys(names, file)
-    write_object(staging / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": placed})
+    name_shards(staging, shards, "model", total)

@@ -14,7 +14,7 @@ from torch import Tensor
 from tilepress.checkpoint.auxiliary import auxiliary_files, copy_auxiliary_files
 from tilepress.checkpoint.description import ACTIVATIONS, FLOAT, STATIC, W8A8S, write_description
 from tilepress.checkpoint.safetensors.reader import TensorFiles
-from tilepress.checkpoint.safetensors.writer import stream_tensor
+from tilepress.checkpoint.safetensors.writer import name_shards, stream_tensor
 from tilepress.checkpoint.summary import REPORT
 from tilepress.checkpoint.targets import TILEPRESS, Target, refusals
 from tilepress.checkpoint.tensors.embedding import EMBEDDING, QuantizedEmbedding
@@ -211,7 +211,7 @@ class W8A8SWriter:
         if self._pending or not self._shards:
             self._write_shard()
         with writing(staging, sum(file.stat().st_size for file in auxiliary_files(self._source.path))):
-            self._name_shards(staging)
+            name_shards(staging, self._shards, WEIGHTS, self._nbytes)
             types, extra = self._target.description(self._types, self._extra)
             write_description(staging, self._target.kind, types, extra)
             mode = str(self._extra.get(ACTIVATIONS, STATIC))
@@ -252,19 +252,6 @@ class W8A8SWriter:
         """Return True if one table is head and embedding: a float embedding, or the quantized head of a tied source."""
         tied = bool(self._source.config.get("tie_word_embeddings", False))
         return "lm_head.weight" not in self._types or (tied and f"{EMBEDDING}.weight" not in self._types)
-
-    def _name_shards(self, staging: Path) -> None:
-        count = len(self._shards)
-        if count == 1:
-            (staging / "0.shard").rename(staging / f"{WEIGHTS}.safetensors")
-            return
-        placed: dict[str, str] = {}
-        for shard, names in enumerate(self._shards):
-            file = f"{WEIGHTS}-{shard + 1:05}-of-{count:05}.safetensors"
-            (staging / f"{shard}.shard").rename(staging / file)
-            placed |= dict.fromkeys(names, file)
-        index = {"metadata": {"total_size": self._nbytes}, "weight_map": placed}
-        write_object(staging / f"{WEIGHTS}.safetensors.index.json", index)
 
     def _directory(self) -> Path:
         if self._staging is None:

@@ -24,6 +24,7 @@ from torch import Tensor
 from tilepress.checkpoint.safetensors.reader import DTYPES
 from tilepress.errors import CheckpointError
 from tilepress.jobs.atomic_directory import writing
+from tilepress.jobs.json_files import write_object
 
 LINE = 64
 # The most that a tensor takes in the header beside its name: two sizes of 8 digits, two offsets of 15.
@@ -192,11 +193,27 @@ def stream_tensor(file: Path, name: str, shape: Sequence[int], dtype: torch.dtyp
     """
     nbytes = torch.Size(shape).numel() * dtype.itemsize
     entry = {"dtype": _CODES[dtype], "shape": list(shape), "data_offsets": [0, nbytes]}
-    header = json.dumps({"__metadata__": {"format": "pt"}, name: entry}).encode()
+    header = json.dumps({"__metadata__": _METADATA, name: entry}).encode()
     header += b" " * (-len(header) % ALIGNMENT)
     with writing(file, nbytes), file.open("wb", buffering=0) as opened:
-        opened.write(struct.pack("<Q", len(header)) + header)
+        write_whole(opened, memoryview(struct.pack("<Q", len(header)) + header))
         for part in parts:
-            left = part.contiguous().view(torch.uint8).numpy().reshape(-1).data
-            while left:
-                left = left[opened.write(left) :]
+            write_whole(opened, part.contiguous().view(torch.uint8).numpy().reshape(-1).data)
+
+
+def name_shards(directory: Path, shards: Sequence[Sequence[str]], stem: str, nbytes: int) -> None:
+    """Give 0.shard, 1.shard, … in `directory` the names that transformers gives shards, and write their index.
+
+    shards: the names of each file's tensors. stem: such as "model". nbytes: of all tensors. One file has no index.
+    """
+    count = len(shards)
+    if count == 1:
+        (directory / "0.shard").rename(directory / f"{stem}.safetensors")
+        return
+    placed: dict[str, str] = {}
+    for shard, names in enumerate(shards):
+        file = f"{stem}-{shard + 1:05}-of-{count:05}.safetensors"
+        (directory / f"{shard}.shard").rename(directory / file)
+        placed |= dict.fromkeys(names, file)
+    index = {"metadata": {"total_size": nbytes}, "weight_map": placed}
+    write_object(directory / f"{stem}.safetensors.index.json", index)

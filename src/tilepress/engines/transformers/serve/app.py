@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
@@ -152,7 +153,7 @@ async def _next(items: AsyncGenerator[Item], request: Request) -> Item:
             await asyncio.wait({task})
 
 
-class _Answer:
+class _Answer(ABC):
     """One request and its answer, as a whole or in chunks."""
 
     def __init__(self, answering: Answering, body: Any, reply: Reply) -> None:
@@ -200,21 +201,24 @@ class _Answer:
     def finish_reason(self, answer: Generation) -> str:
         return "stop" if self._pieces.stopped else answer.finish_reason
 
+    @abstractmethod
     def prepare(self) -> tuple[Pieces, Sequence[int]]:
         """Return what splits the text, and the prompt's tokens."""
-        raise NotImplementedError
 
+    @abstractmethod
     def choice(self, texts: list[Piece], answer: Generation) -> dict[str, Any]:
-        raise NotImplementedError
+        """Return the whole answer, as the reply has it."""
 
     def opening(self) -> list[dict[str, Any]]:
         return []
 
+    @abstractmethod
     def delta(self, kind: str, text: str) -> dict[str, Any]:
-        raise NotImplementedError
+        """Return the chunk of a piece of text."""
 
+    @abstractmethod
     def closing(self, answer: Generation) -> list[dict[str, Any]]:
-        raise NotImplementedError
+        """Return the chunks that follow the last piece."""
 
 
 class _Chat(_Answer):
