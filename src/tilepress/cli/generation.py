@@ -73,7 +73,7 @@ class Printer:
     """Prints an answer as it comes, without the text that ends it. On a terminal thoughts are dim, without marks."""
 
     def __init__(self, stops: Sequence[str] | None) -> None:
-        from tilepress.engines.transformers.serve.pieces import THOUGHTS, Pieces
+        from tilepress.engines.transformers.generation.pieces import THOUGHTS, Pieces
 
         self._thoughts = THOUGHTS
         self._pieces = Pieces(stops or (), thoughts=None if sys.stdout.isatty() else False)

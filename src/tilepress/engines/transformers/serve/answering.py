@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCrite
 
 from tilepress.engines.transformers.generate import Generation, complete
 from tilepress.engines.transformers.generation.kv_cache import PrefixCache
-from tilepress.engines.transformers.serve.pieces import Piece, Pieces
+from tilepress.engines.transformers.generation.pieces import Piece, Pieces
 
 
 class Halt(StoppingCriteria):

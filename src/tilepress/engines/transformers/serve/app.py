@@ -21,9 +21,9 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tilepress.engines.transformers.generate import Generation, render, with_tool_calls
+from tilepress.engines.transformers.generation.pieces import CONTENT, THOUGHTS, Piece, Pieces, call_mark
 from tilepress.engines.transformers.generation.tools import THOUGHT_START, check_template, tool_schemas
 from tilepress.engines.transformers.serve.answering import Answering
-from tilepress.engines.transformers.serve.pieces import CONTENT, THOUGHTS, Piece, Pieces, call_mark
 from tilepress.engines.transformers.serve.protocol import (
     ChatRequest,
     CompletionRequest,

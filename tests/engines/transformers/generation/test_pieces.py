@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tilepress.engines.transformers.serve.pieces import CONTENT, THOUGHTS, Pieces, call_mark
+from tilepress.engines.transformers.generation.pieces import CONTENT, THOUGHTS, Pieces, call_mark
 
 
 def run(pieces: Pieces, text: str, size: int = 1) -> dict[str, str]:

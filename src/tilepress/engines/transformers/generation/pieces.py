@@ -1,4 +1,4 @@
-"""An answer's text on its way to the client: thoughts apart, cut at a stop, tool calls held back."""
+"""An answer's text on its way to the reader: thoughts apart, cut at a stop, tool calls held back."""
 
 from __future__ import annotations
 
